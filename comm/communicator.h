@@ -1,0 +1,105 @@
+// SEAM 1: who talks to whom. A Communicator is one process group; every backend (self, mpi, nccl) implements it.
+//
+// Rules for every collective
+//  * All ranks of the group call the same operations in the same order.
+//  * Counts are elements, 64 bits. Buffers are contiguous and must not overlap unless a function says so.
+//  * The public functions check their arguments (null with a count, overlap, dtype, device, counts against sizes)
+//    and throw Error before anything is sent; the backends implement the protected do_* functions only.
+//  * An operation is started by the call and complete when its Work has been waited for. Buffers belong to the
+//    operation until then. `Work` waits in its destructor, so `comm.barrier();` is a blocking call.
+//  * Reductions add in rank order 0, 1, ..., size-1 for every element, whatever the backend: results are bitwise
+//    repeatable and the same on every rank. Cost: the bytes of a ring reduce-scatter.
+//  * Zero counts are normal and take part like any other.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+
+#include "comm/base/buffer_view.h"
+
+namespace conclave {
+
+enum class ReduceOp : std::uint8_t { kSum, kMax, kMin };
+
+// An operation under way. Backends derive from it.
+class PendingOperation {
+ public:
+  virtual ~PendingOperation() = default;
+  // Returns when the operation is complete on this rank; throws Error if it failed. Called once.
+  virtual void wait() = 0;
+};
+
+// Handle to a started operation; a default-constructed one is complete. Move-only.
+class Work {
+ public:
+  Work() = default;
+  explicit Work(std::unique_ptr<PendingOperation> pending) : pending_(std::move(pending)) {}
+  Work(Work&&) = default;
+  Work& operator=(Work&& other);
+  ~Work() noexcept(false);
+
+  // Returns when the operation is complete on this rank; later calls return at once.
+  void wait();
+
+ private:
+  std::unique_ptr<PendingOperation> pending_;
+};
+
+class Communicator {
+ public:
+  virtual ~Communicator() = default;
+  Communicator(const Communicator&) = delete;
+  Communicator& operator=(const Communicator&) = delete;
+
+  int rank() const { return rank_; }
+  int size() const { return size_; }
+  // "world", "expert_parallel", "expert_data", ...: for messages.
+  const std::string& name() const { return name_; }
+
+  // Block r of send goes to rank r; block r of recv came from rank r. send.count == recv.count, divisible by size().
+  Work all_to_all(ConstBufferView send, BufferView recv);
+
+  // send_counts[r] elements go to rank r, recv_counts[r] come from it; blocks lie in rank order without gaps.
+  // The counts are read during the call and may be changed after it.
+  Work all_to_all_v(ConstBufferView send, std::span<const std::int64_t> send_counts, BufferView recv,
+                    std::span<const std::int64_t> recv_counts);
+
+  // In place: data = op over ranks of data, added in rank order.
+  Work all_reduce(BufferView data, ReduceOp op = ReduceOp::kSum);
+
+  // recv = block rank() of the reduced send. send.count == size() * recv.count.
+  Work reduce_scatter(ConstBufferView send, BufferView recv, ReduceOp op = ReduceOp::kSum);
+
+  // recv = the send buffers of all ranks in rank order. recv.count == size() * send.count. send may be block rank()
+  // of recv itself (in place).
+  Work all_gather(ConstBufferView send, BufferView recv);
+
+  // data of rank `root` replaces data of the others.
+  Work broadcast(BufferView data, int root);
+
+  Work barrier();
+
+  // A new group of the ranks that pass the same color, ordered by key, then by rank. Collective and blocking.
+  std::unique_ptr<Communicator> split(int color, int key, std::string name);
+
+ protected:
+  Communicator(int rank, int size, std::string name) : rank_(rank), size_(size), name_(std::move(name)) {}
+
+  virtual Work do_all_to_all_v(ConstBufferView send, std::span<const std::int64_t> send_counts, BufferView recv,
+                               std::span<const std::int64_t> recv_counts) = 0;
+  virtual Work do_all_reduce(BufferView data, ReduceOp op) = 0;
+  virtual Work do_reduce_scatter(ConstBufferView send, BufferView recv, ReduceOp op) = 0;
+  virtual Work do_all_gather(ConstBufferView send, BufferView recv) = 0;
+  virtual Work do_broadcast(BufferView data, int root) = 0;
+  virtual Work do_barrier() = 0;
+  virtual std::unique_ptr<Communicator> do_split(int color, int key, std::string name) = 0;
+
+ private:
+  int rank_;
+  int size_;
+  std::string name_;
+};
+
+}  // namespace conclave

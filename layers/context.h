@@ -1,0 +1,38 @@
+// What every module and operator is told about the run: no globals, no singletons.
+#pragma once
+
+#include <cstdint>
+
+#include "comm/process_grid.h"
+#include "layers/tensor/arena.h"
+
+namespace conclave {
+
+// Which part of which global batch is being computed. T = sequences * sequence_length tokens on this rank.
+struct BatchPosition {
+  std::int64_t step = 0;             // optimizer step
+  std::int64_t micro_step = 0;       // 0 .. micro_steps - 1
+  std::int64_t micro_steps = 1;      // of this optimizer step
+  std::int64_t sequences = 0;        // on this rank, in this micro-batch; may be 0
+  std::int64_t sequence_length = 0;  // S
+  std::int64_t global_sequences = 0; // over all ranks and micro-batches of the step: what means are taken over
+
+  std::int64_t tokens() const { return sequences * sequence_length; }
+  std::int64_t global_tokens() const { return global_sequences * sequence_length; }
+};
+
+// Time spent waiting in exchanges, since the trainer last took it.
+struct StepClock {
+  double exchange_seconds = 0.0;
+};
+
+struct Context {
+  Device device = {};
+  Arena* arena = nullptr;             // activations of this micro-batch
+  const ProcessGrid* grid = nullptr;
+  StepClock* clock = nullptr;         // optional
+  bool training = true;               // false: nothing is saved for backward, no tokens are dropped, no noise
+  BatchPosition batch = {};
+};
+
+}  // namespace conclave

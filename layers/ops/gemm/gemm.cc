@@ -1,0 +1,18 @@
+#include "layers/ops/gemm/gemm.h"
+
+namespace conclave {
+
+void gemm(Context&, const GemmArgs& args) {
+  CONCLAVE_CHECK(args.a.shape().rank() == 2 && args.b.shape().rank() == 2 && args.c.shape().rank() == 2,
+                 "gemm takes matrices, found a {}, b {}, c {}", args.a.shape().text(), args.b.shape().text(),
+                 args.c.shape().text());
+  const std::int64_t m = args.a.extent(args.transpose_a ? 1 : 0);
+  const std::int64_t k = args.a.extent(args.transpose_a ? 0 : 1);
+  const std::int64_t k_of_b = args.b.extent(args.transpose_b ? 1 : 0);
+  const std::int64_t n = args.b.extent(args.transpose_b ? 0 : 1);
+  CONCLAVE_CHECK_EQ(k_of_b, k, "inner extent of gemm");
+  CONCLAVE_CHECK_EQ(args.c.shape().text(), (Shape{m, n}.text()), "result of gemm");
+  cpu::gemm(args);
+}
+
+}  // namespace conclave

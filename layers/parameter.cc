@@ -1,0 +1,49 @@
+#include "layers/parameter.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "layers/tensor/philox.h"
+
+namespace conclave {
+
+Parameter::Parameter(std::string name, Shape shape)
+    : name_(std::move(name)),
+      sharding_(Sharding::kReplicated),
+      global_shape_(shape),
+      local_rows_{0, shape[0]},
+      value_(shape, DType::kFloat32),
+      gradient_(shape, DType::kFloat32) {}
+
+Parameter::Parameter(std::string name, Shape global_shape, Range local_experts)
+    : name_(std::move(name)),
+      sharding_(Sharding::kExpert),
+      global_shape_(global_shape),
+      local_rows_(local_experts),
+      value_(global_shape.with_rows(local_experts.size()), DType::kFloat32),
+      gradient_(global_shape.with_rows(local_experts.size()), DType::kFloat32) {}
+
+void Parameter::initialise_normal(std::uint64_t seed, double standard_deviation) {
+  const auto fill = [&](float* values, std::int64_t count, std::uint64_t substream) {
+    const RandomStream random(seed, name_, substream);
+#pragma omp parallel for
+    for (std::int64_t i = 0; i < count; ++i) {
+      values[i] = static_cast<float>(standard_deviation * random.normal(static_cast<std::uint64_t>(i)));
+    }
+  };
+  float* values = value().data<float>();
+  if (sharding_ == Sharding::kReplicated) {
+    fill(values, value().elements(), 0);
+    return;
+  }
+  const std::int64_t elements = global_shape_.row_elements();  // of one expert
+  for (std::int64_t expert = local_rows_.begin; expert < local_rows_.end; ++expert) {
+    fill(values + (expert - local_rows_.begin) * elements, elements, static_cast<std::uint64_t>(expert));
+  }
+}
+
+void Parameter::initialise_constant(float constant) { std::ranges::fill(value().values<float>(), constant); }
+
+void Parameter::zero_gradient() { std::ranges::fill(gradient().values<float>(), 0.0F); }
+
+}  // namespace conclave

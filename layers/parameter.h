@@ -1,0 +1,46 @@
+// One trainable tensor: value, gradient, global name, and how it is spread over ranks.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "layers/tensor/arena.h"
+#include "layers/tensor/sharded_tensor.h"
+
+namespace conclave {
+
+class Parameter {
+ public:
+  // Replicated: every rank holds the whole of `shape`.
+  Parameter(std::string name, Shape shape);
+  // Expert: `global_shape` is [E, ...]; this rank holds the experts `local_experts`.
+  Parameter(std::string name, Shape global_shape, Range local_experts);
+
+  // Fills the value with N(0, standard_deviation^2) drawn by (seed, name, global expert id, element): the same in
+  // every layout.
+  void initialise_normal(std::uint64_t seed, double standard_deviation);
+  void initialise_constant(float value);
+  void zero_gradient();
+
+  const std::string& name() const { return name_; }
+  Sharding sharding() const { return sharding_; }
+  const Shape& global_shape() const { return global_shape_; }
+  Range local_rows() const { return local_rows_; }
+  TensorView value() const { return value_.view(); }        // fp32, local shape
+  TensorView gradient() const { return gradient_.view(); }  // fp32, local shape; backward adds to it
+
+  // Weight decay applies to it. False for norms, and for embeddings by option.
+  bool decays = true;
+  // The value as a piece of the global tensor `name()`.
+  ShardedTensor sharded() const { return {name_, global_shape_, sharding_, local_rows_, value_.view()}; }
+
+ private:
+  std::string name_;
+  Sharding sharding_;
+  Shape global_shape_;
+  Range local_rows_;
+  Buffer value_;
+  Buffer gradient_;
+};
+
+}  // namespace conclave

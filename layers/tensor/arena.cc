@@ -1,0 +1,75 @@
+#include "layers/tensor/arena.h"
+
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+
+namespace conclave {
+namespace {
+
+constexpr std::size_t kAlignment = 64;  // one cache line, one AVX-512 register
+constexpr std::size_t kFirstBlockBytes = std::size_t{16} << 20;
+
+std::size_t rounded_up(std::size_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
+
+std::unique_ptr<std::byte, void (*)(void*)> system_memory(std::size_t bytes) {
+  void* memory = std::aligned_alloc(kAlignment, std::max(rounded_up(bytes), kAlignment));
+  CONCLAVE_CHECK(memory != nullptr, "out of memory: {} bytes were asked for", bytes);
+  return {static_cast<std::byte*>(memory), std::free};
+}
+
+}  // namespace
+
+Buffer::Buffer(Shape shape, DType dtype) {
+  const std::size_t bytes = static_cast<std::size_t>(shape.elements()) * size_of(dtype);
+  memory_ = system_memory(bytes);
+  std::memset(memory_.get(), 0, bytes);
+  view_ = TensorView(memory_.get(), shape, dtype);
+}
+
+TensorView Arena::allocate(Shape shape, DType dtype) {
+  const std::size_t bytes = rounded_up(static_cast<std::size_t>(shape.elements()) * size_of(dtype));
+  while (current_ < blocks_.size() && blocks_[current_].used + bytes > blocks_[current_].capacity) ++current_;
+  if (current_ == blocks_.size()) {
+    const std::size_t grown = blocks_.empty() ? kFirstBlockBytes : 2 * blocks_.back().capacity;
+    add_block(std::max(bytes, grown));
+  }
+  Block& block = blocks_[current_];
+  std::byte* data = block.memory.get() + block.used;
+  block.used += bytes;
+  peak_bytes_ = std::max(peak_bytes_, used_bytes());
+  return {data, shape, dtype};
+}
+
+void Arena::reset() {
+  if (blocks_.size() > 1) {
+    blocks_.clear();
+    add_block(peak_bytes_ + peak_bytes_ / 8);  // expert loads vary from step to step
+  }
+  for (Block& block : blocks_) block.used = 0;
+  current_ = 0;
+}
+
+std::size_t Arena::used_bytes() const {
+  std::size_t used = 0;
+  for (const Block& block : blocks_) used += block.used;
+  return used;
+}
+
+void Arena::add_block(std::size_t capacity) {
+  blocks_.push_back({system_memory(capacity), rounded_up(capacity), 0});
+  ++system_allocations_;
+}
+
+Arena::Mark::Mark(Arena& arena)
+    : arena_(arena),
+      block_(arena.current_),
+      used_(arena.current_ < arena.blocks_.size() ? arena.blocks_[arena.current_].used : 0) {}
+
+Arena::Mark::~Mark() {
+  for (std::size_t later = block_ + 1; later < arena_.blocks_.size(); ++later) arena_.blocks_[later].used = 0;
+  if (block_ < arena_.blocks_.size()) arena_.blocks_[block_].used = used_;
+  arena_.current_ = block_;
+}
+
+}  // namespace conclave
