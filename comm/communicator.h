@@ -1,13 +1,17 @@
-// SEAM 1: who talks to whom. A Communicator is one process group; every backend (self, mpi, nccl) implements it.
+// SEAM 1: who talks to whom. A Communicator is one process group; every backend (self, mpi, nccl) implements
+// it.
 //
 // Rules for every collective
 //  * All ranks of the group call the same operations in the same order.
 //  * Counts are elements, 64 bits. Buffers are contiguous and must not overlap unless a function says so.
-//  * The public functions check their arguments (null with a count, overlap, dtype, device, counts against sizes)
+//  * The public functions check their arguments (null with a count, overlap, dtype, device, counts against
+//  sizes)
 //    and throw Error before anything is sent; the backends implement the protected do_* functions only.
-//  * An operation is started by the call and complete when its Work has been waited for. Buffers belong to the
+//  * An operation is started by the call and complete when its Work has been waited for. Buffers belong to
+//  the
 //    operation until then. `Work` waits in its destructor, so `comm.barrier();` is a blocking call.
-//  * Reductions add in rank order 0, 1, ..., size-1 for every element, whatever the backend: results are bitwise
+//  * Reductions add in rank order 0, 1, ..., size-1 for every element, whatever the backend: results are
+//  bitwise
 //    repeatable and the same on every rank. Cost: the bytes of a ring reduce-scatter.
 //  * Zero counts are normal and take part like any other.
 #pragma once
@@ -58,7 +62,8 @@ class Communicator {
   // "world", "expert_parallel", "expert_data", ...: for messages.
   const std::string& name() const { return name_; }
 
-  // Block r of send goes to rank r; block r of recv came from rank r. send.count == recv.count, divisible by size().
+  // Block r of send goes to rank r; block r of recv came from rank r. send.count == recv.count, divisible by
+  // size().
   Work all_to_all(ConstBufferView send, BufferView recv);
 
   // send_counts[r] elements go to rank r, recv_counts[r] come from it; blocks lie in rank order without gaps.
@@ -72,8 +77,8 @@ class Communicator {
   // recv = block rank() of the reduced send. send.count == size() * recv.count.
   Work reduce_scatter(ConstBufferView send, BufferView recv, ReduceOp op = ReduceOp::kSum);
 
-  // recv = the send buffers of all ranks in rank order. recv.count == size() * send.count. send may be block rank()
-  // of recv itself (in place).
+  // recv = the send buffers of all ranks in rank order. recv.count == size() * send.count. send may be block
+  // rank() of recv itself (in place).
   Work all_gather(ConstBufferView send, BufferView recv);
 
   // data of rank `root` replaces data of the others.
@@ -87,8 +92,8 @@ class Communicator {
  protected:
   Communicator(int rank, int size, std::string name) : rank_(rank), size_(size), name_(std::move(name)) {}
 
-  virtual Work do_all_to_all_v(ConstBufferView send, std::span<const std::int64_t> send_counts, BufferView recv,
-                               std::span<const std::int64_t> recv_counts) = 0;
+  virtual Work do_all_to_all_v(ConstBufferView send, std::span<const std::int64_t> send_counts,
+                               BufferView recv, std::span<const std::int64_t> recv_counts) = 0;
   virtual Work do_all_reduce(BufferView data, ReduceOp op) = 0;
   virtual Work do_reduce_scatter(ConstBufferView send, BufferView recv, ReduceOp op) = 0;
   virtual Work do_all_gather(ConstBufferView send, BufferView recv) = 0;

@@ -5,8 +5,8 @@
 
 namespace conclave::config {
 
-// Sets model.kv_heads, model.head_dim and model.vocab_size where they are `auto`. Needs no validation first: it
-// never divides by zero. parallel.expert_parallel_size stays `auto`: it depends on the number of ranks.
+// Sets model.kv_heads, model.head_dim and model.vocab_size where they are `auto`. Needs no validation first:
+// it never divides by zero. parallel.expert_parallel_size stays `auto`: it depends on the number of ranks.
 void resolve(Experiment& experiment);
 
 // True if block `layer` (from 0) holds an MoE layer: the last block of each moe.every blocks.

@@ -15,7 +15,8 @@ struct BatchPosition {
   std::int64_t micro_steps = 1;      // of this optimizer step
   std::int64_t sequences = 0;        // on this rank, in this micro-batch; may be 0
   std::int64_t sequence_length = 0;  // S
-  std::int64_t global_sequences = 0; // over all ranks and micro-batches of the step: what means are taken over
+  std::int64_t global_sequences =
+      0;  // over all ranks and micro-batches of the step: what means are taken over
 
   std::int64_t tokens() const { return sequences * sequence_length; }
   std::int64_t global_tokens() const { return global_sequences * sequence_length; }
@@ -28,10 +29,10 @@ struct StepClock {
 
 struct Context {
   Device device = {};
-  Arena* arena = nullptr;             // activations of this micro-batch
+  Arena* arena = nullptr;  // activations of this micro-batch
   const ProcessGrid* grid = nullptr;
-  StepClock* clock = nullptr;         // optional
-  bool training = true;               // false: nothing is saved for backward, no tokens are dropped, no noise
+  StepClock* clock = nullptr;  // optional
+  bool training = true;        // false: nothing is saved for backward, no tokens are dropped, no noise
   BatchPosition batch = {};
 };
 

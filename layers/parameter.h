@@ -16,8 +16,8 @@ class Parameter {
   // Expert: `global_shape` is [E, ...]; this rank holds the experts `local_experts`.
   Parameter(std::string name, Shape global_shape, Range local_experts);
 
-  // Fills the value with N(0, standard_deviation^2) drawn by (seed, name, global expert id, element): the same in
-  // every layout.
+  // Fills the value with N(0, standard_deviation^2) drawn by (seed, name, global expert id, element): the
+  // same in every layout.
   void initialise_normal(std::uint64_t seed, double standard_deviation);
   void initialise_constant(float value);
   void zero_gradient();

@@ -12,8 +12,8 @@ class Optimizer {
  public:
   virtual ~Optimizer() = default;
 
-  // One update of every parameter from its (reduced) gradient times gradient_scale (the clipping factor). Each rank
-  // updates what it holds; no communication.
+  // One update of every parameter from its (reduced) gradient times gradient_scale (the clipping factor).
+  // Each rank updates what it holds; no communication.
   virtual void update(double learning_rate, double gradient_scale) = 0;
 
   // The number of updates so far (bias correction counts them); set when a checkpoint is loaded.

@@ -16,12 +16,16 @@ double learning_rate(const config::Schedule& schedule, double peak, std::int64_t
     return std::clamp(static_cast<double>(step - first) / span, 0.0, 1.0);
   };
   switch (schedule.kind()) {
-    case config::Schedule::constant: return peak;
-    case config::Schedule::linear: return peak + (lowest - peak) * progress(warmup, steps - 1);
+    case config::Schedule::constant:
+      return peak;
+    case config::Schedule::linear:
+      return peak + (lowest - peak) * progress(warmup, steps - 1);
     case config::Schedule::cosine:
-      return lowest + (peak - lowest) * 0.5 * (1.0 + std::cos(std::numbers::pi * progress(warmup, steps - 1)));
+      return lowest +
+             (peak - lowest) * 0.5 * (1.0 + std::cos(std::numbers::pi * progress(warmup, steps - 1)));
     case config::Schedule::wsd: {
-      const auto decay_steps = static_cast<std::int64_t>(std::llround(schedule.decay_fraction() * static_cast<double>(steps)));
+      const auto decay_steps =
+          static_cast<std::int64_t>(std::llround(schedule.decay_fraction() * static_cast<double>(steps)));
       const std::int64_t decay_start = std::max(warmup, steps - 1 - decay_steps);
       return peak + (lowest - peak) * progress(decay_start, steps - 1);
     }

@@ -7,8 +7,8 @@
 
 namespace conclave {
 
-// The rate of optimizer step `step` (from 0) in a run of `steps` steps. With w = warmup_steps, p the peak rate,
-// m = p * min_lr_fraction and x = (step - w) / max(1, steps - 1 - w) in [0, 1]:
+// The rate of optimizer step `step` (from 0) in a run of `steps` steps. With w = warmup_steps, p the peak
+// rate, m = p * min_lr_fraction and x = (step - w) / max(1, steps - 1 - w) in [0, 1]:
 //   step < w   p * (step + 1) / (w + 1)
 //   constant   p
 //   linear     p + (m - p) x

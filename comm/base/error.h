@@ -1,7 +1,8 @@
 // The one error type of Conclave and the checks that throw it.
 //
-// Policy: code anywhere throws; only trainer/main.cc catches, reports the first failing rank once and ends the
-// whole job. A rank must never swallow an error, return early or assert: its peers would wait for it forever.
+// Policy: code anywhere throws; only trainer/main.cc catches, reports the first failing rank once and ends
+// the whole job. A rank must never swallow an error, return early or assert: its peers would wait for it
+// forever.
 #pragma once
 
 #include <fmt/format.h>
@@ -15,9 +16,9 @@ namespace conclave {
 // The process exit code that an error asks for.
 enum class ExitCode : int {
   kDone = 0,
-  kFailure = 1,       // data, disk, numbers, communication: anything that is not named below
-  kRequeue = 75,      // stopped on request, state saved: start me again (EX_TEMPFAIL)
-  kConfiguration = 78 // the configuration can't be run (EX_CONFIG)
+  kFailure = 1,        // data, disk, numbers, communication: anything that is not named below
+  kRequeue = 75,       // stopped on request, state saved: start me again (EX_TEMPFAIL)
+  kConfiguration = 78  // the configuration can't be run (EX_CONFIG)
 };
 
 class Error : public std::runtime_error {
@@ -41,11 +42,11 @@ class ConfigError : public Error {
       : Error(std::move(message), ExitCode::kConfiguration, where) {}
 };
 
-// Throws Error unless `condition` holds. The message is a fmt format string followed by its arguments and should
-// carry the values that disagree.
-#define CONCLAVE_CHECK(condition, ...)                                                           \
-  do {                                                                                           \
-    if (!(condition)) throw ::conclave::Error(::fmt::format(__VA_ARGS__));                       \
+// Throws Error unless `condition` holds. The message is a fmt format string followed by its arguments and
+// should carry the values that disagree.
+#define CONCLAVE_CHECK(condition, ...)                                     \
+  do {                                                                     \
+    if (!(condition)) throw ::conclave::Error(::fmt::format(__VA_ARGS__)); \
   } while (false)
 
 // Throws Error with both values unless they are equal. `what` names the pair in words.
@@ -54,8 +55,8 @@ class ConfigError : public Error {
     const auto& conclave_actual = (actual);                                                      \
     const auto& conclave_expected = (expected);                                                  \
     if (!(conclave_actual == conclave_expected))                                                 \
-      throw ::conclave::Error(::fmt::format("{}: found {}, expected {}", what, conclave_actual,  \
-                                            conclave_expected));                                 \
+      throw ::conclave::Error(                                                                   \
+          ::fmt::format("{}: found {}, expected {}", what, conclave_actual, conclave_expected)); \
   } while (false)
 
 }  // namespace conclave

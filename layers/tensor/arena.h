@@ -23,8 +23,8 @@ class Buffer {
   TensorView view_;
 };
 
-// A stack of activations. allocate() hands out uninitialised memory until reset(); after the first step the arena
-// is one block that is large enough, and nothing is taken from the system any more.
+// A stack of activations. allocate() hands out uninitialised memory until reset(); after the first step the
+// arena is one block that is large enough, and nothing is taken from the system any more.
 class Arena {
  public:
   Arena() = default;
@@ -34,7 +34,8 @@ class Arena {
   // Uninitialised, 64-byte aligned; valid until reset() or until a Mark taken before is released.
   TensorView allocate(Shape shape, DType dtype = DType::kFloat32);
 
-  // Forgets every allocation. If the last round needed several blocks they are replaced by one that holds all.
+  // Forgets every allocation. If the last round needed several blocks they are replaced by one that holds
+  // all.
   void reset();
 
   std::size_t used_bytes() const;

@@ -1,5 +1,6 @@
 // Philox4x32-10, the counter-based generator of Salmon et al., "Parallel random numbers: as easy as 1, 2, 3"
-// (SC 2011). A random number is a pure function of (seed, stream, index): never of a rank, a thread or a layout.
+// (SC 2011). A random number is a pure function of (seed, stream, index): never of a rank, a thread or a
+// layout.
 #pragma once
 
 #include <array>
@@ -9,13 +10,14 @@
 namespace conclave {
 
 // Ten rounds over a 128-bit counter with a 64-bit key.
-std::array<std::uint32_t, 4> philox4x32(std::array<std::uint32_t, 4> counter, std::array<std::uint32_t, 2> key);
+std::array<std::uint32_t, 4> philox4x32(std::array<std::uint32_t, 4> counter,
+                                        std::array<std::uint32_t, 2> key);
 
 // One independent stream of random numbers, addressed by index.
 class RandomStream {
  public:
-  // `name` is what the numbers are for ("layers.0.attention.qkv", "sampler/kjv"); `substream` separates parts of it
-  // (an expert's global id, an epoch).
+  // `name` is what the numbers are for ("layers.0.attention.qkv", "sampler/kjv"); `substream` separates parts
+  // of it (an expert's global id, an epoch).
   RandomStream(std::uint64_t seed, std::string_view name, std::uint64_t substream = 0);
 
   // 32 random bits.

@@ -19,7 +19,7 @@ struct ShardedTensor {
   std::string name;    // global and unique: "layers.3.moe.experts.down", "adamw.m/layers.3.moe.experts.down"
   Shape global_shape;  // of the whole tensor, all experts included
   Sharding sharding = Sharding::kReplicated;
-  Range local_rows;    // rows of dimension 0 that `local` holds
+  Range local_rows;  // rows of dimension 0 that `local` holds
   TensorView local;
 };
 

@@ -105,12 +105,14 @@ class TensorView {
 // Views of host memory; the owner must outlive them.
 template <class T>
 TensorView tensor_view(std::span<T> values, Shape shape) {
-  CONCLAVE_CHECK_EQ(static_cast<std::int64_t>(values.size()), shape.elements(), "elements behind a tensor view");
+  CONCLAVE_CHECK_EQ(static_cast<std::int64_t>(values.size()), shape.elements(),
+                    "elements behind a tensor view");
   return {values.data(), shape, dtype_of<T>};
 }
 template <class T>
 ConstTensorView tensor_view(std::span<const T> values, Shape shape) {
-  CONCLAVE_CHECK_EQ(static_cast<std::int64_t>(values.size()), shape.elements(), "elements behind a tensor view");
+  CONCLAVE_CHECK_EQ(static_cast<std::int64_t>(values.size()), shape.elements(),
+                    "elements behind a tensor view");
   return {values.data(), shape, dtype_of<T>};
 }
 

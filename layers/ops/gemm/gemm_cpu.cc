@@ -16,9 +16,9 @@ void gemm(const GemmArgs& args) {
     if (!args.accumulate) std::fill_n(c, m * n, 0.0F);
     return;
   }
-  const dnnl_status_t status = dnnl_sgemm(
-      args.transpose_a ? 'T' : 'N', args.transpose_b ? 'T' : 'N', m, n, k, 1.0F, args.a.data<float>(),
-      args.a.extent(1), args.b.data<float>(), args.b.extent(1), args.accumulate ? 1.0F : 0.0F, c, n);
+  const dnnl_status_t status = dnnl_sgemm(args.transpose_a ? 'T' : 'N', args.transpose_b ? 'T' : 'N', m, n, k,
+                                          1.0F, args.a.data<float>(), args.a.extent(1), args.b.data<float>(),
+                                          args.b.extent(1), args.accumulate ? 1.0F : 0.0F, c, n);
   CONCLAVE_CHECK(status == dnnl_success, "oneDNN refused a gemm of {} x {} x {}: {}", m, n, k,
                  static_cast<int>(status));
 }

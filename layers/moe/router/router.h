@@ -1,0 +1,37 @@
+// How tokens choose experts. One file a router in this folder; make_router() knows them by their name in the
+// schema.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "configs/run.pb.h"
+#include "layers/context.h"
+#include "layers/moe/routing.h"
+#include "layers/moe/statistics.h"
+#include "layers/parameter.h"
+
+namespace conclave {
+
+class Router {
+ public:
+  virtual ~Router() = default;
+
+  // x [T, D] -> routing in ctx.arena. In training it also takes the balance terms over the tokens they are
+  // defined on (which may communicate, so ranks with T = 0 take part) and adds router_entropy_sum,
+  // balance_loss_raw and z_loss_raw to `statistics`.
+  virtual Routing forward(Context& ctx, ConstTensorView x, MoeStatistics& statistics) = 0;
+
+  // dweights [T, K]: gradient of the loss in the weights of the last forward. Returns dx [T, D], which
+  // includes the gradients of the balance terms, and adds to the gradients of the parameters.
+  virtual TensorView backward(Context& ctx, ConstTensorView dweights) = 0;
+
+  virtual void collect_parameters(std::vector<Parameter*>& parameters) = 0;
+};
+
+// The router that moe.router names. `name` is the global prefix of its parameters ("layers.3.moe.router").
+// Weights are N(0, init_std^2).
+std::unique_ptr<Router> make_router(const config::Experiment& experiment, const std::string& name);
+
+}  // namespace conclave

@@ -1,0 +1,16 @@
+// What a router decides for the tokens of one micro-batch of one rank.
+#pragma once
+
+#include "layers/tensor/tensor_view.h"
+
+namespace conclave {
+
+struct Routing {
+  // The chosen experts of token t in order of choice: choice 0 is the best. Global expert ids, all different
+  // within a token. int32 [T, K].
+  ConstTensorView experts;
+  // The weight of each choice in the combination. fp32 [T, K].
+  ConstTensorView weights;
+};
+
+}  // namespace conclave

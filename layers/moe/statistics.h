@@ -1,0 +1,25 @@
+// What an MoE layer counted since the trainer last looked. Local to the rank: the trainer adds up over ranks
+// and micro-batches before it takes any ratio.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+namespace conclave {
+
+struct MoeStatistics {
+  std::int64_t tokens = 0;                       // tokens routed
+  std::vector<std::int64_t> chosen_per_expert;   // [E], before dropping
+  std::vector<std::int64_t> dropped_per_choice;  // [K]
+  std::int64_t received_rows = 0;                // rows this rank's experts computed
+  double router_entropy_sum = 0;                 // sum over tokens of -sum_e p ln p
+  // This rank's share of the loss terms of one optimizer step, already divided by the tokens of the global
+  // batch: the sum over ranks and micro-batches is the term. "Raw" is without its coefficient (1 at perfect
+  // balance).
+  double balance_loss_raw = 0;
+  double z_loss_raw = 0;
+
+  void add(const MoeStatistics& other);
+};
+
+}  // namespace conclave
