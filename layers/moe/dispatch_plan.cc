@@ -1,0 +1,129 @@
+#include "layers/moe/dispatch_plan.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <numeric>
+#include <span>
+
+#include "comm/base/error.h"
+
+namespace conclave {
+namespace {
+
+constexpr std::int32_t kKept = 0;  // in row_of_choice, until the rows are numbered
+
+void count_choices(std::span<const std::int32_t> chosen, std::int64_t experts,
+                   std::vector<std::int64_t>& chosen_per_expert) {
+  chosen_per_expert.assign(static_cast<std::size_t>(experts), 0);
+  for (const std::int32_t expert : chosen) {
+    CONCLAVE_CHECK(expert >= 0 && expert < experts, "a router chose expert {}, but there are {}", expert,
+                   experts);
+    ++chosen_per_expert[static_cast<std::size_t>(expert)];
+  }
+}
+
+// Numbers the kept choices by expert, then by token: a counting sort.
+void number_rows(std::span<const std::int32_t> chosen, DispatchPlan& plan) {
+  std::vector<std::int64_t>& offsets = plan.expert_offsets;
+  offsets.assign(static_cast<std::size_t>(plan.experts) + 1, 0);
+  for (std::size_t choice = 0; choice < chosen.size(); ++choice) {
+    if (plan.row_of_choice[choice] != DispatchPlan::kDropped)
+      ++offsets[static_cast<std::size_t>(chosen[choice])];
+  }
+  std::partial_sum(offsets.begin(), offsets.end(), offsets.begin());
+
+  // offsets[e] is the end of expert e now; dealing its rows out backwards leaves its begin there.
+  plan.choice_of_row.reserve(chosen.size());  // once for all loads
+  plan.choice_of_row.resize(static_cast<std::size_t>(offsets.back()));
+  for (std::size_t choice = chosen.size(); choice-- > 0;) {
+    if (plan.row_of_choice[choice] == DispatchPlan::kDropped) continue;
+    const std::int64_t row = --offsets[static_cast<std::size_t>(chosen[choice])];
+    plan.row_of_choice[choice] = static_cast<std::int32_t>(row);
+    plan.choice_of_row[static_cast<std::size_t>(row)] = static_cast<std::int32_t>(choice);
+  }
+}
+
+void drop_latest(std::span<const std::int32_t> chosen, std::int64_t capacity, DispatchPlan& plan) {
+  std::vector<std::int64_t>& taken = plan.expert_offsets;
+  taken.assign(static_cast<std::size_t>(plan.experts) + 1, 0);
+  for (std::int64_t k = 0; k < plan.top_k; ++k) {
+    for (std::int64_t t = 0; t < plan.tokens; ++t) {
+      const auto choice = static_cast<std::size_t>(t * plan.top_k + k);
+      if (taken[static_cast<std::size_t>(chosen[choice])]++ >= capacity)
+        plan.row_of_choice[choice] = DispatchPlan::kDropped;
+    }
+  }
+}
+
+void drop_least_probable(std::span<const std::int32_t> chosen, std::span<const float> weights,
+                         std::int64_t capacity, DispatchPlan& plan) {
+  // NaN would break the order that nth_element needs; the trainer sees it in the loss.
+  const auto weight_of = [&](std::int32_t choice) {
+    const float weight = weights[static_cast<std::size_t>(choice)];
+    return std::isnan(weight) ? -std::numeric_limits<float>::infinity() : weight;
+  };
+  const auto more_probable = [&](std::int32_t a, std::int32_t b) {
+    return weight_of(a) != weight_of(b) ? weight_of(a) > weight_of(b) : a < b;
+  };
+  number_rows(chosen, plan);
+  for (std::size_t expert = 0; expert < plan.chosen_per_expert.size(); ++expert) {
+    if (plan.chosen_per_expert[expert] <= capacity) continue;
+    const auto begin = plan.choice_of_row.begin() + plan.expert_offsets[expert];
+    const auto end = plan.choice_of_row.begin() + plan.expert_offsets[expert + 1];
+    std::nth_element(begin, begin + capacity, end, more_probable);
+    for (auto choice = begin + capacity; choice != end; ++choice)
+      plan.row_of_choice[static_cast<std::size_t>(*choice)] = DispatchPlan::kDropped;
+  }
+}
+
+}  // namespace
+
+std::int64_t expert_capacity(double capacity_factor, std::int64_t tokens, std::int64_t top_k,
+                             std::int64_t experts) {
+  CONCLAVE_CHECK(capacity_factor >= 0 && tokens >= 0 && top_k > 0 && experts > 0,
+                 "capacity of an expert: factor {}, tokens {}, top_k {}, experts {}", capacity_factor, tokens,
+                 top_k, experts);
+  const std::int64_t choices = tokens * top_k;
+  if (capacity_factor == 0) return choices;
+  const double product = capacity_factor * static_cast<double>(choices) / static_cast<double>(experts);
+  // A factor like 1.1 isn't a binary number: it, the product and the quotient are each off by half an epsilon
+  // at most, which must not cost a row.
+  const double nearest = std::round(product);
+  const bool is_whole = std::abs(product - nearest) <= 2 * std::numeric_limits<double>::epsilon() * product;
+  return static_cast<std::int64_t>(is_whole ? nearest : std::ceil(product));
+}
+
+void make_dispatch_plan(const Routing& routing, std::int64_t experts, std::int64_t capacity,
+                        config::Moe::Drop drop, DispatchPlan& plan) {
+  const Shape& shape = routing.experts.shape();
+  CONCLAVE_CHECK_EQ(shape.rank(), 2, "dimensions of the chosen experts [T, K]");
+  CONCLAVE_CHECK_EQ(routing.weights.shape().text(), shape.text(), "weights of the chosen experts");
+  CONCLAVE_CHECK(capacity >= 0, "an expert can't have capacity {}", capacity);
+  CONCLAVE_CHECK(shape.elements() <= std::numeric_limits<std::int32_t>::max(),
+                 "{} tokens with {} choices each in one micro-batch are more than 32 bits can number: make "
+                 "train.micro_batch smaller",
+                 shape[0], shape[1]);
+  const std::span<const std::int32_t> chosen = routing.experts.values<std::int32_t>();
+
+  plan.tokens = shape[0];
+  plan.top_k = shape[1];
+  plan.experts = experts;
+  plan.row_of_choice.assign(chosen.size(), kKept);
+  count_choices(chosen, experts, plan.chosen_per_expert);
+
+  const bool over_capacity =
+      std::ranges::any_of(plan.chosen_per_expert, [&](std::int64_t count) { return count > capacity; });
+  if (over_capacity && drop == config::Moe::position) drop_latest(chosen, capacity, plan);
+  if (over_capacity && drop == config::Moe::probability)
+    drop_least_probable(chosen, routing.weights.values<float>(), capacity, plan);
+
+  plan.dropped_per_choice.assign(static_cast<std::size_t>(plan.top_k), 0);
+  for (std::size_t choice = 0; over_capacity && choice < chosen.size(); ++choice) {
+    if (plan.row_of_choice[choice] == DispatchPlan::kDropped)
+      ++plan.dropped_per_choice[choice % static_cast<std::size_t>(plan.top_k)];
+  }
+  number_rows(chosen, plan);
+}
+
+}  // namespace conclave

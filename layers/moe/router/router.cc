@@ -1,0 +1,16 @@
+#include "layers/moe/router/router.h"
+
+#include "layers/moe/router/softmax_router.h"
+
+namespace conclave {
+
+std::unique_ptr<Router> make_router(const config::Experiment& experiment, const std::string& name) {
+  switch (experiment.moe().router()) {
+    case config::Moe::softmax:
+      return std::make_unique<SoftmaxRouter>(experiment, name);
+  }
+  throw ConfigError(fmt::format("moe.router: {} isn't built into this binary",
+                                config::Moe::Router_Name(experiment.moe().router())));
+}
+
+}  // namespace conclave

@@ -1,0 +1,69 @@
+#include "layers/moe/router/softmax_router.h"
+
+#include "layers/ops/gemm/gemm.h"
+#include "layers/ops/softmax_top_k/softmax_top_k.h"
+
+namespace conclave {
+
+SoftmaxRouter::SoftmaxRouter(const config::Experiment& experiment, const std::string& name)
+    : top_k_(experiment.moe().top_k()),
+      normalize_(experiment.moe().normalize_top_k()),
+      weight_(name + ".weight", {experiment.moe().experts(), experiment.model().d_model()}),
+      balance_loss_(experiment.moe()) {
+  weight_.initialise_normal(experiment.run().seed(), experiment.model().init_std());
+}
+
+Routing SoftmaxRouter::forward(Context& ctx, ConstTensorView x, MoeStatistics& statistics) {
+  const std::int64_t T = x.extent(0);
+  const std::int64_t E = weight_.value().extent(0);
+  const TensorView probabilities = ctx.arena->allocate({T, E});
+  const TensorView experts = ctx.arena->allocate({T, top_k_}, DType::kInt32);
+  const TensorView weights = ctx.arena->allocate({T, top_k_});
+  const TensorView log_sum_exp = ctx.arena->allocate({T});
+  {
+    const Arena::Mark scratch(*ctx.arena);
+    const TensorView logits = ctx.arena->allocate({T, E});
+    const TensorView entropy = ctx.arena->allocate({T});
+    gemm(ctx, {.a = x, .b = weight_.value(), .c = logits, .transpose_b = true});
+    softmax_top_k(ctx, {.logits = logits,
+                        .normalize = normalize_,
+                        .probabilities = probabilities,
+                        .experts = experts,
+                        .weights = weights,
+                        .log_sum_exp = log_sum_exp,
+                        .entropy = entropy});
+    for (const float value : entropy.values<float>()) statistics.router_entropy_sum += value;
+  }
+  if (ctx.training) {
+    saved_ = {x,           probabilities,
+              experts,     weights,
+              log_sum_exp, balance_loss_.forward(ctx, probabilities, experts, log_sum_exp, statistics)};
+  }
+  return {experts, weights};
+}
+
+TensorView SoftmaxRouter::backward(Context& ctx, ConstTensorView dweights) {
+  const std::int64_t T = saved_.x.extent(0);
+  const TensorView dx = ctx.arena->allocate(saved_.x.shape());
+
+  const Arena::Mark scratch(*ctx.arena);
+  const TensorView dlogits = ctx.arena->allocate({T, weight_.value().extent(0)});
+  softmax_top_k_backward(ctx, {.probabilities = saved_.probabilities,
+                               .experts = saved_.experts,
+                               .weights = saved_.weights,
+                               .log_sum_exp = saved_.log_sum_exp,
+                               .normalize = normalize_,
+                               .dweights = dweights,
+                               .dprobabilities = saved_.balance.dprobabilities,
+                               .z_coefficient = saved_.balance.z_coefficient,
+                               .dlogits = dlogits});
+  gemm(ctx, {.a = dlogits, .b = weight_.value(), .c = dx});
+  gemm(ctx, {.a = dlogits, .b = saved_.x, .c = weight_.gradient(), .transpose_a = true, .accumulate = true});
+  return dx;
+}
+
+void SoftmaxRouter::collect_parameters(std::vector<Parameter*>& parameters) {
+  parameters.push_back(&weight_);
+}
+
+}  // namespace conclave

@@ -1,0 +1,38 @@
+// The softmax top-K router: logits = x W^T in fp32, p = softmax(logits), the K most probable experts. Weights
+// are the chosen p, divided by their sum with moe.normalize_top_k (Mixtral), as they are without (Switch,
+// OLMoE).
+#pragma once
+
+#include "layers/moe/balance_loss.h"
+#include "layers/moe/router/router.h"
+
+namespace conclave {
+
+class SoftmaxRouter : public Router {
+ public:
+  // One parameter: `name`.weight [E, D], replicated.
+  SoftmaxRouter(const config::Experiment& experiment, const std::string& name);
+
+  Routing forward(Context& ctx, ConstTensorView x, MoeStatistics& statistics) override;
+  TensorView backward(Context& ctx, ConstTensorView dweights) override;
+  void collect_parameters(std::vector<Parameter*>& parameters) override;
+
+ private:
+  std::int64_t top_k_;
+  bool normalize_;
+  Parameter weight_;  // W [E, D]
+  BalanceLoss balance_loss_;
+
+  // Of the last forward in training, in its arena.
+  struct Saved {
+    ConstTensorView x;              // [T, D]
+    ConstTensorView probabilities;  // [T, E]
+    ConstTensorView experts;        // [T, K]
+    ConstTensorView weights;        // [T, K]
+    ConstTensorView log_sum_exp;    // [T]
+    BalanceGradient balance;
+  };
+  Saved saved_;
+};
+
+}  // namespace conclave
