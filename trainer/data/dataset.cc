@@ -1,0 +1,154 @@
+#include "trainer/data/dataset.h"
+
+#include <algorithm>
+#include <cmath>
+#include <filesystem>
+
+#include "comm/base/error.h"
+#include "trainer/data/open_source.h"
+
+namespace conclave::data {
+namespace {
+
+void check_that_files_exist(const config::Data& data) {
+  std::string missing;
+  for (const config::Source& source : data.train()) {
+    if (!source_exists(source.path(), data.tokenizer())) {
+      missing += fmt::format("\n  data.train source '{}': {}", source.name(), source.path());
+    }
+  }
+  CONCLAVE_CHECK(
+      missing.empty(),
+      "data files do not exist:{}\nRelative paths start from the working directory, {}. Correct "
+      "data.train[].path or make the files (launch/prepare_quickstart_data.sh makes the quickstart's).",
+      missing, std::filesystem::current_path().string());
+}
+
+std::vector<TokenSource> open_all(const config::Experiment& experiment) {
+  check_that_files_exist(experiment.data());
+  std::vector<TokenSource> opened;
+  for (const config::Source& source : experiment.data().train()) {
+    opened.push_back(open_source(source.path(), experiment.data().tokenizer()));
+    opened.back().check_token_ids(experiment.model().vocab_size());
+  }
+  return opened;
+}
+
+std::vector<SourceInfo> cut_into_parts(const config::Experiment& experiment,
+                                       const std::vector<TokenSource>& opened) {
+  std::vector<SourceInfo> infos;
+  for (std::size_t index = 0; index < opened.size(); ++index) {
+    const config::Source& source = experiment.data().train(static_cast<int>(index));
+    const std::int64_t tokens = opened[index].tokens();
+    const auto held_out = static_cast<std::int64_t>(
+        std::floor(experiment.data().valid_fraction() * static_cast<double>(tokens)));
+    SourceInfo info;
+    info.name = source.name();
+    info.path = source.path();
+    info.format = opened[index].format();
+    info.training = {0, tokens - held_out};
+    info.held_out = {tokens - held_out, tokens};
+    info.training_windows =
+        std::max<std::int64_t>(0, (info.training.size() - 1) / experiment.model().max_seq());
+    infos.push_back(info);
+  }
+  return infos;
+}
+
+Sampler sampler_of(const config::Experiment& experiment, const std::vector<SourceInfo>& infos) {
+  std::vector<SampledSource> sampled;
+  for (std::size_t index = 0; index < infos.size(); ++index) {
+    sampled.push_back({infos[index].name, experiment.data().train(static_cast<int>(index)).weight(),
+                       infos[index].training_windows});
+  }
+  return Sampler(std::move(sampled), experiment.run().seed());
+}
+
+void check_sizes(const config::Experiment& experiment, const std::vector<SourceInfo>& infos,
+                 const SourceSchedule& schedule) {
+  const std::int64_t sequence_length = experiment.model().max_seq();
+  const std::int64_t global_batch = experiment.train().global_batch();
+  std::string too_small;
+  for (std::size_t index = 0; index < infos.size(); ++index) {
+    const SourceInfo& info = infos[index];
+    const std::int64_t needed =
+        std::max<std::int64_t>(1, schedule.count(static_cast<int>(index), global_batch));
+    if (info.training_windows >= needed) continue;
+    too_small += fmt::format(
+        "\n  data.train source '{}': {} has {} tokens; the {} of its training part make {} sequences of {} + "
+        "1 "
+        "tokens, but its share of one global batch is {}",
+        info.name, info.path, info.tokens(), info.training.size(), info.training_windows, sequence_length,
+        needed);
+  }
+  CONCLAVE_CHECK(
+      too_small.empty(),
+      "data files are too small:{}\nGive larger files, or lower train.global_batch ({}), model.max_seq "
+      "({}) or data.valid_fraction ({}).",
+      too_small, global_batch, sequence_length, experiment.data().valid_fraction());
+}
+
+}  // namespace
+
+Dataset::Dataset(const config::Experiment& experiment)
+    : sequence_length_(experiment.model().max_seq()),
+      token_sources_(open_all(experiment)),
+      sources_(cut_into_parts(experiment, token_sources_)),
+      sampler_(sampler_of(experiment, sources_)) {
+  check_sizes(experiment, sources_, sampler_.schedule());
+  for (std::size_t index = 0; index < sources_.size(); ++index) {
+    sources_[index].share = sampler_.schedule().share(static_cast<int>(index));
+    names_.push_back(sources_[index].name);
+  }
+}
+
+void Dataset::training_sequence(std::int64_t sample, std::span<std::int32_t> tokens,
+                                std::span<std::int32_t> targets) const {
+  CONCLAVE_CHECK_EQ(static_cast<std::int64_t>(tokens.size()), sequence_length_, "tokens of one sequence");
+  CONCLAVE_CHECK_EQ(static_cast<std::int64_t>(targets.size()), sequence_length_, "targets of one sequence");
+  const Sample place = sampler_.at(sample);
+  const TokenSource& source = token_sources_[static_cast<std::size_t>(place.source)];
+  const std::int64_t first = place.window * sequence_length_;
+  source.read(first, tokens);
+  source.read(first + 1, targets);
+}
+
+std::int64_t Dataset::held_out_sequences(int source) const {
+  const std::int64_t tokens = sources_.at(static_cast<std::size_t>(source)).held_out.size();
+  return (tokens + sequence_length_ - 1) / sequence_length_;
+}
+
+void Dataset::held_out_sequence(int source, std::int64_t index, std::span<std::int32_t> tokens,
+                                std::span<std::int32_t> targets) const {
+  CONCLAVE_CHECK_EQ(static_cast<std::int64_t>(tokens.size()), sequence_length_, "tokens of one sequence");
+  CONCLAVE_CHECK_EQ(static_cast<std::int64_t>(targets.size()), sequence_length_, "targets of one sequence");
+  CONCLAVE_CHECK(index >= 0 && index < held_out_sequences(source),
+                 "held-out sequence {} of source '{}', which has {}", index,
+                 names_[static_cast<std::size_t>(source)], held_out_sequences(source));
+  const TokenSource& token_source = token_sources_[static_cast<std::size_t>(source)];
+  const Range held_out = sources_[static_cast<std::size_t>(source)].held_out;
+  const std::int64_t first_target = held_out.begin + index * sequence_length_;
+  const auto predicted = static_cast<std::size_t>(std::min(sequence_length_, held_out.end - first_target));
+  token_source.read(first_target - 1, tokens.first(predicted));
+  token_source.read(first_target, targets.first(predicted));
+  std::ranges::fill(tokens.subspan(predicted), 0);
+  std::ranges::fill(targets.subspan(predicted), kIgnoredTarget);
+}
+
+double Dataset::epochs(int source, std::int64_t samples) const {
+  return static_cast<double>(sampler_.schedule().count(source, samples)) /
+         static_cast<double>(sources_.at(static_cast<std::size_t>(source)).training_windows);
+}
+
+std::string Dataset::describe() const {
+  std::string lines;
+  for (const SourceInfo& source : sources_) {
+    lines += fmt::format(
+        "{:<12} {:5.1f} % of samples  {} tokens to train on ({} sequences), {} held out  {} [{}]\n",
+        source.name, 100.0 * source.share, source.training.size(), source.training_windows,
+        source.held_out.size(), source.path, source.format);
+  }
+  return lines;
+}
+
+}  // namespace conclave::data

@@ -1,0 +1,76 @@
+// The data of a run: its sources, cut into a training part and a held-out part, each cut into sequences.
+//
+// A source of N tokens holds out its last floor(valid_fraction * N). Windows of S + 1 tokens, S =
+// model.max_seq, start every S tokens: S inputs and, one place on, S targets, so that no target occurs twice.
+// Training windows lie wholly in the training part. Held-out windows predict every held-out token once: the
+// first has the last training token as its first input, the last is filled up with ignored targets.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "comm/base/partition.h"
+#include "configs/run.pb.h"
+#include "trainer/data/sampler.h"
+#include "trainer/data/token_source.h"
+
+namespace conclave::data {
+
+// The target of a place that is not predicted; its input is token 0.
+inline constexpr std::int32_t kIgnoredTarget = -1;
+
+struct SourceInfo {
+  std::string name;
+  std::string path;
+  std::string format;  // "text", "nanoGPT (uint16)", ...
+  double share = 0.0;  // of the training samples
+  Range training;      // tokens; of a text: bytes
+  Range held_out;      // tokens; of a text: bytes
+  std::int64_t training_windows = 0;
+
+  std::int64_t tokens() const { return held_out.end; }
+};
+
+// Reading is const and thread-safe.
+class Dataset {
+ public:
+  // `experiment` is resolved (configs/resolve.h). Opens every source and checks all token ids. Throws Error
+  // that lists every file that is missing, or every source that is too small for its share of one global
+  // batch; or names the first file that is damaged or has ids outside the vocabulary.
+  explicit Dataset(const config::Experiment& experiment);
+
+  std::int64_t sequence_length() const { return sequence_length_; }
+  const std::vector<std::string>& source_names() const { return names_; }
+  const std::vector<SourceInfo>& sources() const { return sources_; }
+
+  // Where global sample `sample` (counted over the whole run) comes from.
+  Sample training_sample(std::int64_t sample) const { return sampler_.at(sample); }
+
+  // Fills S tokens and S targets with global sample `sample`.
+  void training_sequence(std::int64_t sample, std::span<std::int32_t> tokens,
+                         std::span<std::int32_t> targets) const;
+
+  // ceil(held-out tokens / S); 0 where nothing is held out.
+  std::int64_t held_out_sequences(int source) const;
+
+  // Fills S tokens and S targets with held-out sequence `index` of a source.
+  void held_out_sequence(int source, std::int64_t index, std::span<std::int32_t> tokens,
+                         std::span<std::int32_t> targets) const;
+
+  // How often a source's training part has been read after `samples` global samples.
+  double epochs(int source, std::int64_t samples) const;
+
+  // One line a source, for the start of a run.
+  std::string describe() const;
+
+ private:
+  std::int64_t sequence_length_;
+  std::vector<TokenSource> token_sources_;
+  std::vector<SourceInfo> sources_;
+  std::vector<std::string> names_;
+  Sampler sampler_;
+};
+
+}  // namespace conclave::data
