@@ -52,8 +52,9 @@ int Transfers::wait(std::string& problem) {
     const auto [peer, expected] = expectations_[i];
     int received = expected;
     if (code == MPI_SUCCESS && expected >= 0) MPI_Get_count(&statuses_[i], MPI_BYTE, &received);
-    if (code == MPI_ERR_IN_STATUS && result == MPI_SUCCESS && statuses_[i].MPI_ERROR != MPI_SUCCESS) {
-      result = statuses_[i].MPI_ERROR;
+    const int error = code == MPI_ERR_IN_STATUS ? statuses_[i].MPI_ERROR : MPI_SUCCESS;
+    if (error != MPI_SUCCESS && error != MPI_ERR_PENDING && result == MPI_SUCCESS) {
+      result = error;
       if (expected >= 0) problem = fmt::format("expected {} bytes from rank {}", expected, peer);
     } else if (received != expected) {
       result = MPI_ERR_COUNT;
