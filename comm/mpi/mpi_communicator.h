@@ -20,6 +20,8 @@ class MpiRuntime {
   // True if the environment says that a launcher (mpirun, srun) started this process as one of its ranks.
   // Otherwise the process is a world of one and need not start MPI.
   static bool launched_by_mpirun();
+  // This process's rank according to the same environment, 0 without a launcher; needs no MPI_Init.
+  static int launched_rank();
   // True between MPI_Init and MPI_Finalize.
   static bool active();
   // Ends every rank of the job with exit status `code`, or this process alone where MPI does not run. No

@@ -35,6 +35,13 @@ bool MpiRuntime::launched_by_mpirun() {
   return slurm_tasks != nullptr && std::atoi(slurm_tasks) > 1;
 }
 
+int MpiRuntime::launched_rank() {
+  for (const char* name : {"OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "SLURM_PROCID"}) {
+    if (const char* rank = std::getenv(name)) return std::atoi(rank);
+  }
+  return 0;
+}
+
 bool MpiRuntime::active() {
   int initialized = 0;
   int finalized = 0;
