@@ -1,8 +1,22 @@
 #include "comm/communicator.h"
 
+#include <exception>
+#include <numeric>
 #include <utility>
+#include <vector>
+
+#include "comm/base/error.h"
 
 namespace conclave {
+namespace {
+
+bool overlap(ConstBufferView a, ConstBufferView b) {
+  const auto* a_begin = static_cast<const char*>(a.data);
+  const auto* b_begin = static_cast<const char*>(b.data);
+  return a.count > 0 && b.count > 0 && a_begin < b_begin + b.bytes() && b_begin < a_begin + a.bytes();
+}
+
+}  // namespace
 
 Work& Work::operator=(Work&& other) {
   if (this != &other) {
@@ -13,10 +27,111 @@ Work& Work::operator=(Work&& other) {
 }
 
 // An error of a collective that nobody waited for must not be lost, hence a destructor that may throw.
-Work::~Work() noexcept(false) { wait(); }
+Work::~Work() noexcept(false) {
+  if (std::uncaught_exceptions() > 0) {
+    // The operation may still be under way: its requests must stay valid until the process ends.
+    [[maybe_unused]] PendingOperation* abandoned = pending_.release();
+    return;
+  }
+  wait();
+}
 
 void Work::wait() {
   if (const auto pending = std::exchange(pending_, nullptr)) pending->wait();
+}
+
+void Communicator::check_buffer(const char* operation, const char* argument, ConstBufferView buffer) const {
+  CONCLAVE_CHECK(buffer.count >= 0, "{} in group \"{}\": {} has {} elements", operation, name_, argument,
+                 buffer.count);
+  CONCLAVE_CHECK(buffer.data != nullptr || buffer.count == 0,
+                 "{} in group \"{}\": {} is null, and should hold {} elements", operation, name_, argument,
+                 buffer.count);
+  CONCLAVE_CHECK(buffer.device.kind == device_kind_,
+                 "{} in group \"{}\": {} lies in {} memory, and the group moves {} memory", operation, name_,
+                 argument, name_of(buffer.device.kind), name_of(device_kind_));
+}
+
+void Communicator::check_pair(const char* operation, ConstBufferView send, ConstBufferView recv) const {
+  check_buffer(operation, "send", send);
+  check_buffer(operation, "recv", recv);
+  CONCLAVE_CHECK(send.dtype == recv.dtype, "{} in group \"{}\": send holds {}, recv holds {}", operation,
+                 name_, name_of(send.dtype), name_of(recv.dtype));
+}
+
+void Communicator::check_blocks(const char* operation, const char* argument, std::int64_t count,
+                                std::span<const std::int64_t> block_counts) const {
+  CONCLAVE_CHECK(static_cast<int>(block_counts.size()) == size_,
+                 "{} in group \"{}\": {} counts for {}, and the group has {} ranks", operation, name_,
+                 block_counts.size(), argument, size_);
+  for (std::size_t peer = 0; peer < block_counts.size(); ++peer) {
+    CONCLAVE_CHECK(block_counts[peer] >= 0, "{} in group \"{}\": the count of {} for rank {} is {}",
+                   operation, name_, argument, peer, block_counts[peer]);
+  }
+  const std::int64_t total = std::reduce(block_counts.begin(), block_counts.end(), std::int64_t{0});
+  CONCLAVE_CHECK(total == count, "{} in group \"{}\": {} has {} elements, and its counts add up to {}",
+                 operation, name_, argument, count, total);
+}
+
+Work Communicator::all_to_all(ConstBufferView send, BufferView recv) {
+  CONCLAVE_CHECK(
+      send.count == recv.count && send.count % size_ == 0,
+      "all_to_all in group \"{}\": send has {} elements, recv {}; both must be equal and a multiple of {}",
+      name_, send.count, recv.count, size_);
+  const std::vector<std::int64_t> counts(static_cast<std::size_t>(size_), send.count / size_);
+  return all_to_all_v(send, counts, recv, counts);
+}
+
+Work Communicator::all_to_all_v(ConstBufferView send, std::span<const std::int64_t> send_counts,
+                                BufferView recv, std::span<const std::int64_t> recv_counts) {
+  check_pair("all_to_all_v", send, recv);
+  check_blocks("all_to_all_v", "send", send.count, send_counts);
+  check_blocks("all_to_all_v", "recv", recv.count, recv_counts);
+  CONCLAVE_CHECK(!overlap(send, recv), "all_to_all_v in group \"{}\": send and recv overlap", name_);
+  const auto self = static_cast<std::size_t>(rank_);
+  CONCLAVE_CHECK(send_counts[self] == recv_counts[self],
+                 "all_to_all_v in group \"{}\": rank {} sends {} elements to itself and expects {}", name_,
+                 rank_, send_counts[self], recv_counts[self]);
+  return do_all_to_all_v(send, send_counts, recv, recv_counts);
+}
+
+Work Communicator::all_reduce(BufferView data, ReduceOp op) {
+  check_buffer("all_reduce", "data", data);
+  return do_all_reduce(data, op);
+}
+
+Work Communicator::reduce_scatter(ConstBufferView send, BufferView recv, ReduceOp op) {
+  check_pair("reduce_scatter", send, recv);
+  CONCLAVE_CHECK(send.count == recv.count * size_,
+                 "reduce_scatter in group \"{}\": send has {} elements, and {} ranks x {} of recv are {}",
+                 name_, send.count, size_, recv.count, recv.count * size_);
+  CONCLAVE_CHECK(!overlap(send, recv), "reduce_scatter in group \"{}\": send and recv overlap", name_);
+  return do_reduce_scatter(send, recv, op);
+}
+
+Work Communicator::all_gather(ConstBufferView send, BufferView recv) {
+  check_pair("all_gather", send, recv);
+  CONCLAVE_CHECK(recv.count == send.count * size_,
+                 "all_gather in group \"{}\": recv has {} elements, and {} ranks x {} of send are {}", name_,
+                 recv.count, size_, send.count, send.count * size_);
+  const bool in_place =
+      send.data == static_cast<const char*>(recv.data) + static_cast<std::size_t>(rank_) * send.bytes();
+  CONCLAVE_CHECK(in_place || !overlap(send, recv),
+                 "all_gather in group \"{}\": send overlaps recv and is not its block {}", name_, rank_);
+  return do_all_gather(send, recv);
+}
+
+Work Communicator::broadcast(BufferView data, int root) {
+  check_buffer("broadcast", "data", data);
+  CONCLAVE_CHECK(0 <= root && root < size_, "broadcast in group \"{}\": root {} of {} ranks", name_, root,
+                 size_);
+  return do_broadcast(data, root);
+}
+
+Work Communicator::barrier() { return do_barrier(); }
+
+std::unique_ptr<Communicator> Communicator::split(int color, int key, std::string name) {
+  CONCLAVE_CHECK(color >= 0, "split of group \"{}\" into \"{}\": color {} is negative", name_, name, color);
+  return do_split(color, key, std::move(name));
 }
 
 }  // namespace conclave

@@ -5,14 +5,15 @@
 //  * All ranks of the group call the same operations in the same order.
 //  * Counts are elements, 64 bits. Buffers are contiguous and must not overlap unless a function says so.
 //  * The public functions check their arguments (null with a count, overlap, dtype, device, counts against
-//  sizes)
-//    and throw Error before anything is sent; the backends implement the protected do_* functions only.
+//    sizes) and throw Error before anything is sent; the backends implement the protected do_* functions
+//    only.
 //  * An operation is started by the call and complete when its Work has been waited for. Buffers belong to
 //  the
-//    operation until then. `Work` waits in its destructor, so `comm.barrier();` is a blocking call.
+//    operation until then. `Work` waits in its destructor, so `comm.barrier();` is a blocking call. A Work
+//    that is destroyed by an exception does not wait: the job is ending, and the peers may never answer.
 //  * Reductions add in rank order 0, 1, ..., size-1 for every element, whatever the backend: results are
-//  bitwise
-//    repeatable and the same on every rank. Cost: the bytes of a ring reduce-scatter.
+//    bitwise repeatable and the same on every rank. Cost: the bytes of a ring reduce-scatter. bfloat16 is
+//    added in float32 and rounded once. A NaN on any rank is the result of kMax and kMin too.
 //  * Zero counts are normal and take part like any other.
 #pragma once
 
@@ -20,8 +21,10 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <utility>
 
 #include "comm/base/buffer_view.h"
+#include "comm/base/device.h"
 
 namespace conclave {
 
@@ -61,6 +64,8 @@ class Communicator {
   int size() const { return size_; }
   // "world", "expert_parallel", "expert_data", ...: for messages.
   const std::string& name() const { return name_; }
+  // The memory that this group moves; buffers elsewhere are refused.
+  DeviceKind device_kind() const { return device_kind_; }
 
   // Block r of send goes to rank r; block r of recv came from rank r. send.count == recv.count, divisible by
   // size().
@@ -90,7 +95,8 @@ class Communicator {
   std::unique_ptr<Communicator> split(int color, int key, std::string name);
 
  protected:
-  Communicator(int rank, int size, std::string name) : rank_(rank), size_(size), name_(std::move(name)) {}
+  Communicator(int rank, int size, std::string name, DeviceKind device_kind = DeviceKind::kCpu)
+      : rank_(rank), size_(size), name_(std::move(name)), device_kind_(device_kind) {}
 
   virtual Work do_all_to_all_v(ConstBufferView send, std::span<const std::int64_t> send_counts,
                                BufferView recv, std::span<const std::int64_t> recv_counts) = 0;
@@ -105,6 +111,12 @@ class Communicator {
   int rank_;
   int size_;
   std::string name_;
+  DeviceKind device_kind_;
+
+  void check_buffer(const char* operation, const char* argument, ConstBufferView buffer) const;
+  void check_pair(const char* operation, ConstBufferView send, ConstBufferView recv) const;
+  void check_blocks(const char* operation, const char* argument, std::int64_t count,
+                    std::span<const std::int64_t> block_counts) const;
 };
 
 }  // namespace conclave

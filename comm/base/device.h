@@ -2,10 +2,14 @@
 #pragma once
 
 #include <cstdint>
+#include <string_view>
 
 namespace conclave {
 
 enum class DeviceKind : std::uint8_t { kCpu, kCuda };
+
+// "cpu", "cuda": for messages.
+constexpr std::string_view name_of(DeviceKind kind) { return kind == DeviceKind::kCpu ? "cpu" : "cuda"; }
 
 struct Device {
   DeviceKind kind = DeviceKind::kCpu;
