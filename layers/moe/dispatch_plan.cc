@@ -98,7 +98,8 @@ void make_dispatch_plan(const Routing& routing, std::int64_t experts, std::int64
                         config::Moe::Drop drop, DispatchPlan& plan) {
   const Shape& shape = routing.experts.shape();
   CONCLAVE_CHECK_EQ(shape.rank(), 2, "dimensions of the chosen experts [T, K]");
-  CONCLAVE_CHECK_EQ(routing.weights.shape().text(), shape.text(), "weights of the chosen experts");
+  CONCLAVE_CHECK(routing.weights.shape() == shape, "weights {} of chosen experts {}",
+                 routing.weights.shape().text(), shape.text());
   CONCLAVE_CHECK(capacity >= 0, "an expert can't have capacity {}", capacity);
   CONCLAVE_CHECK(shape.elements() <= std::numeric_limits<std::int32_t>::max(),
                  "{} tokens with {} choices each in one micro-batch are more than 32 bits can number: make "

@@ -1,5 +1,7 @@
 #include "layers/ops/gemm/gemm.h"
 
+#include "layers/ops/check_shape.h"
+
 namespace conclave {
 
 void gemm(Context&, const GemmArgs& args) {
@@ -11,7 +13,7 @@ void gemm(Context&, const GemmArgs& args) {
   const std::int64_t k_of_b = args.b.extent(args.transpose_b ? 1 : 0);
   const std::int64_t n = args.b.extent(args.transpose_b ? 0 : 1);
   CONCLAVE_CHECK_EQ(k_of_b, k, "inner extent of gemm");
-  CONCLAVE_CHECK_EQ(args.c.shape().text(), (Shape{m, n}.text()), "result of gemm");
+  check_shape(args.c, {m, n}, "result of gemm");
   cpu::gemm(args);
 }
 

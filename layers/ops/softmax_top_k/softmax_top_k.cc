@@ -4,7 +4,7 @@ namespace conclave {
 namespace {
 
 void check_shape(const Shape& shape, const Shape& wanted, const char* what) {
-  CONCLAVE_CHECK_EQ(shape.text(), wanted.text(), what);
+  CONCLAVE_CHECK(shape == wanted, "{}: found the shape {}, expected {}", what, shape.text(), wanted.text());
 }
 
 }  // namespace

@@ -1,0 +1,40 @@
+#include "layers/loss/language_model_head.h"
+
+#include "layers/ops/gemm/gemm.h"
+
+namespace conclave {
+
+LanguageModelHead::LanguageModelHead(std::int64_t vocab_size, std::int64_t d_model, double init_std,
+                                     std::uint64_t seed)
+    : own_(std::in_place, "head.weight", Shape{vocab_size, d_model}), weight_(&*own_) {
+  weight_->initialise_normal(seed, init_std);
+}
+
+LanguageModelHead::LanguageModelHead(Parameter& tied) : weight_(&tied) {}
+
+LinearCrossEntropyResult LanguageModelHead::forward(Context& ctx, ConstTensorView h, ConstTensorView targets,
+                                                    float scale, TensorView losses) {
+  LinearCrossEntropyArgs args{.h = h, .weight = weight_->value(), .targets = targets};
+  args.losses = losses;
+  if (ctx.training) {
+    dh_ = ctx.arena->allocate(h.shape());
+    args.dh = dh_;
+    args.dweight = weight_->gradient();
+    args.scale = scale;
+  }
+  return linear_cross_entropy(ctx, args);
+}
+
+TensorView LanguageModelHead::backward(Context&) { return dh_; }
+
+TensorView LanguageModelHead::logits(Context& ctx, ConstTensorView h) {
+  const TensorView logits = ctx.arena->allocate({h.extent(0), weight_->value().extent(0)});
+  gemm(ctx, {.a = h, .b = weight_->value(), .c = logits, .transpose_b = true});
+  return logits;
+}
+
+void LanguageModelHead::collect_parameters(std::vector<Parameter*>& parameters) {
+  if (own_) parameters.push_back(&*own_);
+}
+
+}  // namespace conclave
