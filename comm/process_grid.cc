@@ -45,7 +45,7 @@ std::string ProcessGrid::describe(std::int64_t experts) const {
   constexpr int kMaxRows = 64;  // of a large job, enough to see the pattern
   const int ranks = world_->size();
   const int expert_parallel_size = expert_parallel_->size();
-  std::string table = fmt::format("{} ranks = expert_parallel {} x expert_data {}\n", ranks,
+  std::string table = fmt::format("ranks: {} = expert_parallel {} x expert_data {}\n", ranks,
                                   expert_parallel_size, expert_data_->size());
   const auto out = std::back_inserter(table);
   fmt::format_to(out, "{:>6}  {:>15}  {:>11}  {}\n", "rank", "expert_parallel", "expert_data", "experts");

@@ -1,0 +1,92 @@
+#include "optim/adamw.h"
+
+#include <cmath>
+
+#include "configs/resolve.h"
+
+namespace conclave {
+namespace {
+
+// Below this, waking threads costs more than the update.
+constexpr std::int64_t kParallelElements = 32 * 1024;
+
+// What the update of every element of a tensor has in common.
+struct Coefficients {
+  float gradient_scale;
+  float beta1;
+  float one_minus_beta1;
+  float beta2;
+  float one_minus_beta2;
+  float step_size;                 // learning rate / (1 - beta1^t)
+  float second_moment_root_scale;  // 1 / sqrt(1 - beta2^t)
+  float eps;
+  float kept;  // 1 - learning rate * weight decay
+};
+
+// One pass over memory: reads four streams, writes three.
+void update_elements(std::int64_t count, const Coefficients& c, const float* gradient, float* value, float* m,
+                     float* v) {
+#pragma omp parallel for simd schedule(static) if (parallel : count >= kParallelElements)
+  for (std::int64_t i = 0; i < count; ++i) {
+    const float g = gradient[i] * c.gradient_scale;
+    m[i] = c.beta1 * m[i] + c.one_minus_beta1 * g;
+    v[i] = c.beta2 * v[i] + c.one_minus_beta2 * (g * g);
+    const float denominator = std::sqrt(v[i]) * c.second_moment_root_scale + c.eps;
+    value[i] = c.kept * value[i] - c.step_size * m[i] / denominator;
+  }
+}
+
+}  // namespace
+
+AdamW::AdamW(const config::Optim& options, std::vector<Parameter*> parameters)
+    : beta1_(config::betas(options).first),
+      beta2_(config::betas(options).second),
+      eps_(options.eps()),
+      weight_decay_(options.weight_decay()) {
+  slots_.reserve(parameters.size());
+  for (Parameter* parameter : parameters) {
+    const Shape& shape = parameter->value().shape();
+    slots_.push_back({parameter, Buffer(shape, DType::kFloat32), Buffer(shape, DType::kFloat32)});
+  }
+}
+
+void AdamW::update(double learning_rate, double gradient_scale) {
+  ++updates_;
+  const auto t = static_cast<double>(updates_);
+  Coefficients coefficients{
+      .gradient_scale = static_cast<float>(gradient_scale),
+      .beta1 = static_cast<float>(beta1_),
+      .one_minus_beta1 = static_cast<float>(1.0 - beta1_),
+      .beta2 = static_cast<float>(beta2_),
+      .one_minus_beta2 = static_cast<float>(1.0 - beta2_),
+      .step_size = static_cast<float>(learning_rate / (1.0 - std::pow(beta1_, t))),
+      .second_moment_root_scale = static_cast<float>(1.0 / std::sqrt(1.0 - std::pow(beta2_, t))),
+      .eps = static_cast<float>(eps_),
+      .kept = 1.0F,
+  };
+  for (Slot& slot : slots_) {
+    const Parameter& parameter = *slot.parameter;
+    coefficients.kept = parameter.decays ? static_cast<float>(1.0 - learning_rate * weight_decay_) : 1.0F;
+    update_elements(parameter.value().elements(), coefficients, parameter.gradient().data<float>(),
+                    parameter.value().data<float>(), slot.first_moment.view().data<float>(),
+                    slot.second_moment.view().data<float>());
+  }
+}
+
+std::vector<ShardedTensor> AdamW::state() {
+  std::vector<ShardedTensor> tensors;
+  tensors.reserve(2 * slots_.size());
+  const auto add = [&](const char* moment, const Slot& slot, TensorView values) {
+    ShardedTensor tensor = slot.parameter->sharded();
+    tensor.name = moment + tensor.name;
+    tensor.local = values;
+    tensors.push_back(std::move(tensor));
+  };
+  for (const Slot& slot : slots_) {
+    add("adamw.m/", slot, slot.first_moment.view());
+    add("adamw.v/", slot, slot.second_moment.view());
+  }
+  return tensors;
+}
+
+}  // namespace conclave

@@ -1,0 +1,44 @@
+// AdamW: Adam with decoupled weight decay and bias correction (Loshchilov and Hutter, "Decoupled weight decay
+// regularization", ICLR 2019, algorithm 2).
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "configs/run.pb.h"
+#include "optim/optimizer.h"
+
+namespace conclave {
+
+// Update t = 1, 2, ... of an element p with gradient g (already times gradient_scale), all in fp32:
+//   m = beta1 m + (1 - beta1) g
+//   v = beta2 v + (1 - beta2) g^2
+//   p = p - lr (m / (1 - beta1^t) / (sqrt(v / (1 - beta2^t)) + eps) + weight_decay p)
+// weight_decay is 0 where !parameter.decays. State: "adamw.m/<parameter>", "adamw.v/<parameter>", shaped and
+// sharded like the parameter.
+class AdamW final : public Optimizer {
+ public:
+  // The parameters must outlive the optimizer.
+  AdamW(const config::Optim& options, std::vector<Parameter*> parameters);
+
+  void update(double learning_rate, double gradient_scale) override;
+  std::int64_t updates() const override { return updates_; }
+  void set_updates(std::int64_t updates) override { updates_ = updates; }
+  std::vector<ShardedTensor> state() override;
+
+ private:
+  struct Slot {
+    Parameter* parameter;
+    Buffer first_moment;
+    Buffer second_moment;
+  };
+
+  std::vector<Slot> slots_;
+  double beta1_;
+  double beta2_;
+  double eps_;
+  double weight_decay_;
+  std::int64_t updates_ = 0;
+};
+
+}  // namespace conclave
