@@ -13,7 +13,8 @@ class ExchangeTimer {
   explicit ExchangeTimer(Context& ctx) : clock_(ctx.clock) {}
   ~ExchangeTimer() {
     if (clock_ == nullptr) return;
-    clock_->exchange_seconds += std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
+    clock_->exchange_seconds +=
+        std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
   }
   ExchangeTimer(const ExchangeTimer&) = delete;
   ExchangeTimer& operator=(const ExchangeTimer&) = delete;
@@ -45,7 +46,8 @@ Exchange::Exchange(std::int64_t experts, const ProcessGrid& grid)
 
 void Exchange::agree(Context& ctx, const DispatchPlan& plan) {
   const std::vector<std::int64_t>& offsets = plan.expert_offsets;
-  CONCLAVE_CHECK_EQ(static_cast<std::int64_t>(offsets.size()), experts_ + 1, "expert offsets of a dispatch plan");
+  CONCLAVE_CHECK_EQ(static_cast<std::int64_t>(offsets.size()), experts_ + 1,
+                    "expert offsets of a dispatch plan");
   CONCLAVE_CHECK_EQ(offsets.front(), 0, "first expert offset of a dispatch plan");
   CONCLAVE_CHECK_EQ(offsets.back(), plan.rows(), "last expert offset of a dispatch plan, against its rows");
   sent_rows_ = plan.rows();
@@ -76,7 +78,8 @@ void Exchange::lay_out_blocks() {
     const std::int64_t first_row = wire_row;
     for (std::size_t expert = 0; expert < locals; ++expert) {
       const std::int64_t rows = received_rows_by_block_[rank * locals + expert];
-      CONCLAVE_CHECK(rows >= 0, "expert-parallel rank {} announced {} rows for local expert {}", rank, rows, expert);
+      CONCLAVE_CHECK(rows >= 0, "expert-parallel rank {} announced {} rows for local expert {}", rank, rows,
+                     expert);
       blocks_[rank * locals + expert] = {.first_by_source = wire_row, .first_by_expert = 0, .rows = rows};
       wire_row += rows;
     }
@@ -96,7 +99,8 @@ void Exchange::lay_out_blocks() {
   }
   received_offsets_[locals] = expert_row;
 
-  const std::int64_t sent = std::reduce(sent_rows_by_rank_.begin(), sent_rows_by_rank_.end(), std::int64_t{0});
+  const std::int64_t sent =
+      std::reduce(sent_rows_by_rank_.begin(), sent_rows_by_rank_.end(), std::int64_t{0});
   CONCLAVE_CHECK_EQ(sent, sent_rows_, "rows sent to all ranks, against the rows of the plan");
   CONCLAVE_CHECK_EQ(expert_row, wire_row, "rows received by the local experts, against those from all ranks");
 }

@@ -7,7 +7,8 @@ namespace conclave {
 
 Experts::Experts(const std::string& name, const ExpertsOptions& options)
     : d_ff_(options.d_ff),
-      gate_up_(name + ".gate_up", {options.experts, 2 * options.d_ff, options.d_model}, options.local_experts),
+      gate_up_(name + ".gate_up", {options.experts, 2 * options.d_ff, options.d_model},
+               options.local_experts),
       down_(name + ".down", {options.experts, options.d_model, options.d_ff}, options.local_experts) {
   gate_up_.initialise_normal(options.seed, options.init_std);
   down_.initialise_normal(options.seed, options.output_init_std);
@@ -15,7 +16,7 @@ Experts::Experts(const std::string& name, const ExpertsOptions& options)
 
 TensorView Experts::forward(Context& ctx, ConstTensorView rows, std::span<const std::int64_t> offsets) {
   const std::int64_t row_count = rows.extent(0);
-  const TensorView y = ctx.arena->allocate(rows.shape());                      // [R, D]
+  const TensorView y = ctx.arena->allocate(rows.shape());                       // [R, D]
   const TensorView gate_up_rows = ctx.arena->allocate({row_count, 2 * d_ff_});  // [R, 2F]
   const TensorView hidden = ctx.arena->allocate({row_count, d_ff_});            // [R, F]
 
@@ -38,15 +39,14 @@ TensorView Experts::backward(Context& ctx, ConstTensorView dy) {
   const TensorView dhidden = ctx.arena->allocate(hidden_.shape());  // [R, F]
   const TensorView dgate_up = gate_up_rows_;  // [R, 2F]: the gradient takes the place of the value
 
-  grouped_gemm_weight_gradient(
-      ctx, {.dy = dy, .x = hidden_, .offsets = offsets_, .dweights = down_.gradient()});
-  grouped_gemm_input_gradient(ctx,
-                              {.dy = dy, .weights = down_.value(), .offsets = offsets_, .dx = dhidden});
+  grouped_gemm_weight_gradient(ctx,
+                               {.dy = dy, .x = hidden_, .offsets = offsets_, .dweights = down_.gradient()});
+  grouped_gemm_input_gradient(ctx, {.dy = dy, .weights = down_.value(), .offsets = offsets_, .dx = dhidden});
   swiglu_backward(ctx, {.gate_up = gate_up_rows_, .dh = dhidden, .dgate_up = dgate_up});
   grouped_gemm_weight_gradient(
       ctx, {.dy = dgate_up, .x = rows_, .offsets = offsets_, .dweights = gate_up_.gradient()});
-  grouped_gemm_input_gradient(ctx,
-                              {.dy = dgate_up, .weights = gate_up_.value(), .offsets = offsets_, .dx = drows});
+  grouped_gemm_input_gradient(
+      ctx, {.dy = dgate_up, .weights = gate_up_.value(), .offsets = offsets_, .dx = drows});
   return drows;
 }
 

@@ -13,13 +13,13 @@
 namespace conclave {
 
 struct ExpertsOptions {
-  std::int64_t experts = 0;      // E, of all ranks
-  Range local_experts;           // the global ids on this rank
-  std::int64_t d_model = 0;      // D
-  std::int64_t d_ff = 0;         // F
-  std::uint64_t seed = 0;        // of the initial weights
-  double init_std = 0.02;        // of gate and up
-  double output_init_std = 0.02; // of down, the projection into the residual stream
+  std::int64_t experts = 0;       // E, of all ranks
+  Range local_experts;            // the global ids on this rank
+  std::int64_t d_model = 0;       // D
+  std::int64_t d_ff = 0;          // F
+  std::uint64_t seed = 0;         // of the initial weights
+  double init_std = 0.02;         // of gate and up
+  double output_init_std = 0.02;  // of down, the projection into the residual stream
 };
 
 class Experts {
@@ -27,8 +27,8 @@ class Experts {
   // Parameters name + ".gate_up" [E, 2F, D] (gate first) and name + ".down" [E, D, F], sharded by expert.
   Experts(const std::string& name, const ExpertsOptions& options);
 
-  // rows [R, D] ordered by local expert, offsets [local experts + 1] -> [R, D] in ctx.arena. Rows of an expert,
-  // or all, may be none. With ctx.training rows and the offsets must stay valid until backward.
+  // rows [R, D] ordered by local expert, offsets [local experts + 1] -> [R, D] in ctx.arena. Rows of an
+  // expert, or all, may be none. With ctx.training rows and the offsets must stay valid until backward.
   TensorView forward(Context& ctx, ConstTensorView rows, std::span<const std::int64_t> offsets);
 
   // dy [R, D] -> drows [R, D] in ctx.arena; adds to the gradients of the parameters.

@@ -11,8 +11,8 @@ static_assert(kDroppedChoice == DispatchPlan::kDropped);
 
 namespace {
 
-// Projections into the residual stream start smaller, so that its variance does not grow with depth (Radford et
-// al. 2019, GPT-2).
+// Projections into the residual stream start smaller, so that its variance does not grow with depth (Radford
+// et al. 2019, GPT-2).
 double output_init_std(const config::Model& model) {
   return model.init_std() / std::sqrt(2.0 * static_cast<double>(model.layers()));
 }
@@ -57,9 +57,9 @@ TensorView MoeLayer::forward(Context& ctx, ConstTensorView x) {
 
   TensorView rows = ctx.arena->allocate({plan_.rows(), d_model});  // [R, D], in plan order
   gather_rows(ctx, {.x = x, .choice_of_row = plan_.choice_of_row, .top_k = plan_.top_k, .rows = rows});
-  rows = exchange_.dispatch(ctx, rows);                                    // [R', D], by local expert
-  rows = experts_.forward(ctx, rows, exchange_.received_offsets());        // [R', D]
-  expert_output_ = exchange_.combine(ctx, rows);                           // [R, D], in plan order
+  rows = exchange_.dispatch(ctx, rows);                              // [R', D], by local expert
+  rows = experts_.forward(ctx, rows, exchange_.received_offsets());  // [R', D]
+  expert_output_ = exchange_.combine(ctx, rows);                     // [R, D], in plan order
 
   const TensorView y = shared_ ? shared_->forward(ctx, x) : ctx.arena->allocate(x.shape());  // [T, D]
   combine_rows(ctx, {.rows = expert_output_,
@@ -79,9 +79,9 @@ TensorView MoeLayer::backward(Context& ctx, ConstTensorView dy) {
                               .row_of_choice = plan_.row_of_choice,
                               .drows = drows,
                               .dweights = dweights});
-  drows = exchange_.dispatch(ctx, drows);   // [R', D]: the way back of combine
-  drows = experts_.backward(ctx, drows);    // [R', D]
-  drows = exchange_.combine(ctx, drows);    // [R, D]: the way back of dispatch
+  drows = exchange_.dispatch(ctx, drows);  // [R', D]: the way back of combine
+  drows = experts_.backward(ctx, drows);   // [R', D]
+  drows = exchange_.combine(ctx, drows);   // [R, D]: the way back of dispatch
 
   const TensorView dx = router_->backward(ctx, dweights);  // [T, D]
   gather_rows_backward(

@@ -1,6 +1,6 @@
-// The Mixture-of-Experts layer: every token passes the K experts that its router chooses, on whatever rank they
-// live, and the shared experts if there are any (Shazeer et al. 2017; GShard, Lepikhin et al. 2021; shared
-// experts: DeepSeekMoE, Dai et al. 2024).
+// The Mixture-of-Experts layer: every token passes the K experts that its router chooses, on whatever rank
+// they live, and the shared experts if there are any (Shazeer et al. 2017; GShard, Lepikhin et al. 2021;
+// shared experts: DeepSeekMoE, Dai et al. 2024).
 //
 //   y[t] = sum_k weight[t, k] * expert[t, k](x[t]) + shared(x[t])
 #pragma once
@@ -32,8 +32,9 @@ class MoeLayer : public Module {
   // evaluation and generation drop nothing, so that a token's output never depends on its batch.
   TensorView forward(Context& ctx, ConstTensorView x) override;
 
-  // dy [T, D] -> dx [T, D]: through the experts, the combine weights and balance terms, and the shared experts.
-  // Collective over the grid. Expert gradients are sums over the tokens of the expert-parallel group.
+  // dy [T, D] -> dx [T, D]: through the experts, the combine weights and balance terms, and the shared
+  // experts. Collective over the grid. Expert gradients are sums over the tokens of the expert-parallel
+  // group.
   TensorView backward(Context& ctx, ConstTensorView dy) override;
 
   void collect_parameters(std::vector<Parameter*>& parameters) override;

@@ -1,9 +1,10 @@
-// A number that knows how far off an fp32 evaluation of it may be: running a templated reference on Bounded gives
-// the value in double precision and, beside it, a tolerance that follows from the arithmetic.
+// A number that knows how far off an fp32 evaluation of it may be: running a templated reference on Bounded
+// gives the value in double precision and, beside it, a tolerance that follows from the arithmetic.
 //
-// The bound is Higham's running error analysis ("Accuracy and Stability of Numerical Algorithms", section 3.3), made
-// independent of the order of sums: a sum of n terms errs by at most (n - 1) u sum|terms| in any order. Every
-// operation is charged eps = 2 u instead of u, which covers the second-order terms and fused or split operations.
+// The bound is Higham's running error analysis ("Accuracy and Stability of Numerical Algorithms",
+// section 3.3), made independent of the order of sums: a sum of n terms errs by at most (n - 1) u sum|terms|
+// in any order. Every operation is charged eps = 2 u instead of u, which covers the second-order terms and
+// fused or split operations.
 #pragma once
 
 #include <cmath>

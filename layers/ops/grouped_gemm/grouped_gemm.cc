@@ -6,8 +6,8 @@ namespace {
 // `inputs` [R, K] and `outputs` [R, N] are x and y or their gradients; `weights` [n, N, K].
 void check(const Shape& inputs, const Shape& weights, const Shape& outputs,
            std::span<const std::int64_t> offsets) {
-  CONCLAVE_CHECK(inputs.rank() == 2 && weights.rank() == 3 && outputs.rank() == 2 && inputs[0] == outputs[0] &&
-                     weights[1] == outputs[1] && weights[2] == inputs[1],
+  CONCLAVE_CHECK(inputs.rank() == 2 && weights.rank() == 3 && outputs.rank() == 2 &&
+                     inputs[0] == outputs[0] && weights[1] == outputs[1] && weights[2] == inputs[1],
                  "grouped gemm takes x [R, K], weights [n, N, K] and y [R, N]; found x {}, weights {}, y {}",
                  inputs.text(), weights.text(), outputs.text());
   CONCLAVE_CHECK_EQ(static_cast<std::int64_t>(offsets.size()), weights[0] + 1, "offsets of a grouped gemm");

@@ -7,14 +7,14 @@
 namespace conclave::cpu {
 namespace {
 
-// Rows of an output that one oneDNN call computes. The cut does not depend on the number of threads, and every
-// call runs on one thread, so neither do the results. Large enough that packing the other operand again for
-// each block costs little.
+// Rows of an output that one oneDNN call computes. The cut does not depend on the number of threads, and
+// every call runs on one thread, so neither do the results. Large enough that packing the other operand again
+// for each block costs little.
 constexpr std::int64_t kBlockRows = 256;
 
 // Runs compute(expert, first, last) -> dnnl_status_t for every block [first, last) of the output rows
-// [begin(expert), end(expert)) of every expert, on all threads. An exception can't leave a parallel region, so
-// the worst status is carried out of it.
+// [begin(expert), end(expert)) of every expert, on all threads. An exception can't leave a parallel region,
+// so the worst status is carried out of it.
 template <class Begin, class End, class Compute>
 void for_each_block(std::int64_t experts, Begin begin, End end, Compute compute) {
   int worst = dnnl_success;
@@ -24,10 +24,12 @@ void for_each_block(std::int64_t experts, Begin begin, End end, Compute compute)
     // No thread waits at the end of an expert: with few rows each, threads work on different experts.
 #pragma omp for schedule(dynamic) nowait
     for (std::int64_t first = begin(expert); first < last_row; first += kBlockRows) {
-      worst = std::max(worst, static_cast<int>(compute(expert, first, std::min(first + kBlockRows, last_row))));
+      worst =
+          std::max(worst, static_cast<int>(compute(expert, first, std::min(first + kBlockRows, last_row))));
     }
   }
-  CONCLAVE_CHECK(worst == dnnl_success, "oneDNN refused a grouped gemm of {} experts: status {}", experts, worst);
+  CONCLAVE_CHECK(worst == dnnl_success, "oneDNN refused a grouped gemm of {} experts: status {}", experts,
+                 worst);
 }
 
 }  // namespace
@@ -44,11 +46,12 @@ void grouped_gemm(const GroupedGemmArgs& args) {
     return;
   }
   for_each_block(
-      args.weights.extent(0), [&](std::int64_t expert) { return args.offsets[static_cast<std::size_t>(expert)]; },
+      args.weights.extent(0),
+      [&](std::int64_t expert) { return args.offsets[static_cast<std::size_t>(expert)]; },
       [&](std::int64_t expert) { return args.offsets[static_cast<std::size_t>(expert) + 1]; },
       [&](std::int64_t expert, std::int64_t first, std::int64_t last) {
-        return dnnl_sgemm('N', 'T', last - first, n, k, 1.0F, x + first * k, k, weights + expert * n * k, k, 0.0F,
-                          y + first * n, n);
+        return dnnl_sgemm('N', 'T', last - first, n, k, 1.0F, x + first * k, k, weights + expert * n * k, k,
+                          0.0F, y + first * n, n);
       });
 }
 
@@ -64,11 +67,12 @@ void grouped_gemm_input_gradient(const GroupedGemmInputGradientArgs& args) {
     return;
   }
   for_each_block(
-      args.weights.extent(0), [&](std::int64_t expert) { return args.offsets[static_cast<std::size_t>(expert)]; },
+      args.weights.extent(0),
+      [&](std::int64_t expert) { return args.offsets[static_cast<std::size_t>(expert)]; },
       [&](std::int64_t expert) { return args.offsets[static_cast<std::size_t>(expert) + 1]; },
       [&](std::int64_t expert, std::int64_t first, std::int64_t last) {
-        return dnnl_sgemm('N', 'N', last - first, k, n, 1.0F, dy + first * n, n, weights + expert * n * k, k, 0.0F,
-                          dx + first * k, k);
+        return dnnl_sgemm('N', 'N', last - first, k, n, 1.0F, dy + first * n, n, weights + expert * n * k, k,
+                          0.0F, dx + first * k, k);
       });
 }
 
@@ -85,8 +89,8 @@ void grouped_gemm_weight_gradient(const GroupedGemmWeightGradientArgs& args) {
         const std::int64_t begin = args.offsets[static_cast<std::size_t>(expert)];
         const std::int64_t rows = args.offsets[static_cast<std::size_t>(expert) + 1] - begin;
         if (rows == 0) return dnnl_success;
-        return dnnl_sgemm('T', 'N', last - first, k, rows, 1.0F, dy + begin * n + first, n, x + begin * k, k, 1.0F,
-                          dweights + (expert * n + first) * k, k);
+        return dnnl_sgemm('T', 'N', last - first, k, rows, 1.0F, dy + begin * n + first, n, x + begin * k, k,
+                          1.0F, dweights + (expert * n + first) * k, k);
       });
 }
 

@@ -1,8 +1,8 @@
 // Tokens to rows and back: the two sides of a dispatch plan on one rank.
 //
 // Token t of T has K choices; choice t * K + k is row row_of_choice[t * K + k] of R, or kDroppedChoice. A row
-// belongs to exactly one choice, choice_of_row. All values fp32; sums run over k in ascending order. The indices
-// are trusted (a DispatchPlan made them); each function throws Error for shapes that do not fit them.
+// belongs to exactly one choice, choice_of_row. All values fp32; sums run over k in ascending order. The
+// indices are trusted (a DispatchPlan made them); each function throws Error for shapes that do not fit them.
 #pragma once
 
 #include <cstdint>
@@ -50,8 +50,8 @@ struct CombineRowsBackwardArgs {
   TensorView drows;                             // [R, D]; may be uninitialised; may be `rows` itself
   TensorView dweights;                          // [T, K]; may be uninitialised
 };
-// For every kept choice: drows[r] = weights[t, k] * dy[t] and dweights[t, k] = dy[t] . rows[r]; the weight of a
-// dropped choice has gradient 0.
+// For every kept choice: drows[r] = weights[t, k] * dy[t] and dweights[t, k] = dy[t] . rows[r]; the weight of
+// a dropped choice has gradient 0.
 void combine_rows_backward(Context& ctx, const CombineRowsBackwardArgs& args);
 
 namespace cpu {  // arguments already checked

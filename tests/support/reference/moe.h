@@ -1,6 +1,6 @@
-// The Mixture-of-Experts layer by its definition: one token, one choice, one element at a time. Independent of the
-// product code, templated so that it runs in double, in std::complex<double> (complex-step derivatives of the
-// forward) and in Bounded (error bounds of both directions).
+// The Mixture-of-Experts layer by its definition: one token, one choice, one element at a time. Independent
+// of the product code, templated so that it runs in double, in std::complex<double> (complex-step derivatives
+// of the forward) and in Bounded (error bounds of both directions).
 #pragma once
 
 #include <algorithm>
@@ -156,7 +156,8 @@ inline MoeChoices choose(const MoeSizes& s, const MoeTensors<double>& in) {
   for (std::size_t t = 0; t < s.tokens; ++t) {
     const double* x = &in.x[t * s.d_model];
     std::vector<double> logits;
-    for (std::size_t e = 0; e < s.experts; ++e) logits.push_back(dot(x, &in.router[e * s.d_model], s.d_model));
+    for (std::size_t e = 0; e < s.experts; ++e)
+      logits.push_back(dot(x, &in.router[e * s.d_model], s.d_model));
     std::vector<std::size_t> order(s.experts);
     std::iota(order.begin(), order.end(), std::size_t{0});
     std::ranges::stable_sort(order, [&](std::size_t a, std::size_t b) { return logits[a] > logits[b]; });
