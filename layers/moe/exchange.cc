@@ -1,0 +1,163 @@
+#include "layers/moe/exchange.h"
+
+#include <algorithm>
+#include <chrono>
+#include <numeric>
+
+namespace conclave {
+namespace {
+
+// Adds the time of its life to ctx.clock.
+class ExchangeTimer {
+ public:
+  explicit ExchangeTimer(Context& ctx) : clock_(ctx.clock) {}
+  ~ExchangeTimer() {
+    if (clock_ == nullptr) return;
+    clock_->exchange_seconds +=
+        std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
+  }
+  ExchangeTimer(const ExchangeTimer&) = delete;
+  ExchangeTimer& operator=(const ExchangeTimer&) = delete;
+
+ private:
+  StepClock* clock_;
+  std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
+};
+
+}  // namespace
+
+Exchange::Exchange(std::int64_t experts, const ProcessGrid& grid)
+    : grid_(&grid), experts_(experts), local_experts_(grid.local_experts(experts).size()) {
+  const int ranks = grid.expert_parallel().size();
+  const auto count = static_cast<std::size_t>(ranks);
+  sent_rows_by_rank_.resize(count);
+  received_rows_by_rank_.resize(count);
+  received_offsets_.resize(static_cast<std::size_t>(local_experts_) + 1);
+  blocks_.resize(count * static_cast<std::size_t>(local_experts_));
+  sent_rows_by_expert_.resize(static_cast<std::size_t>(experts));
+  received_rows_by_block_.resize(blocks_.size());
+  local_experts_by_source_.assign(count, local_experts_);
+  send_counts_.resize(count);
+  recv_counts_.resize(count);
+  for (int rank = 0; rank < ranks; ++rank) {
+    experts_by_rank_.push_back(grid.experts_of(experts, rank).size());
+  }
+}
+
+void Exchange::agree(Context& ctx, const DispatchPlan& plan) {
+  const std::vector<std::int64_t>& offsets = plan.expert_offsets;
+  CONCLAVE_CHECK_EQ(static_cast<std::int64_t>(offsets.size()), experts_ + 1,
+                    "expert offsets of a dispatch plan");
+  CONCLAVE_CHECK_EQ(offsets.front(), 0, "first expert offset of a dispatch plan");
+  CONCLAVE_CHECK_EQ(offsets.back(), plan.rows(), "last expert offset of a dispatch plan, against its rows");
+  sent_rows_ = plan.rows();
+  for (std::size_t e = 0; e < sent_rows_by_expert_.size(); ++e) {
+    CONCLAVE_CHECK(offsets[e] <= offsets[e + 1], "offsets of a dispatch plan fall from {} to {} at expert {}",
+                   offsets[e], offsets[e + 1], e);
+    sent_rows_by_expert_[e] = offsets[e + 1] - offsets[e];
+  }
+  {
+    const ExchangeTimer timer(ctx);
+    grid_->expert_parallel()
+        .all_to_all_v(buffer_view(std::span<const std::int64_t>(sent_rows_by_expert_)), experts_by_rank_,
+                      buffer_view(std::span(received_rows_by_block_)), local_experts_by_source_)
+        .wait();
+  }
+  lay_out_blocks();
+}
+
+void Exchange::lay_out_blocks() {
+  const std::size_t ranks = sent_rows_by_rank_.size();
+  const auto locals = static_cast<std::size_t>(local_experts_);
+
+  std::int64_t wire_row = 0;
+  for (std::size_t rank = 0; rank < ranks; ++rank) {
+    const Range owned = grid_->experts_of(experts_, static_cast<int>(rank));
+    sent_rows_by_rank_[rank] = std::reduce(sent_rows_by_expert_.begin() + owned.begin,
+                                           sent_rows_by_expert_.begin() + owned.end, std::int64_t{0});
+    const std::int64_t first_row = wire_row;
+    for (std::size_t expert = 0; expert < locals; ++expert) {
+      const std::int64_t rows = received_rows_by_block_[rank * locals + expert];
+      CONCLAVE_CHECK(rows >= 0, "expert-parallel rank {} announced {} rows for local expert {}", rank, rows,
+                     expert);
+      blocks_[rank * locals + expert] = {.first_by_source = wire_row, .first_by_expert = 0, .rows = rows};
+      wire_row += rows;
+    }
+    received_rows_by_rank_[rank] = wire_row - first_row;
+  }
+
+  std::int64_t expert_row = 0;
+  ordered_on_arrival_ = true;
+  for (std::size_t expert = 0; expert < locals; ++expert) {
+    received_offsets_[expert] = expert_row;
+    for (std::size_t rank = 0; rank < ranks; ++rank) {
+      Block& block = blocks_[rank * locals + expert];
+      block.first_by_expert = expert_row;
+      expert_row += block.rows;
+      if (block.rows > 0 && block.first_by_source != block.first_by_expert) ordered_on_arrival_ = false;
+    }
+  }
+  received_offsets_[locals] = expert_row;
+
+  const std::int64_t sent =
+      std::reduce(sent_rows_by_rank_.begin(), sent_rows_by_rank_.end(), std::int64_t{0});
+  CONCLAVE_CHECK_EQ(sent, sent_rows_, "rows sent to all ranks, against the rows of the plan");
+  CONCLAVE_CHECK_EQ(expert_row, wire_row, "rows received by the local experts, against those from all ranks");
+}
+
+void Exchange::transport(Context& ctx, ConstTensorView send, std::span<const std::int64_t> send_rows,
+                         TensorView recv, std::span<const std::int64_t> recv_rows) {
+  const std::int64_t width = send.shape().row_elements();
+  for (std::size_t rank = 0; rank < send_counts_.size(); ++rank) {
+    send_counts_[rank] = send_rows[rank] * width;
+    recv_counts_[rank] = recv_rows[rank] * width;
+  }
+  const ExchangeTimer timer(ctx);
+  grid_->expert_parallel().all_to_all_v(send, send_counts_, recv, recv_counts_).wait();
+}
+
+TensorView Exchange::dispatch(Context& ctx, TensorView rows) {
+  CONCLAVE_CHECK_EQ(rows.extent(0), sent_rows_, "rows to dispatch, against the plan");
+  if (grid_->expert_parallel().size() == 1) return rows;
+
+  const TensorView received = ctx.arena->allocate(rows.shape().with_rows(received_rows()));
+  if (ordered_on_arrival_) {
+    transport(ctx, rows, sent_rows_by_rank_, received, received_rows_by_rank_);
+    return received;
+  }
+  const Arena::Mark scratch(*ctx.arena);
+  const TensorView wire = ctx.arena->allocate(received.shape());
+  transport(ctx, rows, sent_rows_by_rank_, wire, received_rows_by_rank_);
+  const std::int64_t width = rows.shape().row_elements();
+  const float* from = wire.data<float>();
+  float* to = received.data<float>();
+#pragma omp parallel for schedule(dynamic)
+  for (const Block& block : blocks_) {
+    std::copy_n(from + block.first_by_source * width, block.rows * width, to + block.first_by_expert * width);
+  }
+  return received;
+}
+
+TensorView Exchange::combine(Context& ctx, TensorView rows) {
+  CONCLAVE_CHECK_EQ(rows.extent(0), received_rows(), "rows to return, against those that were received");
+  if (grid_->expert_parallel().size() == 1) return rows;
+
+  const TensorView returned = ctx.arena->allocate(rows.shape().with_rows(sent_rows_));
+  if (ordered_on_arrival_) {
+    transport(ctx, rows, received_rows_by_rank_, returned, sent_rows_by_rank_);
+    return returned;
+  }
+  const Arena::Mark scratch(*ctx.arena);
+  const TensorView wire = ctx.arena->allocate(rows.shape());
+  const std::int64_t width = rows.shape().row_elements();
+  const float* from = rows.data<float>();
+  float* to = wire.data<float>();
+#pragma omp parallel for schedule(dynamic)
+  for (const Block& block : blocks_) {
+    std::copy_n(from + block.first_by_expert * width, block.rows * width, to + block.first_by_source * width);
+  }
+  transport(ctx, wire, received_rows_by_rank_, returned, sent_rows_by_rank_);
+  return returned;
+}
+
+}  // namespace conclave

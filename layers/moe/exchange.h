@@ -1,0 +1,75 @@
+// The transport between tokens and experts: rows travel to the rank that holds their expert, and back, by
+// all-to-all over the expert-parallel group.
+//
+//   token side    rows [R, D] of this rank's tokens, in the order of its DispatchPlan (global expert, token)
+//   expert side   rows [R', D] that this rank's experts received: by local expert, then by source rank, then
+//   in
+//                 the order of the source
+//
+// dispatch() carries token side to expert side, combine() carries back. They are permutations of rows over
+// the group, each the inverse and so the transpose of the other: the gradient of one travels by the other.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "layers/context.h"
+#include "layers/moe/dispatch_plan.h"
+
+namespace conclave {
+
+class Exchange {
+ public:
+  // `experts` E are dealt to the ranks of grid.expert_parallel() as grid.experts_of says. The grid must
+  // outlive the exchange.
+  Exchange(std::int64_t experts, const ProcessGrid& grid);
+
+  // Tells every rank of the group how many rows of each of its experts come from this one. Collective; must
+  // precede the transports of a micro-batch, which keep its counts until the next call. Throws Error if the
+  // plan is not of E experts or its offsets do not add up.
+  void agree(Context& ctx, const DispatchPlan& plan);
+
+  // Collective. [R, D] -> [R', D] in ctx.arena; in a group of one, where both sides are the same, `rows`
+  // itself.
+  TensorView dispatch(Context& ctx, TensorView rows);
+  // Collective. [R', D] -> [R, D] in ctx.arena; in a group of one `rows` itself.
+  TensorView combine(Context& ctx, TensorView rows);
+
+  // Rows of local expert i on the expert side are [offsets[i], offsets[i + 1]). [local experts + 1].
+  std::span<const std::int64_t> received_offsets() const { return received_offsets_; }
+  std::int64_t sent_rows() const { return sent_rows_; }                    // R
+  std::int64_t received_rows() const { return received_offsets_.back(); }  // R'
+
+ private:
+  // One run of rows: of local expert i from one source.
+  struct Block {
+    std::int64_t first_by_source = 0;  // where it lies in the order of the wire: by source, then expert
+    std::int64_t first_by_expert = 0;  // where it lies on the expert side
+    std::int64_t rows = 0;
+  };
+  void lay_out_blocks();
+  // Moves rows over the wire; counts are rows a rank. Adds the time to ctx.clock.
+  void transport(Context& ctx, ConstTensorView send, std::span<const std::int64_t> send_rows, TensorView recv,
+                 std::span<const std::int64_t> recv_rows);
+
+  const ProcessGrid* grid_;
+  std::int64_t experts_;
+  std::int64_t local_experts_;
+
+  std::int64_t sent_rows_ = 0;
+  std::vector<std::int64_t> sent_rows_by_rank_;      // [P]
+  std::vector<std::int64_t> received_rows_by_rank_;  // [P]
+  std::vector<std::int64_t> received_offsets_;       // [local experts + 1]
+  std::vector<Block> blocks_;                        // [P * local experts], by source, then expert
+  bool ordered_on_arrival_ = true;                   // the two orders of blocks_ are the same
+
+  std::vector<std::int64_t> sent_rows_by_expert_;      // [E]
+  std::vector<std::int64_t> received_rows_by_block_;   // [P * local experts]
+  std::vector<std::int64_t> experts_by_rank_;          // [P]
+  std::vector<std::int64_t> local_experts_by_source_;  // [P], all the same
+  std::vector<std::int64_t> send_counts_;              // [P], elements
+  std::vector<std::int64_t> recv_counts_;              // [P], elements
+};
+
+}  // namespace conclave

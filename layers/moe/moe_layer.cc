@@ -1,0 +1,116 @@
+#include "layers/moe/moe_layer.h"
+
+#include <cmath>
+
+#include "layers/ops/add/add.h"
+#include "layers/ops/permute/permute.h"
+
+namespace conclave {
+
+static_assert(kDroppedChoice == DispatchPlan::kDropped);
+
+namespace {
+
+// Projections into the residual stream start smaller, so that its variance does not grow with depth (Radford
+// et al. 2019, GPT-2).
+double output_init_std(const config::Model& model) {
+  return model.init_std() / std::sqrt(2.0 * static_cast<double>(model.layers()));
+}
+
+ExpertsOptions expert_options(const config::Experiment& experiment, const ProcessGrid& grid) {
+  const config::Model& model = experiment.model();
+  return {.experts = experiment.moe().experts(),
+          .local_experts = grid.local_experts(experiment.moe().experts()),
+          .d_model = model.d_model(),
+          .d_ff = experiment.moe().d_ff(),
+          .seed = experiment.run().seed(),
+          .init_std = model.init_std(),
+          .output_init_std = output_init_std(model)};
+}
+
+}  // namespace
+
+MoeLayer::MoeLayer(const config::Experiment& experiment, const std::string& name, const ProcessGrid& grid)
+    : config_(experiment.moe()),
+      router_(make_router(experiment, name + ".router")),
+      exchange_(config_.experts(), grid),
+      experts_(name + ".experts", expert_options(experiment, grid)) {
+  if (config_.shared_experts() > 0) {
+    const config::Model& model = experiment.model();
+    shared_ = std::make_unique<FeedForward>(name + ".shared", model.d_model(),
+                                            config_.shared_experts() * config_.d_ff(), model.init_std(),
+                                            output_init_std(model), experiment.run().seed());
+  }
+  reset_statistics();
+}
+
+TensorView MoeLayer::forward(Context& ctx, ConstTensorView x) {
+  const std::int64_t tokens = x.extent(0);
+  const std::int64_t d_model = x.extent(1);
+  const double capacity_factor = ctx.training ? config_.capacity_factor() : 0.0;  // 0: dropless
+
+  routing_ = router_->forward(ctx, x, statistics_);
+  const std::int64_t capacity = expert_capacity(capacity_factor, tokens, config_.top_k(), config_.experts());
+  make_dispatch_plan(routing_, config_.experts(), capacity, config_.drop(), plan_);
+  exchange_.agree(ctx, plan_);
+  if (ctx.training) count_statistics();
+
+  TensorView rows = ctx.arena->allocate({plan_.rows(), d_model});  // [R, D], in plan order
+  gather_rows(ctx, {.x = x, .choice_of_row = plan_.choice_of_row, .top_k = plan_.top_k, .rows = rows});
+  rows = exchange_.dispatch(ctx, rows);                              // [R', D], by local expert
+  rows = experts_.forward(ctx, rows, exchange_.received_offsets());  // [R', D]
+  expert_output_ = exchange_.combine(ctx, rows);                     // [R, D], in plan order
+
+  const TensorView y = shared_ ? shared_->forward(ctx, x) : ctx.arena->allocate(x.shape());  // [T, D]
+  combine_rows(ctx, {.rows = expert_output_,
+                     .weights = routing_.weights,
+                     .row_of_choice = plan_.row_of_choice,
+                     .y = y,
+                     .accumulate = shared_ != nullptr});
+  return y;
+}
+
+TensorView MoeLayer::backward(Context& ctx, ConstTensorView dy) {
+  const TensorView dweights = ctx.arena->allocate(routing_.weights.shape());  // [T, K]
+  TensorView drows = expert_output_;  // [R, D]: each row's gradient takes the place of the row
+  combine_rows_backward(ctx, {.dy = dy,
+                              .rows = expert_output_,
+                              .weights = routing_.weights,
+                              .row_of_choice = plan_.row_of_choice,
+                              .drows = drows,
+                              .dweights = dweights});
+  drows = exchange_.dispatch(ctx, drows);  // [R', D]: the way back of combine
+  drows = experts_.backward(ctx, drows);   // [R', D]
+  drows = exchange_.combine(ctx, drows);   // [R, D]: the way back of dispatch
+
+  const TensorView dx = router_->backward(ctx, dweights);  // [T, D]
+  gather_rows_backward(
+      ctx, {.drows = drows, .row_of_choice = plan_.row_of_choice, .top_k = plan_.top_k, .dx = dx});
+  if (shared_) add(ctx, {.a = dx, .b = shared_->backward(ctx, dy), .sum = dx});
+  return dx;
+}
+
+void MoeLayer::collect_parameters(std::vector<Parameter*>& parameters) {
+  router_->collect_parameters(parameters);
+  experts_.collect_parameters(parameters);
+  if (shared_) shared_->collect_parameters(parameters);
+}
+
+void MoeLayer::reset_statistics() {
+  statistics_ = {};
+  statistics_.chosen_per_expert.assign(static_cast<std::size_t>(config_.experts()), 0);
+  statistics_.dropped_per_choice.assign(static_cast<std::size_t>(config_.top_k()), 0);
+}
+
+void MoeLayer::count_statistics() {
+  statistics_.tokens += plan_.tokens;
+  statistics_.received_rows += exchange_.received_rows();
+  for (std::size_t e = 0; e < statistics_.chosen_per_expert.size(); ++e) {
+    statistics_.chosen_per_expert[e] += plan_.chosen_per_expert[e];
+  }
+  for (std::size_t k = 0; k < statistics_.dropped_per_choice.size(); ++k) {
+    statistics_.dropped_per_choice[k] += plan_.dropped_per_choice[k];
+  }
+}
+
+}  // namespace conclave

@@ -1,0 +1,55 @@
+#include "layers/ops/permute/permute.h"
+
+namespace conclave {
+namespace {
+
+// tokens [T, D] and rows [R, D] as wide as each other.
+void check_widths(const Shape& tokens, const Shape& rows) {
+  CONCLAVE_CHECK(tokens.rank() == 2 && rows.rank() == 2 && tokens[1] == rows[1],
+                 "tokens [T, D] and their rows [R, D] have shapes {} and {}", tokens.text(), rows.text());
+}
+
+void check_choices(std::span<const std::int32_t> row_of_choice, std::int64_t tokens, std::int64_t top_k) {
+  CONCLAVE_CHECK_EQ(static_cast<std::int64_t>(row_of_choice.size()), tokens * top_k,
+                    "choices of tokens x top_k in row_of_choice");
+}
+
+void check_weights(const Shape& weights, const Shape& tokens) {
+  CONCLAVE_CHECK(weights.rank() == 2 && weights[0] == tokens[0],
+                 "combine weights [T, K] have shape {} for tokens {}", weights.text(), tokens.text());
+}
+
+}  // namespace
+
+void gather_rows(Context&, const GatherRowsArgs& args) {
+  check_widths(args.x.shape(), args.rows.shape());
+  CONCLAVE_CHECK(args.top_k > 0, "gather_rows with top_k {}", args.top_k);
+  CONCLAVE_CHECK_EQ(static_cast<std::int64_t>(args.choice_of_row.size()), args.rows.extent(0),
+                    "entries of choice_of_row, one a row");
+  cpu::gather_rows(args);
+}
+
+void gather_rows_backward(Context&, const GatherRowsBackwardArgs& args) {
+  check_widths(args.dx.shape(), args.drows.shape());
+  check_choices(args.row_of_choice, args.dx.extent(0), args.top_k);
+  cpu::gather_rows_backward(args);
+}
+
+void combine_rows(Context&, const CombineRowsArgs& args) {
+  check_widths(args.y.shape(), args.rows.shape());
+  check_weights(args.weights.shape(), args.y.shape());
+  check_choices(args.row_of_choice, args.y.extent(0), args.weights.extent(1));
+  cpu::combine_rows(args);
+}
+
+void combine_rows_backward(Context&, const CombineRowsBackwardArgs& args) {
+  check_widths(args.dy.shape(), args.rows.shape());
+  check_widths(args.dy.shape(), args.drows.shape());
+  CONCLAVE_CHECK_EQ(args.drows.extent(0), args.rows.extent(0), "rows of the gradient of combine_rows");
+  check_weights(args.weights.shape(), args.dy.shape());
+  CONCLAVE_CHECK_EQ(args.dweights.shape().text(), args.weights.shape().text(), "gradient of combine weights");
+  check_choices(args.row_of_choice, args.dy.extent(0), args.weights.extent(1));
+  cpu::combine_rows_backward(args);
+}
+
+}  // namespace conclave

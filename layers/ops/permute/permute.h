@@ -1,0 +1,64 @@
+// Tokens to rows and back: the two sides of a dispatch plan on one rank.
+//
+// Token t of T has K choices; choice t * K + k is row row_of_choice[t * K + k] of R, or kDroppedChoice. A row
+// belongs to exactly one choice, choice_of_row. All values fp32; sums run over k in ascending order. The
+// indices are trusted (a DispatchPlan made them); each function throws Error for shapes that do not fit them.
+#pragma once
+
+#include <cstdint>
+#include <span>
+
+#include "layers/context.h"
+
+namespace conclave {
+
+inline constexpr std::int32_t kDroppedChoice = -1;
+
+struct GatherRowsArgs {
+  ConstTensorView x;                            // [T, D]
+  std::span<const std::int32_t> choice_of_row;  // [R]
+  std::int64_t top_k = 1;                       // K
+  TensorView rows;                              // [R, D]; may be uninitialised, must not overlap x
+};
+// rows[r] = x[choice_of_row[r] / K].
+void gather_rows(Context& ctx, const GatherRowsArgs& args);
+
+struct GatherRowsBackwardArgs {
+  ConstTensorView drows;                        // [R, D]
+  std::span<const std::int32_t> row_of_choice;  // [T * K]
+  std::int64_t top_k = 1;                       // K
+  TensorView dx;                                // [T, D]; added to
+};
+// dx[t] += sum over the kept choices k of drows[row_of_choice[t * K + k]].
+void gather_rows_backward(Context& ctx, const GatherRowsBackwardArgs& args);
+
+struct CombineRowsArgs {
+  ConstTensorView rows;                         // [R, D]
+  ConstTensorView weights;                      // [T, K]
+  std::span<const std::int32_t> row_of_choice;  // [T * K]
+  TensorView y;                                 // [T, D]
+  bool accumulate = false;                      // true: +=, false: = (y may be uninitialised)
+};
+// y[t] = sum over the kept choices k of weights[t, k] * rows[row_of_choice[t * K + k]].
+void combine_rows(Context& ctx, const CombineRowsArgs& args);
+
+struct CombineRowsBackwardArgs {
+  ConstTensorView dy;                           // [T, D]
+  ConstTensorView rows;                         // [R, D], as given to combine_rows
+  ConstTensorView weights;                      // [T, K]
+  std::span<const std::int32_t> row_of_choice;  // [T * K]
+  TensorView drows;                             // [R, D]; may be uninitialised; may be `rows` itself
+  TensorView dweights;                          // [T, K]; may be uninitialised
+};
+// For every kept choice: drows[r] = weights[t, k] * dy[t] and dweights[t, k] = dy[t] . rows[r]; the weight of
+// a dropped choice has gradient 0.
+void combine_rows_backward(Context& ctx, const CombineRowsBackwardArgs& args);
+
+namespace cpu {  // arguments already checked
+void gather_rows(const GatherRowsArgs& args);
+void gather_rows_backward(const GatherRowsBackwardArgs& args);
+void combine_rows(const CombineRowsArgs& args);
+void combine_rows_backward(const CombineRowsBackwardArgs& args);
+}  // namespace cpu
+
+}  // namespace conclave

@@ -1,0 +1,94 @@
+#include <algorithm>
+
+#include "layers/ops/permute/permute.h"
+
+namespace conclave::cpu {
+
+void gather_rows(const GatherRowsArgs& args) {
+  const std::int64_t row_count = args.rows.extent(0);
+  const std::int64_t width = args.rows.extent(1);
+  const float* x = args.x.data<float>();
+  float* rows = args.rows.data<float>();
+  const std::int32_t* choice_of_row = args.choice_of_row.data();
+#pragma omp parallel for
+  for (std::int64_t row = 0; row < row_count; ++row) {
+    const std::int64_t token = choice_of_row[row] / args.top_k;
+    std::copy_n(x + token * width, width, rows + row * width);
+  }
+}
+
+void gather_rows_backward(const GatherRowsBackwardArgs& args) {
+  const std::int64_t tokens = args.dx.extent(0);
+  const std::int64_t width = args.dx.extent(1);
+  const float* drows = args.drows.data<float>();
+  const std::int32_t* row_of_choice = args.row_of_choice.data();
+  float* dx = args.dx.data<float>();
+#pragma omp parallel for
+  for (std::int64_t token = 0; token < tokens; ++token) {
+    float* dx_token = dx + token * width;
+    for (std::int64_t k = 0; k < args.top_k; ++k) {
+      const std::int64_t row = row_of_choice[token * args.top_k + k];
+      if (row == kDroppedChoice) continue;
+      const float* drow = drows + row * width;
+#pragma omp simd
+      for (std::int64_t d = 0; d < width; ++d) dx_token[d] += drow[d];
+    }
+  }
+}
+
+void combine_rows(const CombineRowsArgs& args) {
+  const std::int64_t tokens = args.y.extent(0);
+  const std::int64_t width = args.y.extent(1);
+  const std::int64_t top_k = args.weights.extent(1);
+  const float* rows = args.rows.data<float>();
+  const float* weights = args.weights.data<float>();
+  const std::int32_t* row_of_choice = args.row_of_choice.data();
+  float* y = args.y.data<float>();
+#pragma omp parallel for
+  for (std::int64_t token = 0; token < tokens; ++token) {
+    float* y_token = y + token * width;
+    if (!args.accumulate) std::fill_n(y_token, width, 0.0F);
+    for (std::int64_t k = 0; k < top_k; ++k) {
+      const std::int64_t row = row_of_choice[token * top_k + k];
+      if (row == kDroppedChoice) continue;
+      const float weight = weights[token * top_k + k];
+      const float* values = rows + row * width;
+#pragma omp simd
+      for (std::int64_t d = 0; d < width; ++d) y_token[d] += weight * values[d];
+    }
+  }
+}
+
+void combine_rows_backward(const CombineRowsBackwardArgs& args) {
+  const std::int64_t tokens = args.dy.extent(0);
+  const std::int64_t width = args.dy.extent(1);
+  const std::int64_t top_k = args.weights.extent(1);
+  const float* dy = args.dy.data<float>();
+  const float* rows = args.rows.data<float>();
+  const float* weights = args.weights.data<float>();
+  const std::int32_t* row_of_choice = args.row_of_choice.data();
+  float* drows = args.drows.data<float>();
+  float* dweights = args.dweights.data<float>();
+#pragma omp parallel for
+  for (std::int64_t token = 0; token < tokens; ++token) {
+    const float* dy_token = dy + token * width;
+    for (std::int64_t choice = token * top_k; choice < (token + 1) * top_k; ++choice) {
+      const std::int64_t row = row_of_choice[choice];
+      float dweight = 0.0F;
+      if (row != kDroppedChoice) {
+        const float weight = weights[choice];
+        const float* values = rows + row * width;
+        float* drow = drows + row * width;
+        // Each element is read before it is written, so drows may be rows.
+#pragma omp simd reduction(+ : dweight)
+        for (std::int64_t d = 0; d < width; ++d) {
+          dweight += dy_token[d] * values[d];
+          drow[d] = weight * dy_token[d];
+        }
+      }
+      dweights[choice] = dweight;
+    }
+  }
+}
+
+}  // namespace conclave::cpu

@@ -1,0 +1,108 @@
+// ranks: 1 2 3 4
+// Where every row goes: each value names its source, its expert and its place, so that a misplaced row shows.
+#include "layers/moe/exchange.h"
+
+#include <gtest/gtest.h>
+
+#include "tests/support/mpi_environment.h"
+
+namespace conclave::test {
+namespace {
+
+constexpr std::int64_t kWidth = 3;
+
+// Rows that `rank` of the world sends to `expert`: uneven, with zeros.
+std::int64_t rows_for(int rank, std::int64_t expert) { return (3 * rank + 5 * expert + rank * expert) % 4; }
+std::int64_t all_to_one(int, std::int64_t expert) { return expert == 1 ? 6 : 0; }
+std::int64_t only_rank_zero(int rank, std::int64_t expert) { return rank == 0 ? 1 + expert % 2 : 0; }
+std::int64_t nothing(int, std::int64_t) { return 0; }
+
+using RowsFor = std::int64_t (*)(int rank, std::int64_t expert);
+
+float row_value(int rank, std::int64_t expert, std::int64_t row, std::int64_t column) {
+  return static_cast<float>(10000 * rank + 1000 * expert + 10 * row + column);
+}
+
+DispatchPlan make_plan(std::int64_t experts, RowsFor rows) {
+  DispatchPlan plan;
+  plan.experts = experts;
+  plan.expert_offsets = {0};
+  for (std::int64_t expert = 0; expert < experts; ++expert) {
+    plan.expert_offsets.push_back(plan.expert_offsets.back() + rows(world().rank(), expert));
+  }
+  plan.choice_of_row.resize(static_cast<std::size_t>(plan.expert_offsets.back()));
+  return plan;
+}
+
+void expect_round_trip(int expert_parallel_size, std::int64_t experts, RowsFor rows) {
+  SCOPED_TRACE(fmt::format("expert_parallel_size {} experts {}", expert_parallel_size, experts));
+  const ProcessGrid grid(world(), expert_parallel_size);
+  Arena arena;
+  StepClock clock;
+  Context ctx{.arena = &arena, .grid = &grid, .clock = &clock};
+  Exchange exchange(experts, grid);
+  const DispatchPlan plan = make_plan(experts, rows);
+  exchange.agree(ctx, plan);
+
+  const TensorView sent = arena.allocate({plan.rows(), kWidth});
+  std::vector<float> expected_back;
+  for (std::int64_t expert = 0; expert < experts; ++expert) {
+    for (std::int64_t row = 0; row < rows(world().rank(), expert); ++row) {
+      for (std::int64_t d = 0; d < kWidth; ++d) {
+        expected_back.push_back(row_value(world().rank(), expert, row, d));
+      }
+    }
+  }
+  std::ranges::copy(expected_back, sent.data<float>());
+
+  // By local expert, then source, then the order of the source.
+  const int first_source = world().rank() - grid.expert_parallel().rank();
+  std::vector<float> expected;
+  std::vector<std::int64_t> expected_offsets = {0};
+  const Range local = grid.local_experts(experts);
+  for (std::int64_t expert = local.begin; expert < local.end; ++expert) {
+    for (int source = first_source; source < first_source + expert_parallel_size; ++source) {
+      for (std::int64_t row = 0; row < rows(source, expert); ++row) {
+        for (std::int64_t d = 0; d < kWidth; ++d) expected.push_back(row_value(source, expert, row, d));
+      }
+    }
+    expected_offsets.push_back(static_cast<std::int64_t>(expected.size()) / kWidth);
+  }
+
+  const TensorView received = exchange.dispatch(ctx, sent);
+  EXPECT_EQ(std::vector<float>(received.values<float>().begin(), received.values<float>().end()), expected);
+  const auto offsets = exchange.received_offsets();
+  EXPECT_EQ(std::vector<std::int64_t>(offsets.begin(), offsets.end()), expected_offsets);
+  if (expert_parallel_size == 1) {
+    EXPECT_EQ(received.raw(), sent.raw());
+  }
+
+  const TensorView back = exchange.combine(ctx, received);
+  EXPECT_EQ(std::vector<float>(back.values<float>().begin(), back.values<float>().end()), expected_back);
+  EXPECT_GT(clock.exchange_seconds, 0.0);
+}
+
+TEST(ExchangeTest, RowsFindTheirExpertAndTheWayBack) {
+  for (int size = 1; size <= world().size(); ++size) {
+    if (world().size() % size != 0) continue;
+    for (const std::int64_t experts : {2, 4, 5, 7}) {
+      for (const RowsFor rows : {rows_for, all_to_one, only_rank_zero, nothing}) {
+        expect_round_trip(size, experts, rows);
+      }
+    }
+  }
+}
+
+TEST(ExchangeTest, RefusesAPlanThatDoesNotAddUp) {
+  const ProcessGrid grid(world(), world().size());
+  Arena arena;
+  Context ctx{.arena = &arena, .grid = &grid};
+  Exchange exchange(4, grid);
+  DispatchPlan plan = make_plan(4, rows_for);
+  plan.choice_of_row.push_back(0);
+  EXPECT_THROW(exchange.agree(ctx, plan), Error);
+  EXPECT_THROW(exchange.agree(ctx, make_plan(5, rows_for)), Error);
+}
+
+}  // namespace
+}  // namespace conclave::test

@@ -1,0 +1,92 @@
+#include "layers/moe/experts.h"
+
+#include <gtest/gtest.h>
+
+#include "layers/tensor/philox.h"
+#include "tests/support/moe_case.h"
+
+namespace conclave::test {
+namespace {
+
+std::vector<float> normals(std::size_t count, std::string_view name) {
+  const RandomStream random(1, name);
+  std::vector<float> values(count);
+  for (std::size_t i = 0; i < count; ++i) values[i] = random.normal(i);
+  return values;
+}
+
+std::vector<Bounded> bounded(std::span<const float> values) { return {values.begin(), values.end()}; }
+
+// Rows per expert, D and F.
+void expect_matches_reference(const std::vector<std::int64_t>& rows_per_expert, std::int64_t d_model,
+                              std::int64_t d_ff) {
+  const auto experts = static_cast<std::int64_t>(rows_per_expert.size());
+  std::vector<std::int64_t> offsets = {0};
+  for (const std::int64_t rows : rows_per_expert) offsets.push_back(offsets.back() + rows);
+  const std::int64_t rows = offsets.back();
+
+  Arena arena;
+  Context ctx{.arena = &arena};
+  Experts module("e", {.experts = experts,
+                       .local_experts = {0, experts},
+                       .d_model = d_model,
+                       .d_ff = d_ff,
+                       .seed = 3,
+                       .init_std = 0.5,
+                       .output_init_std = 0.25});
+  std::vector<Parameter*> parameters;
+  module.collect_parameters(parameters);
+  ASSERT_EQ(parameters.size(), 2u);
+
+  const std::vector<float> x = normals(static_cast<std::size_t>(rows * d_model), "x");
+  const std::vector<float> dy = normals(x.size(), "dy");
+  const TensorView y = module.forward(ctx, tensor_view(std::span(x), {rows, d_model}), offsets);
+  const std::vector<float> y_values(y.values<float>().begin(), y.values<float>().end());
+  const TensorView dx = module.backward(ctx, tensor_view(std::span(dy), {rows, d_model}));
+
+  const auto gate_up = bounded(parameters[0]->value().values<float>());
+  const auto down = bounded(parameters[1]->value().values<float>());
+  std::vector<Bounded> dgate_up(gate_up.size()), ddown(down.size()), expected_y, expected_dx(x.size());
+  for (std::int64_t e = 0; e < experts; ++e) {
+    for (std::int64_t row = offsets[static_cast<std::size_t>(e)];
+         row < offsets[static_cast<std::size_t>(e) + 1]; ++row) {
+      const auto at = static_cast<std::size_t>(row * d_model);
+      const auto width = static_cast<std::size_t>(d_model);
+      const auto x_row = bounded(std::span(x).subspan(at, width));
+      const auto dy_row = bounded(std::span(dy).subspan(at, width));
+      const Bounded* gate_up_e = gate_up.data() + e * 2 * d_ff * d_model;
+      const Bounded* down_e = down.data() + e * d_model * d_ff;
+      const reference::SwigluToken<Bounded> token(x_row.data(), gate_up_e, down_e, width,
+                                                  static_cast<std::size_t>(d_ff));
+      expected_y.insert(expected_y.end(), token.y.begin(), token.y.end());
+      token.backward(x_row.data(), gate_up_e, down_e, dy_row, &expected_dx[at],
+                     dgate_up.data() + e * 2 * d_ff * d_model, ddown.data() + e * d_model * d_ff);
+    }
+  }
+  expect_within_bounds(y_values, expected_y, "y");
+  expect_within_bounds(dx.values<float>(), expected_dx, "dx");
+  expect_within_bounds(parameters[0]->gradient().values<float>(), dgate_up, "gradient of gate_up");
+  expect_within_bounds(parameters[1]->gradient().values<float>(), ddown, "gradient of down");
+}
+
+TEST(ExpertsTest, UnevenLoads) { expect_matches_reference({3, 0, 7, 1}, 6, 5); }
+TEST(ExpertsTest, AllRowsToOneExpert) { expect_matches_reference({0, 9, 0}, 5, 3); }
+TEST(ExpertsTest, NoRows) { expect_matches_reference({0, 0}, 5, 3); }
+TEST(ExpertsTest, NoExperts) { expect_matches_reference({}, 5, 3); }
+TEST(ExpertsTest, WiderThanABlock) { expect_matches_reference({300, 2}, 9, 7); }
+
+TEST(ExpertsTest, InitialWeightsDoNotDependOnTheShard) {
+  const auto weights = [](Range local) {
+    Experts module("e", {.experts = 5, .local_experts = local, .d_model = 4, .d_ff = 3, .seed = 1});
+    std::vector<Parameter*> parameters;
+    module.collect_parameters(parameters);
+    const auto values = parameters[0]->value().values<float>();
+    return std::vector<float>(values.begin(), values.end());
+  };
+  const std::vector<float> all = weights({0, 5});
+  const std::vector<float> shard = weights({3, 5});
+  EXPECT_TRUE(std::equal(shard.begin(), shard.end(), all.begin() + 3 * 2 * 3 * 4));
+}
+
+}  // namespace
+}  // namespace conclave::test
