@@ -1,6 +1,7 @@
 #include "layers/moe/moe_layer.h"
 
 #include <cmath>
+#include <utility>
 
 #include "layers/ops/add/add.h"
 #include "layers/ops/permute/permute.h"
@@ -41,7 +42,7 @@ MoeLayer::MoeLayer(const config::Experiment& experiment, const std::string& name
                                             config_.shared_experts() * config_.d_ff(), model.init_std(),
                                             output_init_std(model), experiment.run().seed());
   }
-  reset_statistics();
+  take_statistics();
 }
 
 TensorView MoeLayer::forward(Context& ctx, ConstTensorView x) {
@@ -53,7 +54,7 @@ TensorView MoeLayer::forward(Context& ctx, ConstTensorView x) {
   const std::int64_t capacity = expert_capacity(capacity_factor, tokens, config_.top_k(), config_.experts());
   make_dispatch_plan(routing_, config_.experts(), capacity, config_.drop(), plan_);
   exchange_.agree(ctx, plan_);
-  if (ctx.training) count_statistics();
+  count_statistics();
 
   TensorView rows = ctx.arena->allocate({plan_.rows(), d_model});  // [R, D], in plan order
   gather_rows(ctx, {.x = x, .choice_of_row = plan_.choice_of_row, .top_k = plan_.top_k, .rows = rows});
@@ -96,10 +97,10 @@ void MoeLayer::collect_parameters(std::vector<Parameter*>& parameters) {
   if (shared_) shared_->collect_parameters(parameters);
 }
 
-void MoeLayer::reset_statistics() {
-  statistics_ = {};
-  statistics_.chosen_per_expert.assign(static_cast<std::size_t>(config_.experts()), 0);
-  statistics_.dropped_per_choice.assign(static_cast<std::size_t>(config_.top_k()), 0);
+MoeStatistics MoeLayer::take_statistics(MoeStatistics next) {
+  next.chosen_per_expert.resize(static_cast<std::size_t>(config_.experts()), 0);
+  next.dropped_per_choice.resize(static_cast<std::size_t>(config_.top_k()), 0);
+  return std::exchange(statistics_, std::move(next));
 }
 
 void MoeLayer::count_statistics() {

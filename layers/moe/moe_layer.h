@@ -39,9 +39,13 @@ class MoeLayer : public Module {
 
   void collect_parameters(std::vector<Parameter*>& parameters) override;
 
-  // What this rank counted in training forwards since reset_statistics().
+  // What this rank counted in all forwards since the statistics were last taken.
   const MoeStatistics& statistics() const { return statistics_; }
-  void reset_statistics();
+  // Returns the statistics and goes on counting from `next`: from nothing, or from counts that were set aside.
+  MoeStatistics take_statistics(MoeStatistics next = {});
+
+  std::int64_t experts() const { return config_.experts(); }
+  std::int64_t top_k() const { return config_.top_k(); }
 
   // The choices of the last forward, training or not; valid until ctx.arena is reset.
   const Routing& last_routing() const { return routing_; }

@@ -172,7 +172,7 @@ TEST_F(MoeLayerTest, GradientsAndCountsAddUpUntilTheyAreReset) {
     expect_within_bounds(parameter->gradient().values<float>(), expected, "gradient of " + parameter->name());
   }
   EXPECT_EQ(twice.layer().statistics().tokens, 12);
-  twice.layer().reset_statistics();
+  twice.layer().take_statistics();
   EXPECT_EQ(twice.layer().statistics().tokens, 0);
   EXPECT_EQ(twice.layer().statistics().chosen_per_expert, std::vector<std::int64_t>(3, 0));
 }

@@ -1,0 +1,64 @@
+#include "layers/model/transformer_block.h"
+
+#include "configs/resolve.h"
+#include "layers/feed_forward/feed_forward.h"
+#include "layers/model/initialisation.h"
+#include "layers/ops/add/add.h"
+
+namespace conclave {
+namespace {
+
+std::string prefix(std::int64_t layer) { return fmt::format("layers.{}", layer); }
+
+}  // namespace
+
+TransformerBlock::TransformerBlock(const config::Experiment& experiment, std::int64_t layer, const ProcessGrid& grid)
+    : attention_norm_(prefix(layer) + ".attention_norm", experiment.model().d_model(), experiment.model().norm_eps()),
+      attention_(experiment.model(), prefix(layer) + ".attention", experiment.model().init_std(),
+                 residual_init_std(experiment.model()), experiment.run().seed()),
+      feed_forward_norm_(prefix(layer) + ".feed_forward_norm", experiment.model().d_model(),
+                         experiment.model().norm_eps()) {
+  const config::Model& model = experiment.model();
+  if (config::is_moe_layer(experiment, layer)) {
+    auto moe = std::make_unique<MoeLayer>(experiment, prefix(layer) + ".moe", grid);
+    moe_ = moe.get();
+    feed_forward_ = std::move(moe);
+  } else {
+    feed_forward_ = std::make_unique<FeedForward>(prefix(layer) + ".feed_forward", model.d_model(), model.d_ff(),
+                                                  model.init_std(), residual_init_std(model), experiment.run().seed());
+  }
+}
+
+TensorView TransformerBlock::forward(Context& ctx, ConstTensorView x) {
+  const TensorView attended = attention_.forward(ctx, attention_norm_.forward(ctx, x));  // [T, D]
+  const auto [h, normed] = feed_forward_norm_.add_forward(ctx, x, attended);             // [T, D] each
+  const TensorView y = feed_forward_->forward(ctx, normed);                              // [T, D]
+  add(ctx, {.a = h, .b = y, .sum = y});
+  return y;
+}
+
+TensorView TransformerBlock::backward(Context& ctx, ConstTensorView dy) {
+  const TensorView dnormed = feed_forward_->backward(ctx, dy);                // [T, D]
+  const TensorView dh = feed_forward_norm_.add_backward(ctx, dnormed, dy);    // [T, D]
+  const TensorView dattended = attention_.backward(ctx, dh);                  // [T, D]
+  const TensorView dx = attention_norm_.backward(ctx, dattended);             // [T, D]
+  add(ctx, {.a = dh, .b = dx, .sum = dx});
+  return dx;
+}
+
+TensorView TransformerBlock::forward_cached(Context& ctx, ConstTensorView x, KvCache& cache) {
+  const TensorView attended = attention_.forward_cached(ctx, attention_norm_.forward(ctx, x), cache);  // [N, D]
+  const auto [h, normed] = feed_forward_norm_.add_forward(ctx, x, attended);                           // [N, D] each
+  const TensorView y = feed_forward_->forward(ctx, normed);                                            // [N, D]
+  add(ctx, {.a = h, .b = y, .sum = y});
+  return y;
+}
+
+void TransformerBlock::collect_parameters(std::vector<Parameter*>& parameters) {
+  attention_norm_.collect_parameters(parameters);
+  attention_.collect_parameters(parameters);
+  feed_forward_norm_.collect_parameters(parameters);
+  feed_forward_->collect_parameters(parameters);
+}
+
+}  // namespace conclave

@@ -1,0 +1,147 @@
+// ranks: 1 2 3 4
+// The same experiment on every layout of these ranks and on one rank alone: losses, gradient norms and all gradients.
+//
+// Every rank also trains the one-rank reference by itself, in a world of one, and compares its own shards with it.
+// The bound is the error of the arithmetic itself: fp32 rounding is amplified from step to step by the training
+// dynamics, by a factor that is measured in the same test, on a second one-rank run whose initial weights differ by
+// one unit in the last place.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "comm/self/self_communicator.h"
+#include "configs/resolve.h"
+#include "tests/support/mpi_environment.h"
+#include "tests/support/tiny_experiment.h"
+#include "trainer/train_step.h"
+#include "trainer/trainer.h"
+
+namespace conclave {
+namespace {
+
+constexpr std::int64_t kSteps = 20;
+
+// Differences of one run from the reference after a step, as shares of the reference's norms.
+struct Deviation {
+  double loss = 0;
+  double norm = 0;
+  double gradient = 0;  // worst parameter, by Euclidean norm
+};
+
+double norm_of(std::span<const float> values) {
+  double squares = 0;
+  for (const float value : values) squares += static_cast<double>(value) * value;
+  return std::sqrt(squares);
+}
+
+// The rows of the reference's gradient that correspond to this rank's shard.
+std::span<const float> matching_rows(const Parameter& reference, const Parameter& shard) {
+  return ConstTensorView(reference.gradient()).rows(shard.local_rows().begin, shard.local_rows().end).values<float>();
+}
+
+Deviation deviation(const Trainer& run, const StepResult& result, const Trainer& reference,
+                    const StepResult& reference_result, std::string* worst = nullptr) {
+  Deviation deviation;
+  deviation.loss = std::abs(result.loss - reference_result.loss) / reference_result.loss;
+  deviation.norm = std::abs(result.gradient_norm - reference_result.gradient_norm) / reference_result.gradient_norm;
+  for (std::size_t i = 0; i < run.model.parameters().size(); ++i) {
+    const Parameter& shard = *run.model.parameters()[i];
+    const Parameter& whole = *reference.model.parameters()[i];
+    const std::span<const float> actual = ConstTensorView(shard.gradient()).values<float>();
+    const std::span<const float> expected = matching_rows(whole, shard);
+    std::vector<float> difference(actual.size());
+    std::ranges::transform(actual, expected, difference.begin(), std::minus<>());
+    // Relative to the whole tensor: a shard's own norm may be zero (experts without tokens).
+    const double share = norm_of(difference) / norm_of(ConstTensorView(whole.gradient()).values<float>());
+    if (share > deviation.gradient) {
+      deviation.gradient = share;
+      if (worst != nullptr) *worst = shard.name();
+    }
+  }
+  return deviation;
+}
+
+// Moves every weight by one unit in the last place, up or down.
+void perturb(Trainer& trainer) {
+  for (Parameter* parameter : trainer.model.parameters()) {
+    float direction = 2.0F;
+    for (float& value : parameter->value().values<float>()) {
+      value = std::nextafter(value, direction * std::abs(value));
+      direction = -direction;
+    }
+  }
+}
+
+std::vector<int> divisors(int number) {
+  std::vector<int> result;
+  for (int candidate = 1; candidate <= number; ++candidate) {
+    if (number % candidate == 0) result.push_back(candidate);
+  }
+  return result;
+}
+
+class LayoutTest : public testing::TestWithParam<const char*> {};
+
+TEST_P(LayoutTest, TrainsTheSame) {
+  Communicator& world = test::world();
+  config::Experiment experiment = test::tiny_experiment(test::tiny_text_file());
+  experiment.mutable_moe()->set_experts(5);  // uneven shards at 2, 3 and 4
+  experiment.mutable_moe()->set_capacity_factor(0);
+  experiment.mutable_moe()->set_balance_scope(config::Moe::sequence);
+  experiment.mutable_moe()->set_z_loss(1e-3);
+  experiment.mutable_train()->set_steps(kSteps);
+  experiment.mutable_train()->set_global_batch(6);
+  experiment.mutable_train()->set_micro_batch(2);
+  test::apply(experiment, GetParam());
+
+  const auto alone = make_self_communicator();
+  Trainer reference(experiment, *alone);
+  Trainer perturbed(experiment, *alone);
+  perturb(perturbed);
+
+  struct Layout {
+    int expert_parallel_size;
+    std::unique_ptr<Trainer> trainer;
+  };
+  std::vector<Layout> layouts;
+  for (const int size : divisors(world.size())) {
+    config::Experiment laid_out = experiment;
+    laid_out.mutable_parallel()->set_expert_parallel_size(size);
+    layouts.push_back({size, std::make_unique<Trainer>(laid_out, world)});
+  }
+
+  // The amplification of one rounding error, so far at its largest; a step's own sums round a few more times.
+  Deviation amplified;
+  constexpr double kRoundings = 16;
+  constexpr double kUnit = std::numeric_limits<float>::epsilon();
+  for (std::int64_t step = 0; step < kSteps; ++step) {
+    const StepResult expected = train_step(reference, step);
+    const Deviation seen = deviation(perturbed, train_step(perturbed, step), reference, expected);
+    amplified.loss = std::max(amplified.loss, seen.loss);
+    amplified.norm = std::max(amplified.norm, seen.norm);
+    amplified.gradient = std::max(amplified.gradient, seen.gradient);
+    for (Layout& layout : layouts) {
+      std::string worst;
+      const StepResult result = train_step(*layout.trainer, step);
+      const Deviation actual = deviation(*layout.trainer, result, reference, expected, &worst);
+      SCOPED_TRACE(testing::Message() << "step " << step << ", expert_parallel_size "
+                                      << layout.expert_parallel_size << ", worst parameter " << worst);
+      EXPECT_LE(actual.loss, kRoundings * (amplified.loss + kUnit));
+      EXPECT_LE(actual.norm, kRoundings * (amplified.norm + kUnit));
+      EXPECT_LE(actual.gradient, kRoundings * (amplified.gradient + kUnit));
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Variants, LayoutTest,
+                         testing::Values("", "untied", "shared", "top1", "top_all", "dense_every_second"),
+                         [](const auto& info) {
+                           return std::string(info.param).empty() ? std::string("base") : std::string(info.param);
+                         });
+
+}  // namespace
+}  // namespace conclave

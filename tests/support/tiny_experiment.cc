@@ -1,0 +1,67 @@
+#include "tests/support/tiny_experiment.h"
+
+#include <fmt/format.h>
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <array>
+#include <fstream>
+
+#include "configs/resolve.h"
+#include "layers/tensor/philox.h"
+
+namespace conclave::test {
+
+std::string tiny_text_file() {
+  constexpr std::array kWords = {"the", "gate", "sends", "each", "token", "to", "an", "expert", "that", "knows", "it"};
+  constexpr std::uint64_t kWordCount = 4000;
+  const RandomStream random(1, "tiny_text");
+  const std::string path = fmt::format("{}/tiny_text_{}.txt", testing::TempDir(), getpid());
+  std::ofstream file(path);
+  for (std::uint64_t i = 0; i < kWordCount; ++i) {
+    file << kWords[random.bits(i) % kWords.size()] << (i % 9 == 8 ? ".\n" : " ");
+  }
+  return path;
+}
+
+config::Experiment tiny_experiment(const std::string& text_path) {
+  config::Experiment experiment;
+  experiment.mutable_run()->set_dir(testing::TempDir() + "/tiny_run");
+  config::Model& model = *experiment.mutable_model();
+  model.set_layers(2);
+  model.set_d_model(24);
+  model.set_heads(4);
+  model.set_kv_heads(2);
+  model.set_head_dim(8);
+  model.set_max_seq(19);
+  model.set_qk_norm(true);
+  model.set_d_ff(40);
+  config::Moe& moe = *experiment.mutable_moe();
+  moe.set_experts(4);
+  moe.set_top_k(2);
+  moe.set_d_ff(20);
+  config::Source& source = *experiment.mutable_data()->add_train();
+  source.set_name("tiny");
+  source.set_path(text_path);
+  experiment.mutable_schedule()->set_warmup_steps(2);
+  config::Train& train = *experiment.mutable_train();
+  train.set_steps(20);
+  train.set_micro_batch(2);
+  train.set_global_batch(4);
+  config::resolve(experiment);
+  return experiment;
+}
+
+void apply(config::Experiment& experiment, const std::string& variant) {
+  config::Moe& moe = *experiment.mutable_moe();
+  if (variant == "untied") experiment.mutable_model()->set_tie_embeddings(false);
+  if (variant == "shared") moe.set_shared_experts(1);
+  if (variant == "top1") {
+    moe.set_top_k(1);
+    moe.set_normalize_top_k(false);
+  }
+  if (variant == "top_all") moe.set_top_k(moe.experts());
+  if (variant == "dense_every_second") moe.set_every(2);
+}
+
+}  // namespace conclave::test

@@ -1,0 +1,91 @@
+#include "trainer/evaluate.h"
+
+#include <algorithm>
+#include <span>
+#include <utility>
+
+#include "trainer/routing_summary.h"
+
+namespace conclave {
+namespace {
+
+// The held-out sequences of one source are read in chunks, each dealt to the ranks. A limited evaluation reads
+// fewer chunks, evenly spaced.
+struct Chunks {
+  std::int64_t sequences;  // that the source holds out
+  std::int64_t size;       // sequences a chunk
+  std::int64_t count;
+
+  Chunks(std::int64_t all_sequences, std::int64_t chunk_size, std::int64_t max_sequences)
+      : sequences(all_sequences), size(chunk_size), count((all_sequences + chunk_size - 1) / chunk_size) {
+    if (max_sequences > 0) count = std::min(count, std::max<std::int64_t>(1, max_sequences / chunk_size));
+  }
+
+  Range at(std::int64_t index) const {
+    const std::int64_t all = (sequences + size - 1) / size;
+    const std::int64_t begin = index * all / count * size;
+    return {begin, std::min(begin + size, sequences)};
+  }
+};
+
+HeldOutSource evaluate_source(const EvaluationArgs& args, int source) {
+  Communicator& world = args.grid.world();
+  HeldOutSource result;
+  result.name = args.dataset.source_names()[static_cast<std::size_t>(source)];
+
+  const Chunks chunks(args.dataset.held_out_sequences(source), args.micro_batch * world.size(), args.max_sequences);
+  double sums[2] = {0.0, 0.0};  // loss, targets
+  for (std::int64_t index = 0; index < chunks.count; ++index) {
+    const Range chunk = chunks.at(index);
+    const Range mine = partition(chunk.size(), world.size(), world.rank());
+    data::load_held_out(args.dataset, source, {chunk.begin + mine.begin, chunk.begin + mine.end}, args.batch);
+
+    Context ctx{.arena = &args.arena, .grid = &args.grid, .training = false};
+    ctx.batch.sequences = mine.size();
+    ctx.batch.sequence_length = args.dataset.sequence_length();
+    ctx.batch.global_sequences = chunk.size();
+    const auto sum = args.model.forward(ctx, tokens_of(args.batch), targets_of(args.batch));
+    args.arena.reset();
+    sums[0] += sum.loss_sum;
+    sums[1] += static_cast<double>(sum.targets);
+  }
+  world.all_reduce(buffer_view(std::span<double>(sums)));
+  result.loss_sum = sums[0];
+  result.targets = static_cast<std::int64_t>(sums[1]);
+  for (const MoeStatistics& layer : take_routing_summary(args.model, world).layers) {
+    result.expert_loads.push_back(layer.chosen_per_expert);
+  }
+  return result;
+}
+
+}  // namespace
+
+double Evaluation::loss() const {
+  double loss_sum = 0;
+  std::int64_t targets = 0;
+  for (const HeldOutSource& source : sources) {
+    loss_sum += source.loss_sum;
+    targets += source.targets;
+  }
+  return targets > 0 ? loss_sum / static_cast<double>(targets) : 0.0;
+}
+
+Evaluation evaluate(const EvaluationArgs& args) {
+  // What training has counted so far is set aside and counted on afterwards.
+  std::vector<MoeStatistics> training_statistics;
+  for (const auto& [block, layer] : args.model.moe_layers()) training_statistics.push_back(layer->take_statistics());
+
+  Evaluation evaluation;
+  const auto sources = static_cast<int>(args.dataset.source_names().size());
+  for (int source = 0; source < sources; ++source) {
+    if (args.dataset.held_out_sequences(source) == 0) continue;
+    evaluation.sources.push_back(evaluate_source(args, source));
+  }
+
+  for (std::size_t i = 0; i < training_statistics.size(); ++i) {
+    args.model.moe_layers()[i].layer->take_statistics(std::move(training_statistics[i]));
+  }
+  return evaluation;
+}
+
+}  // namespace conclave

@@ -1,0 +1,45 @@
+// Held-out loss by source, and which experts took each source's tokens.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "layers/model/language_model.h"
+#include "trainer/data/batch.h"
+#include "trainer/data/dataset.h"
+
+namespace conclave {
+
+struct HeldOutSource {
+  std::string name;
+  double loss_sum = 0;  // nats, over all ranks
+  std::int64_t targets = 0;
+  // Choices of each expert by MoE layer: [layer][expert].
+  std::vector<std::vector<std::int64_t>> expert_loads;
+
+  double loss() const { return targets > 0 ? loss_sum / static_cast<double>(targets) : 0.0; }
+};
+
+struct Evaluation {
+  std::vector<HeldOutSource> sources;  // those that hold something out
+
+  // Mean over all held-out targets, nats per token.
+  double loss() const;
+};
+
+struct EvaluationArgs {
+  LanguageModel& model;
+  const data::Dataset& dataset;
+  const ProcessGrid& grid;
+  Arena& arena;
+  data::MicroBatch& batch;
+  std::int64_t micro_batch = 1;    // sequences that a rank computes at once
+  std::int64_t max_sequences = 0;  // of each source, spread over its held-out part; 0: all
+};
+
+// Collective; the same result on every rank. Nothing is dropped, whatever the capacity factor of training, and the
+// result does not depend on the number of ranks but for rounding. The routing statistics of training stay as they are.
+Evaluation evaluate(const EvaluationArgs& args);
+
+}  // namespace conclave

@@ -1,0 +1,21 @@
+// An evaluation as tables.
+#pragma once
+
+#include <string>
+
+#include "configs/run.pb.h"
+#include "trainer/evaluate.h"
+
+namespace conclave {
+
+// Bits per byte of a loss in nats per token, for a tokenizer whose tokens are bytes.
+double bits_per_byte(double loss);
+bool tokens_are_bytes(const config::Experiment& experiment);
+
+// Loss (and bits per byte) by source and over all.
+std::string held_out_table(const Evaluation& evaluation, const config::Experiment& experiment);
+
+// Which expert took which share of each source's tokens, a table an MoE layer; "" for a dense model.
+std::string expert_tables(const Evaluation& evaluation, const LanguageModel& model);
+
+}  // namespace conclave

@@ -1,0 +1,29 @@
+#include "trainer/loaded_model.h"
+
+#include <vector>
+
+#include "configs/load.h"
+#include "trainer/trainer.h"
+
+namespace conclave {
+
+config::Experiment checkpoint_experiment(const std::filesystem::path& checkpoint,
+                                         std::span<const std::string> overrides) {
+  return config::parse_experiment(read_progress(checkpoint).resolved_config,
+                                  (checkpoint / "manifest.pb").string() + " (config)", overrides);
+}
+
+LoadedModel load_model(const std::filesystem::path& checkpoint, const config::Experiment& experiment,
+                       Communicator& world) {
+  LoadedModel loaded;
+  loaded.checkpoint = checkpoint;
+  loaded.experiment = experiment;
+  loaded.grid = std::make_unique<ProcessGrid>(world, expert_parallel_size(experiment, world.size()));
+  loaded.model = std::make_unique<LanguageModel>(experiment, *loaded.grid);
+  std::vector<ShardedTensor> tensors;
+  for (const Parameter* parameter : loaded.model->parameters()) tensors.push_back(parameter->sharded());
+  loaded.progress = load_checkpoint(world, checkpoint, tensors, LoadScope::kNamedOnly);
+  return loaded;
+}
+
+}  // namespace conclave

@@ -1,0 +1,149 @@
+#include "trainer/run_record.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <iostream>
+
+#include "trainer/durable_file.h"
+#include "trainer/evaluation_report.h"
+#include "trainer/metrics/process_memory.h"
+#include "trainer/routing_summary.h"
+
+namespace conclave {
+namespace {
+
+std::optional<Console> make_console(const Trainer& trainer, std::int64_t first_step) {
+  std::optional<Console> console;
+  if (trainer.world.rank() == 0) {
+    console.emplace(std::cout, ConsoleStyle::detect(stdout), trainer.experiment.train().steps(), first_step,
+                    tokens_are_bytes(trainer.experiment));
+  }
+  return console;
+}
+
+EvaluationRecord evaluation_record(std::int64_t completed_steps, const Evaluation& evaluation, bool bytes) {
+  EvaluationRecord record;
+  record.step = completed_steps;
+  record.eval_loss = evaluation.loss();
+  record.bits_per_byte = bits_per_byte(evaluation.loss());
+  record.tokens_are_bytes = bytes;
+  for (const HeldOutSource& source : evaluation.sources) {
+    record.by_source.push_back({source.name, source.loss(), bits_per_byte(source.loss())});
+  }
+  return record;
+}
+
+}  // namespace
+
+RunRecord::RunRecord(Trainer& trainer, std::int64_t first_step)
+    : trainer_(trainer),
+      console_(make_console(trainer, first_step)),
+      log_(trainer.experiment.run().dir(), trainer.world.rank(), console_ ? &*console_ : nullptr) {
+  if (!is_first_rank()) return;
+  metrics_.emplace(trainer.experiment.run().dir(), first_step);
+  if (trainer.experiment.log().tensorboard()) tensorboard_.emplace(trainer.experiment.run().dir(), first_step);
+}
+
+void RunRecord::say(const std::string& text) { log_.info(text); }
+
+void RunRecord::warn(const std::string& text) { log_.warning(text); }
+
+void RunRecord::step(std::int64_t step, const StepResult& result, double step_seconds) {
+  ++steps_;
+  seconds_ += step_seconds;
+  if (result.skipped) {
+    ++skipped_steps_;
+    const std::int64_t global_batch = trainer_.experiment.train().global_batch();
+    warn(fmt::format("step {} skipped: loss {} and gradient norm {}; samples {} to {}", step + 1, result.loss,
+                     result.gradient_norm, step * global_batch, (step + 1) * global_batch - 1));
+  }
+  if (console_) console_->progress(step + 1, step_seconds);
+  if ((step + 1) % trainer_.experiment.log().every() != 0) return;
+
+  const StepRecord record = reduced_record(step + 1, result);
+  if (console_) console_->write(record);
+  if (metrics_) metrics_->write(record);
+  if (tensorboard_) tensorboard_->write(record);
+}
+
+StepRecord RunRecord::reduced_record(std::int64_t completed_steps, const StepResult& result) {
+  const config::Experiment& experiment = trainer_.experiment;
+  const RoutingSummary routing = take_routing_summary(trainer_.model, trainer_.world);
+  double exchange_seconds = std::exchange(trainer_.clock.exchange_seconds, 0.0);
+  trainer_.world.all_reduce(buffer_view(std::span(&exchange_seconds, 1)));
+  std::int64_t memory_bytes = resident_memory_bytes();
+  trainer_.world.all_reduce(buffer_view(std::span(&memory_bytes, 1)), ReduceOp::kMax);
+
+  const auto steps = static_cast<double>(steps_);
+  const std::int64_t tokens_per_step = experiment.train().global_batch() * experiment.model().max_seq();
+  StepRecord record;
+  record.step = completed_steps;
+  record.tokens = completed_steps * tokens_per_step;
+  record.loss = result.loss;
+  record.balance_loss = experiment.moe().balance_loss() * routing.balance_loss_raw() / steps;
+  record.z_loss = experiment.moe().z_loss() * routing.z_loss_raw() / steps;
+  record.lr = result.learning_rate;
+  record.grad_norm = result.gradient_norm;
+  record.step_ms = 1e3 * seconds_ / steps;
+  record.tokens_per_second = static_cast<double>(tokens_per_step) * steps / seconds_;
+  record.load_imbalance_by_layer = routing.load_imbalance();
+  record.load_imbalance = routing.layers.empty() ? 1.0 : std::ranges::max(record.load_imbalance_by_layer);
+  record.dropped_fraction = routing.dropped_fraction();
+  record.dropped_by_choice = routing.dropped_fraction_by_choice();
+  record.exchange_fraction = exchange_seconds / trainer_.world.size() / seconds_;
+  record.dead_experts = routing.dead_experts();
+  record.load_entropy = routing.load_entropy();
+  record.router_entropy = routing.router_entropy();
+  record.rank_imbalance = routing.layers.empty() ? 1.0 : std::ranges::max(routing.rank_imbalance);
+  record.skipped_steps = skipped_steps_;
+  record.memory_bytes = memory_bytes;
+  for (const MoeStatistics& layer : routing.layers) record.expert_load.push_back(layer.chosen_per_expert);
+  steps_ = 0;
+  seconds_ = 0;
+  return record;
+}
+
+void RunRecord::evaluation(std::int64_t completed_steps, const Evaluation& evaluation) {
+  if (evaluation.sources.empty()) return;
+  const EvaluationRecord record =
+      evaluation_record(completed_steps, evaluation, tokens_are_bytes(trainer_.experiment));
+  if (console_) console_->write(record);
+  if (metrics_) metrics_->write(record);
+  if (tensorboard_) tensorboard_->write(record);
+}
+
+void RunRecord::saved(const SaveResult& result) {
+  if (!result.saved) {
+    warn(fmt::format("checkpoint {} was not saved: {}; training goes on, older checkpoints stay", result.path.string(),
+                     result.message));
+    return;
+  }
+  if (!result.message.empty()) warn(result.message);
+  log_.debug(fmt::format("saved {} ({} bytes)", result.path.string(), result.bytes));
+}
+
+void RunRecord::finish(const Evaluation& final_evaluation) {
+  evaluation(trainer_.experiment.train().steps(), final_evaluation);
+  if (!is_first_rank()) return;
+  if (!final_evaluation.sources.empty()) {
+    say("\n" + held_out_table(final_evaluation, trainer_.experiment));
+    if (!trainer_.model.moe_layers().empty()) say(expert_tables(final_evaluation, trainer_.model));
+    write_evaluation_table(final_evaluation);
+  }
+  say(fmt::format("done: {} steps; the run is in {}", trainer_.experiment.train().steps(),
+                  trainer_.experiment.run().dir()));
+}
+
+void RunRecord::write_evaluation_table(const Evaluation& evaluation) const {
+  std::string table = "source\tpath\theld_out_tokens\tloss\tbits_per_byte\n";
+  for (const HeldOutSource& source : evaluation.sources) {
+    const auto& sources = trainer_.dataset.sources();
+    const auto info = std::ranges::find(sources, source.name, &data::SourceInfo::name);
+    table += fmt::format("{}\t{}\t{}\t{:.6f}\t{:.6f}\n", source.name, info->path, source.targets, source.loss(),
+                         bits_per_byte(source.loss()));
+  }
+  replace_file_durably(std::filesystem::path(trainer_.experiment.run().dir()) / "evaluation.tsv", table);
+}
+
+}  // namespace conclave

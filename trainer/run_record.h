@@ -1,0 +1,54 @@
+// Everything a run says and writes about itself: console, log files, metrics.jsonl, TensorBoard, final tables.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "trainer/checkpoint/checkpoint.h"
+#include "trainer/evaluate.h"
+#include "trainer/metrics/console.h"
+#include "trainer/metrics/metrics_writer.h"
+#include "trainer/metrics/run_log.h"
+#include "trainer/metrics/tensorboard.h"
+#include "trainer/train_step.h"
+#include "trainer/trainer.h"
+
+namespace conclave {
+
+class RunRecord {
+ public:
+  // `trainer` must outlive the record. The run goes on after `first_step` completed steps: records of later ones
+  // are removed.
+  RunRecord(Trainer& trainer, std::int64_t first_step);
+
+  // Rank 0's console and every rank's log file.
+  void say(const std::string& text);
+  void warn(const std::string& text);
+
+  // Collective, after every step: redraws the bar and, every log.every steps, reduces the counters of all ranks and
+  // writes a record.
+  void step(std::int64_t step, const StepResult& result, double step_seconds);
+  void evaluation(std::int64_t completed_steps, const Evaluation& evaluation);
+  void saved(const SaveResult& result);
+  // The last evaluation: records it, prints the tables, writes evaluation.tsv.
+  void finish(const Evaluation& evaluation);
+
+ private:
+  StepRecord reduced_record(std::int64_t completed_steps, const StepResult& result);
+  void write_evaluation_table(const Evaluation& evaluation) const;
+  bool is_first_rank() const { return trainer_.world.rank() == 0; }
+
+  Trainer& trainer_;
+  std::optional<Console> console_;  // rank 0
+  RunLog log_;
+  std::optional<MetricsWriter> metrics_;        // rank 0
+  std::optional<TensorBoardWriter> tensorboard_;  // rank 0, by option
+
+  // Since the last record.
+  std::int64_t steps_ = 0;
+  double seconds_ = 0;
+  std::int64_t skipped_steps_ = 0;  // since the start
+};
+
+}  // namespace conclave

@@ -1,0 +1,166 @@
+#include "trainer/train_loop.h"
+
+#include <fmt/format.h>
+
+#include <chrono>
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "configs/load.h"
+#include "configs/show.h"
+#include "trainer/checkpoint/checkpoint.h"
+#include "trainer/durable_file.h"
+#include "trainer/evaluate.h"
+#include "trainer/run_record.h"
+#include "trainer/shared_error.h"
+#include "trainer/start_report.h"
+#include "trainer/stop.h"
+#include "trainer/train_step.h"
+#include "trainer/trainer.h"
+
+namespace conclave {
+namespace {
+
+// Fails before the first step rather than at the first save.
+void prepare_run_directory(const std::string& run_dir, Communicator& world) {
+  std::optional<Error> failure;
+  if (world.rank() == 0) {
+    try {
+      std::filesystem::create_directories(run_dir);
+      const std::filesystem::path probe = std::filesystem::path(run_dir) / ".write-probe";
+      DurableFile(probe).close_durably();
+      std::filesystem::remove(probe);
+    } catch (const std::exception& error) {
+      failure = Error(fmt::format("run.dir {} can't be written: {}; choose another with run.dir=…", run_dir, error.what()));
+    }
+  }
+  throw_if_any_failed(world, failure);
+}
+
+// Resuming under another configuration would continue another experiment.
+void check_same_experiment(const config::Experiment& experiment, const TrainingProgress& progress) {
+  if (experiment.checkpoint().allow_changes()) return;
+  const config::Experiment saved = config::parse_experiment(progress.resolved_config, "checkpoint", {});
+  std::string changes;
+  for (const config::Difference& difference : config::differences(saved, experiment)) {
+    if (difference.changes_results) {
+      changes += fmt::format("\n  {}: {} in the checkpoint, {} now", difference.key, difference.a, difference.b);
+    }
+  }
+  if (!changes.empty()) {
+    throw ConfigError(fmt::format(
+        "run.dir {} holds a run with other values of keys that change results:{}\nset them back, choose another "
+        "run.dir, or continue all the same with checkpoint.allow_changes=true",
+        experiment.run().dir(), changes));
+  }
+}
+
+struct Resumed {
+  std::int64_t steps = 0;             // that are done
+  std::vector<std::string> warnings;  // newer checkpoints that are damaged
+  std::string source;                 // the checkpoint; empty for a new run
+};
+
+// Loads the newest whole checkpoint, if there is one and the configuration wants it.
+Resumed resume(Trainer& trainer) {
+  const config::Checkpoint& options = trainer.experiment.checkpoint();
+  const std::string& run_dir = trainer.experiment.run().dir();
+  if (options.resume() == config::Checkpoint::never) {
+    if (!find_checkpoints(run_dir).empty()) {
+      throw ConfigError(fmt::format(
+          "checkpoint.resume is never, and {} holds checkpoints: remove them or choose another run.dir", run_dir));
+    }
+    return {};
+  }
+  const std::vector<ShardedTensor> tensors = trainer.checkpoint_tensors();
+  const ResumeResult result = resume_newest(trainer.world, run_dir, tensors, [&](const TrainingProgress& progress) {
+    check_same_experiment(trainer.experiment, progress);
+  });
+  if (result.progress) {
+    trainer.optimizer->set_updates(result.progress->optimizer_updates);
+    return {result.progress->step, result.rejected, result.path.string()};
+  }
+  if (options.resume() == config::Checkpoint::must) {
+    throw ConfigError(fmt::format("checkpoint.resume is must, and {} holds no checkpoint", run_dir));
+  }
+  return {};
+}
+
+void save(Trainer& trainer, RunRecord& record, std::int64_t completed_steps) {
+  const config::Experiment& experiment = trainer.experiment;
+  const std::int64_t samples = completed_steps * experiment.train().global_batch();
+  const TrainingProgress progress = {.step = completed_steps,
+                                     .tokens = samples * experiment.model().max_seq(),
+                                     .next_sample = samples,
+                                     .optimizer_updates = trainer.optimizer->updates(),
+                                     .seed = experiment.run().seed(),
+                                     .resolved_config = config::to_yaml(experiment)};
+  const std::vector<ShardedTensor> tensors = trainer.checkpoint_tensors();
+  const SaveResult result =
+      save_checkpoint(trainer.grid, experiment.run().dir(), progress, tensors, experiment.checkpoint().keep());
+  record.saved(result);
+}
+
+Evaluation evaluate_held_out(Trainer& trainer, std::int64_t max_sequences) {
+  return evaluate({.model = trainer.model,
+                   .dataset = trainer.dataset,
+                   .grid = trainer.grid,
+                   .arena = trainer.arena,
+                   .batch = trainer.batch,
+                   .micro_batch = trainer.experiment.train().micro_batch(),
+                   .max_sequences = max_sequences});
+}
+
+bool is_due(std::int64_t completed_steps, std::int64_t every) { return every > 0 && completed_steps % every == 0; }
+
+// A run whose loss or gradients stay non-finite is broken; its last good checkpoint is worth more than its end.
+void check_skipped_steps(const config::Experiment& experiment, std::int64_t skipped_in_a_row, std::int64_t step) {
+  if (skipped_in_a_row < experiment.train().max_skipped_steps()) return;
+  throw SharedError(fmt::format(
+      "the loss or the gradient was not finite in {} steps in a row, the last of them step {}; the newest checkpoint is "
+      "from before. Lower optim.lr, raise schedule.warmup_steps or look at the data of those steps",
+      skipped_in_a_row, step + 1));
+}
+
+}  // namespace
+
+ExitCode train(const config::Experiment& experiment, Communicator& world) {
+  prepare_run_directory(experiment.run().dir(), world);
+  Trainer trainer(experiment, world);
+  const Resumed resumed = resume(trainer);
+  RunRecord record(trainer, resumed.steps);
+  record.say(start_report(trainer));
+  for (const std::string& warning : resumed.warnings) record.warn(warning);
+  if (!resumed.source.empty()) record.say(fmt::format("resumed from {}, step {}", resumed.source, resumed.steps));
+  StopCondition stop(experiment, world);
+
+  const config::Train& plan = experiment.train();
+  std::int64_t skipped_in_a_row = 0;
+  for (std::int64_t step = resumed.steps; step < plan.steps(); ++step) {
+    const auto start = std::chrono::steady_clock::now();
+    const StepResult result = train_step(trainer, step);
+    record.step(step, result, std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+    skipped_in_a_row = result.skipped ? skipped_in_a_row + 1 : 0;
+    check_skipped_steps(experiment, skipped_in_a_row, step);
+
+    const std::int64_t completed = step + 1;
+    const bool last = completed == plan.steps();
+    const bool stopping = !last && stop.should_stop(completed);
+    if (last || stopping || is_due(completed, experiment.checkpoint().every())) {
+      save(trainer, record, completed);
+    }
+    if (stopping) {
+      record.say(fmt::format("stopped after step {}: {}; the same command continues", completed, stop.reason()));
+      return ExitCode::kRequeue;
+    }
+    if (!last && is_due(completed, plan.eval_every())) {
+      record.evaluation(completed, evaluate_held_out(trainer, plan.eval_sequences()));
+    }
+  }
+  record.finish(evaluate_held_out(trainer, /*max_sequences=*/0));
+  return ExitCode::kDone;
+}
+
+}  // namespace conclave

@@ -1,0 +1,20 @@
+// One optimizer step. If you read one file of Conclave, read train_step.cc.
+#pragma once
+
+#include <cstdint>
+
+#include "trainer/trainer.h"
+
+namespace conclave {
+
+struct StepResult {
+  double loss = 0;           // mean cross-entropy over the global batch, nats per token, without balance terms
+  double gradient_norm = 0;  // global, before clipping
+  double learning_rate = 0;
+  bool skipped = false;      // loss or gradient was not finite: nothing was updated
+};
+
+// Collective over the world: every rank gets the same result. `step` counts from 0.
+StepResult train_step(Trainer& trainer, std::int64_t step);
+
+}  // namespace conclave

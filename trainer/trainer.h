@@ -1,0 +1,47 @@
+// Everything one rank holds while it trains, split by lifetime: configuration, data, weights, optimizer state, and
+// the memory of one micro-batch.
+#pragma once
+
+#include <memory>
+
+#include "comm/process_grid.h"
+#include "configs/run.pb.h"
+#include "layers/model/language_model.h"
+#include "optim/gradient_reduction.h"
+#include "optim/optimizer.h"
+#include "trainer/data/batch.h"
+#include "trainer/data/dataset.h"
+
+namespace conclave {
+
+struct Trainer {
+  // Collective over `world`, which must outlive the trainer. `experiment` is resolved and validated. Throws the
+  // same Error on every rank if the data can't be used.
+  Trainer(const config::Experiment& experiment, Communicator& world);
+
+  config::Experiment experiment;
+  Communicator& world;
+  ProcessGrid grid;
+  data::Dataset dataset;
+
+  LanguageModel model;
+  GradientReduction gradient_reduction;
+  std::unique_ptr<Optimizer> optimizer;
+
+  Arena arena;        // activations of one micro-batch
+  data::MicroBatch batch;  // tokens and targets of one micro-batch
+  StepClock clock;
+
+  // Every tensor of a checkpoint: parameters and optimizer state.
+  std::vector<ShardedTensor> checkpoint_tensors();
+  // A context for the micro-batch at `position`.
+  Context context(const BatchPosition& position, bool training);
+};
+
+// How a step of this experiment is cut for this number of ranks.
+data::BatchCut batch_cut(const config::Experiment& experiment, int world_size);
+
+// parallel.expert_parallel_size with `auto` resolved for this number of ranks.
+int expert_parallel_size(const config::Experiment& experiment, int world_size);
+
+}  // namespace conclave
