@@ -1,0 +1,76 @@
+#include "layers/ops/attention/attention.h"
+
+#include "layers/ops/check_shape.h"
+
+namespace conclave {
+namespace {
+
+void check_heads(const AttentionShape& shape) {
+  CONCLAVE_CHECK(shape.heads > 0 && shape.kv_heads > 0 && shape.head_dim > 0,
+                 "attention needs heads, found {} query heads, {} key/value heads of width {}", shape.heads,
+                 shape.kv_heads, shape.head_dim);
+  CONCLAVE_CHECK(shape.heads % shape.kv_heads == 0,
+                 "attention: {} query heads can't be shared out evenly among {} key/value heads", shape.heads,
+                 shape.kv_heads);
+}
+
+void check_sequences(std::int64_t tokens, std::int64_t sequence_length) {
+  if (tokens == 0) return;
+  CONCLAVE_CHECK(sequence_length > 0 && tokens % sequence_length == 0,
+                 "attention: {} tokens are no whole number of sequences of {}", tokens, sequence_length);
+}
+
+}  // namespace
+
+void attention_forward(Context& ctx, const AttentionForwardArgs& args) {
+  const AttentionShape& shape = args.shape;
+  check_heads(shape);
+  check_matrix(args.q, "q of attention");
+  const std::int64_t tokens = args.q.extent(0);
+  check_sequences(tokens, args.sequence_length);
+  check_shape(args.q, {tokens, shape.query_width()}, "q of attention");
+  check_shape(args.k, {tokens, shape.kv_width()}, "k of attention");
+  check_shape(args.v, {tokens, shape.kv_width()}, "v of attention");
+  check_shape(args.y, {tokens, shape.query_width()}, "y of attention");
+  check_shape(args.log_sum_exp, {tokens, shape.heads}, "log_sum_exp of attention");
+  if (tokens > 0) cpu::attention_forward(ctx, args);
+}
+
+void attention_backward(Context& ctx, const AttentionBackwardArgs& args) {
+  const AttentionShape& shape = args.shape;
+  check_heads(shape);
+  check_matrix(args.q, "q of attention_backward");
+  const std::int64_t tokens = args.q.extent(0);
+  const Shape queries{tokens, shape.query_width()};
+  const Shape keys{tokens, shape.kv_width()};
+  check_sequences(tokens, args.sequence_length);
+  check_shape(args.q, queries, "q of attention_backward");
+  check_shape(args.k, keys, "k of attention_backward");
+  check_shape(args.v, keys, "v of attention_backward");
+  check_shape(args.y, queries, "y of attention_backward");
+  check_shape(args.log_sum_exp, {tokens, shape.heads}, "log_sum_exp of attention_backward");
+  check_shape(args.dy, queries, "dy of attention_backward");
+  check_shape(args.dq, queries, "dq of attention_backward");
+  check_shape(args.dk, keys, "dk of attention_backward");
+  check_shape(args.dv, keys, "dv of attention_backward");
+  if (tokens > 0) cpu::attention_backward(ctx, args);
+}
+
+void attention_decode(Context& ctx, const AttentionDecodeArgs& args) {
+  const AttentionShape& shape = args.shape;
+  check_heads(shape);
+  check_matrix(args.q, "q of attention_decode");
+  check_matrix(args.k, "k of attention_decode");
+  const std::int64_t new_positions = args.q.extent(0);
+  const std::int64_t positions = args.k.extent(0);
+  CONCLAVE_CHECK(new_positions <= positions,
+                 "attention_decode: {} new positions, but keys of only {}: append the new keys first",
+                 new_positions, positions);
+  check_shape(args.q, {new_positions, shape.query_width()}, "q of attention_decode");
+  check_shape(args.k, {positions, shape.kv_width()}, "k of attention_decode");
+  check_shape(args.v, {positions, shape.kv_width()}, "v of attention_decode");
+  check_shape(args.y, {new_positions, shape.query_width()}, "y of attention_decode");
+  if (new_positions > 0) cpu::attention_decode(ctx, args);
+}
+
+}  // namespace conclave

@@ -1,0 +1,143 @@
+#include <omp.h>
+
+#include <array>
+#include <cmath>
+
+#include "layers/ops/attention/attention.h"
+#include "layers/ops/attention/attention_block.h"
+#include "layers/ops/vector_math.h"
+
+namespace conclave::cpu {
+namespace {
+
+struct QueryHead {
+  ConstMatrix q;            // [S, hd]
+  ConstMatrix y;            // [S, hd]
+  ConstMatrix log_sum_exp;  // [S, 1]
+  ConstMatrix dy;           // [S, hd]
+  Matrix dq;                // [S, hd]
+};
+
+struct KeyValueHead {
+  ConstMatrix k;  // [S, hd]
+  ConstMatrix v;  // [S, hd]
+  Matrix dk;      // [S, hd]
+  Matrix dv;      // [S, hd]
+};
+
+struct Scratch {
+  Matrix p;   // [kQueryBlock, kKeyBlock]
+  Matrix ds;  // [kQueryBlock, kKeyBlock]
+};
+
+float dot(const float* a, const float* b, std::int64_t count) {
+  float sum = 0.0F;
+#pragma omp simd reduction(+ : sum)
+  for (std::int64_t i = 0; i < count; ++i) sum += a[i] * b[i];
+  return sum;
+}
+
+// Scores become probabilities in `p`, and the gradients of the probabilities the gradients of q . k in `ds`:
+//   p = exp(score - log_sum_exp),   ds = p (dp - sum_j p_j dp_j) / sqrt(hd),   and sum_j p_j dp_j = dy . y.
+void softmax_backward_row(float* p, float* ds, int visible, int columns, float log_sum_exp, float dy_dot_y,
+                          float scale) {
+#pragma omp simd
+  for (int c = 0; c < columns; ++c) {
+    const float probability = c < visible ? vector_exp(p[c] - log_sum_exp) : 0.0F;
+    p[c] = probability;
+    ds[c] = probability * (ds[c] - dy_dot_y) * scale;
+  }
+}
+
+// Assigns dq of this head and adds its part of dk and dv.
+void backward_head(const QueryHead& head, const KeyValueHead& shared, const Visibility& visibility,
+                   std::int64_t head_dim, const Scratch& scratch, BlockGemm& gemm) {
+  const float scale = 1.0F / std::sqrt(static_cast<float>(head_dim));
+  for (std::int64_t q0 = 0; q0 < visibility.queries; q0 += kQueryBlock) {
+    const std::int64_t rows = std::min(kQueryBlock, visibility.queries - q0);
+    const std::int64_t keys = visibility.keys_of(q0 + rows - 1);  // blocks beyond are hidden from every row
+    const ConstMatrix q = head.q.from(q0);
+    const ConstMatrix dy = head.dy.from(q0);
+    std::array<float, kQueryBlock> dy_dot_y;
+    for (std::int64_t r = 0; r < rows; ++r) {
+      dy_dot_y[static_cast<std::size_t>(r)] = dot(dy.row(r), head.y.row(q0 + r), head_dim);
+    }
+    for (std::int64_t k0 = 0; k0 < keys; k0 += kKeyBlock) {
+      const std::int64_t columns = std::min(kKeyBlock, keys - k0);
+      const ConstMatrix k = shared.k.from(k0);
+      const ConstMatrix v = shared.v.from(k0);
+      gemm(Transpose::kNo, Transpose::kYes, rows, columns, head_dim, scale, q, k, false, scratch.p);
+      gemm(Transpose::kNo, Transpose::kYes, rows, columns, head_dim, 1.0F, dy, v, false, scratch.ds);
+      for (std::int64_t r = 0; r < rows; ++r) {
+        const std::int64_t visible = std::clamp<std::int64_t>(visibility.keys_of(q0 + r) - k0, 0, columns);
+        softmax_backward_row(scratch.p.row(r), scratch.ds.row(r), static_cast<int>(visible),
+                             static_cast<int>(columns), *head.log_sum_exp.row(q0 + r),
+                             dy_dot_y[static_cast<std::size_t>(r)], scale);
+      }
+      gemm(Transpose::kYes, Transpose::kNo, columns, head_dim, rows, 1.0F, scratch.p, dy, true,
+           shared.dv.from(k0));
+      gemm(Transpose::kYes, Transpose::kNo, columns, head_dim, rows, 1.0F, scratch.ds, q, true,
+           shared.dk.from(k0));
+      gemm(Transpose::kNo, Transpose::kNo, rows, head_dim, columns, 1.0F, scratch.ds, k, k0 > 0,
+           head.dq.from(q0));
+    }
+  }
+}
+
+void clear_rows(const Matrix& matrix, std::int64_t rows, std::int64_t columns) {
+  for (std::int64_t r = 0; r < rows; ++r) std::fill_n(matrix.row(r), columns, 0.0F);
+}
+
+}  // namespace
+
+void attention_backward(Context& ctx, const AttentionBackwardArgs& args) {
+  const AttentionShape shape = args.shape;
+  const std::int64_t head_dim = shape.head_dim;
+  const std::int64_t sequence_length = args.sequence_length;
+  const std::int64_t sequences = args.q.extent(0) / sequence_length;
+  const std::int64_t group = shape.heads / shape.kv_heads;  // query heads that share a key/value head
+  const Visibility visibility{sequence_length, sequence_length, args.causal};
+
+  const ConstMatrix q = matrix(args.q);
+  const ConstMatrix k = matrix(args.k);
+  const ConstMatrix v = matrix(args.v);
+  const ConstMatrix y = matrix(args.y);
+  const ConstMatrix log_sum_exp = matrix(args.log_sum_exp);
+  const ConstMatrix dy = matrix(args.dy);
+  const Matrix dq = matrix(args.dq);
+  const Matrix dk = matrix(args.dk);
+  const Matrix dv = matrix(args.dv);
+
+  const Arena::Mark mark(*ctx.arena);
+  float* scratch_memory = ctx.arena->allocate({omp_get_max_threads(), 2 * kScores}).data<float>();
+  bool failed = false;
+  // A key/value head and all queries that share it belong to one thread: dk and dv need no other's sums.
+#pragma omp parallel for schedule(static) reduction(|| : failed)
+  for (std::int64_t item = 0; item < sequences * shape.kv_heads; ++item) {
+    const std::int64_t first_token = item / shape.kv_heads * sequence_length;
+    const std::int64_t kv_head = item % shape.kv_heads;
+    const std::int64_t kv_column = kv_head * head_dim;
+    float* p = scratch_memory + omp_get_thread_num() * 2 * kScores;
+    const Scratch scratch{.p = {p, kKeyBlock}, .ds = {p + kScores, kKeyBlock}};
+    const KeyValueHead shared{.k = k.from(first_token, kv_column),
+                              .v = v.from(first_token, kv_column),
+                              .dk = dk.from(first_token, kv_column),
+                              .dv = dv.from(first_token, kv_column)};
+    clear_rows(shared.dk, sequence_length, head_dim);
+    clear_rows(shared.dv, sequence_length, head_dim);
+    BlockGemm gemm;
+    for (std::int64_t head = kv_head * group; head < (kv_head + 1) * group; ++head) {
+      const std::int64_t column = head * head_dim;
+      const QueryHead query_head{.q = q.from(first_token, column),
+                                 .y = y.from(first_token, column),
+                                 .log_sum_exp = log_sum_exp.from(first_token, head),
+                                 .dy = dy.from(first_token, column),
+                                 .dq = dq.from(first_token, column)};
+      backward_head(query_head, shared, visibility, head_dim, scratch, gemm);
+    }
+    failed = failed || gemm.failed();
+  }
+  CONCLAVE_CHECK(!failed, "oneDNN refused a block gemm of attention backward (out of memory?)");
+}
+
+}  // namespace conclave::cpu

@@ -1,0 +1,68 @@
+// What the CPU kernels of attention share: blocks of strided matrices and their products.
+#pragma once
+
+#include <dnnl.h>
+
+#include <algorithm>
+#include <cstdint>
+
+#include "layers/tensor/tensor_view.h"
+
+namespace conclave::cpu {
+
+// A block of scores is kQueryBlock x kKeyBlock floats: two of them, and the rows of q, k, v and y that belong
+// to them, fit into a core's L2 cache; oneDNN's gemm loses a third of its speed at half this width.
+constexpr std::int64_t kQueryBlock = 64;
+constexpr std::int64_t kKeyBlock = 128;
+constexpr std::int64_t kScores = kQueryBlock * kKeyBlock;
+
+// One head's columns of a wider row-major matrix.
+template <class Float>
+struct StridedMatrix {
+  Float* data = nullptr;
+  std::int64_t stride = 0;  // elements from one row to the next
+
+  Float* row(std::int64_t index) const { return data + index * stride; }
+  StridedMatrix from(std::int64_t first_row, std::int64_t first_column = 0) const {
+    return {row(first_row) + first_column, stride};
+  }
+  operator StridedMatrix<const Float>() const { return {data, stride}; }
+};
+using ConstMatrix = StridedMatrix<const float>;
+using Matrix = StridedMatrix<float>;
+
+// The whole of a [rows, columns] tensor.
+inline ConstMatrix matrix(const ConstTensorView& tensor) { return {tensor.data<float>(), tensor.extent(1)}; }
+inline Matrix matrix(const TensorView& tensor) { return {tensor.data<float>(), tensor.extent(1)}; }
+
+enum class Transpose : char { kNo = 'N', kYes = 'T' };
+
+// Products of blocks, each on the calling thread alone. An exception can't leave a parallel region, so a
+// refusal is remembered, to be checked after it.
+class BlockGemm {
+ public:
+  // c = alpha op(a) op(b), or c += alpha op(a) op(b); c [m, n], op(a) [m, k], op(b) [k, n].
+  void operator()(Transpose transpose_a, Transpose transpose_b, std::int64_t m, std::int64_t n,
+                  std::int64_t k, float alpha, ConstMatrix a, ConstMatrix b, bool accumulate, Matrix c) {
+    const dnnl_status_t status =
+        dnnl_sgemm(static_cast<char>(transpose_a), static_cast<char>(transpose_b), m, n, k, alpha, a.data,
+                   a.stride, b.data, b.stride, accumulate ? 1.0F : 0.0F, c.data, c.stride);
+    failed_ = failed_ || status != dnnl_success;
+  }
+  bool failed() const { return failed_; }
+
+ private:
+  bool failed_ = false;
+};
+
+// Where the queries of one sequence stand among its keys, and what they may see.
+struct Visibility {
+  std::int64_t queries = 0;
+  std::int64_t keys = 0;
+  bool causal = true;
+
+  // Query `query` sees the keys [0, count).
+  std::int64_t keys_of(std::int64_t query) const { return causal ? keys - queries + query + 1 : keys; }
+};
+
+}  // namespace conclave::cpu
