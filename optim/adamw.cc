@@ -45,7 +45,7 @@ AdamW::AdamW(const config::Optim& options, std::vector<Parameter*> parameters)
       weight_decay_(options.weight_decay()) {
   slots_.reserve(parameters.size());
   for (Parameter* parameter : parameters) {
-    const Shape& shape = parameter->value().shape();
+    const Shape shape = parameter->value().shape();
     slots_.push_back({parameter, Buffer(shape, DType::kFloat32), Buffer(shape, DType::kFloat32)});
   }
 }

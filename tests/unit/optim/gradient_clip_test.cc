@@ -1,0 +1,102 @@
+#include "optim/gradient_clip.h"
+
+#include <gtest/gtest.h>
+#include <omp.h>
+
+#include <cmath>
+#include <cstdint>
+#include <limits>
+#include <memory>
+#include <vector>
+
+#include "comm/self/self_communicator.h"
+#include "layers/tensor/philox.h"
+
+namespace conclave {
+namespace {
+
+class GradientNorm : public testing::Test {
+ protected:
+  GradientNorm() {
+    for (Parameter* parameter : parameters) {
+      const RandomStream random(5, parameter->name());
+      const auto gradient = parameter->gradient().values<float>();
+      for (std::size_t i = 0; i < gradient.size(); ++i) gradient[i] = random.normal(i);
+    }
+  }
+  double norm() { return global_gradient_norm(parameters, grid); }
+
+  std::unique_ptr<Communicator> world = make_self_communicator();
+  ProcessGrid grid{*world, 1};
+  Parameter large{"large", Shape{90'001}};  // several blocks and a rest
+  Parameter small{"small", Shape{3}};
+  Parameter experts{"experts", Shape{5, 7, 3}, Range{0, 5}};
+  Parameter empty{"empty", Shape{0, 4}};
+  std::vector<Parameter*> parameters = {&large, &experts, &small, &empty};
+};
+
+TEST_F(GradientNorm, EqualsTheRootOfTheSumOfSquares) {
+  long double sum = 0;
+  std::int64_t elements = 0;
+  for (const Parameter* parameter : parameters) {
+    for (const float value : parameter->gradient().values<float>()) {
+      sum += static_cast<long double>(value) * static_cast<long double>(value);
+      ++elements;
+    }
+  }
+  const auto wanted = static_cast<double>(std::sqrt(sum));
+  // Squares of floats are exact in double; every addition of positive terms rounds once, the root once more.
+  const double bound = static_cast<double>(elements) * 0.5 * std::numeric_limits<double>::epsilon() * wanted;
+  EXPECT_NEAR(norm(), wanted, bound);
+  EXPECT_GT(wanted, 1.0);
+}
+
+TEST_F(GradientNorm, DoesNotDependOnThreads) {
+  const int threads = omp_get_max_threads();
+  omp_set_num_threads(1);
+  const double one = norm();
+  omp_set_num_threads(3);
+  EXPECT_EQ(norm(), one);
+  omp_set_num_threads(threads);
+}
+
+TEST_F(GradientNorm, SeesValuesWhoseSquaresOverflowFloats) {
+  for (Parameter* parameter : parameters) parameter->zero_gradient();
+  EXPECT_EQ(norm(), 0.0);
+  small.gradient().data<float>()[0] = 3e30F;
+  experts.gradient().data<float>()[100] = 4e30F;
+  EXPECT_DOUBLE_EQ(norm(), std::hypot(static_cast<double>(3e30F), static_cast<double>(4e30F)));
+}
+
+TEST_F(GradientNorm, PassesNaNAndInfinityOn) {
+  for (float* bad : {small.gradient().data<float>() + 2, experts.gradient().data<float>() + 104,
+                     large.gradient().data<float>() + 90'000}) {
+    const float good = *bad;
+    *bad = std::numeric_limits<float>::quiet_NaN();
+    EXPECT_TRUE(std::isnan(norm()));
+    *bad = -std::numeric_limits<float>::infinity();
+    EXPECT_TRUE(std::isinf(norm()));
+    *bad = good;
+  }
+  EXPECT_TRUE(std::isfinite(norm()));
+}
+
+TEST(ClipScale, LimitsTheNorm) {
+  EXPECT_EQ(clip_scale(4.0, 1.0), 0.25);
+  EXPECT_EQ(clip_scale(1.0, 1.0), 1.0);
+  EXPECT_EQ(clip_scale(0.5, 1.0), 1.0);
+  EXPECT_EQ(clip_scale(0.0, 1.0), 1.0);
+}
+
+TEST(ClipScale, ZeroSwitchesClippingOff) { EXPECT_EQ(clip_scale(1e30, 0.0), 1.0); }
+
+TEST(ClipScale, OfANormThatIsNotFiniteIsNaN) {
+  constexpr double kInfinity = std::numeric_limits<double>::infinity();
+  for (const double max_norm : {0.0, 1.0}) {
+    EXPECT_TRUE(std::isnan(clip_scale(kInfinity, max_norm)));
+    EXPECT_TRUE(std::isnan(clip_scale(std::numeric_limits<double>::quiet_NaN(), max_norm)));
+  }
+}
+
+}  // namespace
+}  // namespace conclave
