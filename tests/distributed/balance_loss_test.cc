@@ -7,6 +7,8 @@
 
 #include <algorithm>
 #include <span>
+#include <string>
+#include <tuple>
 
 #include "comm/base/partition.h"
 #include "comm/self/self_communicator.h"
@@ -25,9 +27,14 @@ constexpr std::int64_t K = 2;
 constexpr std::int64_t kMicroSteps = 3;
 constexpr std::int64_t kSequences = 5;  // of each micro-batch, over all ranks
 
-// Uneven, and none on the last rank of two or more.
-Range sequences_of(int rank, int ranks) {
-  if (ranks == 1) return {0, kSequences};
+enum class Layout { kAllRanks, kNoneOnTheLast };
+
+// The sequences of each micro-batch on one rank: uneven, and none on the last of two or more in one of the
+// layouts.
+Range local_sequences(Layout layout) {
+  const int rank = test::world().rank();
+  const int ranks = test::world().size();
+  if (layout == Layout::kAllRanks || ranks == 1) return partition(kSequences, ranks, rank);
   return rank == ranks - 1 ? Range{kSequences, kSequences} : partition(kSequences, ranks - 1, rank);
 }
 
@@ -100,15 +107,16 @@ double largest_magnitude(std::span<const float> values) {
   return largest;
 }
 
-class RouterOverRanks : public testing::TestWithParam<config::Moe::BalanceScope> {};
+class RouterOverRanks : public testing::TestWithParam<std::tuple<config::Moe::BalanceScope, Layout>> {};
 
 TEST_P(RouterOverRanks, EqualsOneRankWithAllTokens) {
-  const Range local = sequences_of(test::world().rank(), test::world().size());
+  const auto [scope, layout] = GetParam();
+  const Range local = local_sequences(layout);
   Step ours;
-  run_step(test::world(), local, GetParam(), ours);
+  run_step(test::world(), local, scope, ours);
   Step whole;
   const std::unique_ptr<Communicator> alone = make_self_communicator();
-  run_step(*alone, {0, kSequences}, GetParam(), whole);
+  run_step(*alone, {0, kSequences}, scope, whole);
 
   test::world().all_reduce(buffer_view(std::span(ours.balance_loss)));
   test::world().all_reduce(buffer_view(std::span(ours.z_loss)));
@@ -145,10 +153,17 @@ TEST_P(RouterOverRanks, EqualsOneRankWithAllTokens) {
   for (std::size_t i = 0; i < ours.dw.size(); ++i) EXPECT_NEAR(ours.dw[i], whole.dw[i], dw_bound);
 }
 
-INSTANTIATE_TEST_SUITE_P(Scopes, RouterOverRanks,
-                         testing::Values(config::Moe::batch, config::Moe::sequence,
-                                         config::Moe::global_batch),
-                         [](const auto& scope) { return config::Moe::BalanceScope_Name(scope.param); });
+const auto kScopesAndLayouts =
+    testing::Combine(testing::Values(config::Moe::batch, config::Moe::sequence, config::Moe::global_batch),
+                     testing::Values(Layout::kAllRanks, Layout::kNoneOnTheLast));
+
+std::string scope_and_layout(
+    const testing::TestParamInfo<std::tuple<config::Moe::BalanceScope, Layout>>& test) {
+  return config::Moe::BalanceScope_Name(std::get<0>(test.param)) +
+         (std::get<1>(test.param) == Layout::kAllRanks ? "_on_all_ranks" : "_none_on_the_last");
+}
+
+INSTANTIATE_TEST_SUITE_P(Scopes, RouterOverRanks, kScopesAndLayouts, scope_and_layout);
 
 // Different from micro-batch to micro-batch, and uneven.
 std::vector<std::int32_t> uneven_choices(std::int64_t micro_step) {
@@ -189,27 +204,30 @@ void run_terms(Communicator& group, Range local, config::Moe::BalanceScope scope
   terms.balance_loss = statistics.balance_loss_raw;
 }
 
+class BalanceLossOverRanks : public RouterOverRanks {};
+
 // Counts are integers, so that the gradient in the probabilities agrees to the last bit.
-TEST(BalanceLossOverRanks, GradientInProbabilitiesIsBitwiseTheSame) {
-  for (const auto scope : {config::Moe::batch, config::Moe::sequence, config::Moe::global_batch}) {
-    const Range local = sequences_of(test::world().rank(), test::world().size());
-    Terms ours;
-    run_terms(test::world(), local, scope, ours);
-    Terms whole;
-    const std::unique_ptr<Communicator> alone = make_self_communicator();
-    run_terms(*alone, {0, kSequences}, scope, whole);
-    for (std::size_t micro_step = 0; micro_step < kMicroSteps; ++micro_step) {
-      ConstTensorView wanted = whole.dprobabilities[micro_step];
-      if (scope == config::Moe::sequence) wanted = wanted.rows(local.begin, local.end);
-      EXPECT_TRUE(std::ranges::equal(ours.dprobabilities[micro_step].values<float>(), wanted.values<float>()))
-          << "scope " << scope << ", micro-batch " << micro_step;
-    }
-    // The same terms of magnitude 1, added in double in another order.
-    test::world().all_reduce(buffer_view(std::span(&ours.balance_loss, 1)));
-    constexpr double kTerms = kMicroSteps * kSequences * S * E;
-    EXPECT_NEAR(ours.balance_loss, whole.balance_loss, kTerms * kTerms * 1e-16);
+TEST_P(BalanceLossOverRanks, GradientInProbabilitiesIsBitwiseTheSame) {
+  const auto [scope, layout] = GetParam();
+  const Range local = local_sequences(layout);
+  Terms ours;
+  run_terms(test::world(), local, scope, ours);
+  Terms whole;
+  const std::unique_ptr<Communicator> alone = make_self_communicator();
+  run_terms(*alone, {0, kSequences}, scope, whole);
+  for (std::size_t micro_step = 0; micro_step < kMicroSteps; ++micro_step) {
+    ConstTensorView wanted = whole.dprobabilities[micro_step];
+    if (scope == config::Moe::sequence) wanted = wanted.rows(local.begin, local.end);
+    EXPECT_TRUE(std::ranges::equal(ours.dprobabilities[micro_step].values<float>(), wanted.values<float>()))
+        << "micro-batch " << micro_step;
   }
+  // The same terms of magnitude 1, added in double in another order.
+  test::world().all_reduce(buffer_view(std::span(&ours.balance_loss, 1)));
+  constexpr double kTerms = kMicroSteps * kSequences * S * E;
+  EXPECT_NEAR(ours.balance_loss, whole.balance_loss, kTerms * kTerms * 1e-16);
 }
+
+INSTANTIATE_TEST_SUITE_P(Scopes, BalanceLossOverRanks, kScopesAndLayouts, scope_and_layout);
 
 }  // namespace
 }  // namespace conclave

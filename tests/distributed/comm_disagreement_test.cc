@@ -1,6 +1,5 @@
-// Ranks that disagree about a count. Exactly two: with more, messages of the others would be left pending,
-// and MPI promises nothing after an error.
-
+// Ranks that disagree about a count. Exactly two ranks: with more, messages of the others would be left
+// pending, and MPI promises nothing after an error.
 // ranks: 2
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>

@@ -18,9 +18,9 @@ class Router {
  public:
   virtual ~Router() = default;
 
-  // x [T, D] -> routing in ctx.arena. In training it also takes the balance terms over the tokens they are
-  // defined on (which may communicate, so ranks with T = 0 take part) and adds router_entropy_sum,
-  // balance_loss_raw and z_loss_raw to `statistics`.
+  // x [T, D] -> routing in ctx.arena; adds router_entropy_sum to `statistics`. In training it also takes the
+  // balance terms over the tokens they are defined on (which may communicate, so ranks with T = 0 take part)
+  // and adds balance_loss_raw and z_loss_raw.
   virtual Routing forward(Context& ctx, ConstTensorView x, MoeStatistics& statistics) = 0;
 
   // dweights [T, K]: gradient of the loss in the weights of the last forward. Returns dx [T, D], which

@@ -32,9 +32,7 @@ Routing SoftmaxRouter::forward(Context& ctx, ConstTensorView x, MoeStatistics& s
                         .weights = weights,
                         .log_sum_exp = log_sum_exp,
                         .entropy = entropy});
-    if (ctx.training) {
-      for (const float value : entropy.values<float>()) statistics.router_entropy_sum += value;
-    }
+    for (const float value : entropy.values<float>()) statistics.router_entropy_sum += value;
   }
   if (ctx.training) {
     saved_ = {x,           probabilities,

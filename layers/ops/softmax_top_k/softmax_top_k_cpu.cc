@@ -3,6 +3,7 @@
 #include <limits>
 
 #include "layers/ops/softmax_top_k/softmax_top_k.h"
+#include "layers/ops/vector_math.h"
 
 namespace conclave::cpu {
 namespace {
@@ -53,7 +54,7 @@ void softmax_top_k(const SoftmaxTopKArgs& args) {
 #pragma omp simd reduction(+ : sum, weighted_sum)
     for (std::int64_t e = 0; e < experts; ++e) {
       const float shifted = logits[e] - largest;
-      const float exponential = std::exp(shifted);
+      const float exponential = vector_exp(shifted);
       probabilities[e] = exponential;
       sum += exponential;
       weighted_sum += exponential == 0.0F ? 0.0F : exponential * shifted;  // 0 * -inf is 0 here

@@ -133,10 +133,12 @@ TEST(SoftmaxTopK, MatchesReference) {
 }
 
 // The derivative of  dweights w + dprobabilities p + z lse^2  in each logit of one token by the complex step,
-// and the magnitude of the terms that cancel in it.
+// and the magnitude of the terms that cancel in it: with their p and w, and of what p and w are multiplied
+// by.
 struct LogitGradient {
   std::vector<double> value;
   std::vector<double> magnitude;
+  std::vector<double> coefficient;
 };
 
 LogitGradient reference_gradient(const std::vector<double>& logits, const std::vector<std::int32_t>& chosen,
@@ -162,12 +164,14 @@ LogitGradient reference_gradient(const std::vector<double>& logits, const std::v
     gradient.value.push_back(loss.imag() / kStep);
 
     const double own = dprobabilities.empty() ? 0 : std::abs(dprobabilities[e]);
-    double magnitude = result.probabilities[e].real() *
-                       (own + mean_dprobability + mean_dweight + std::abs(2 * z * result.log_sum_exp.real()));
+    double coefficient = own + mean_dprobability + mean_dweight + std::abs(2 * z * result.log_sum_exp.real());
+    double magnitude = result.probabilities[e].real() * coefficient;
     for (std::size_t k = 0; k < chosen.size(); ++k) {
-      if (chosen[k] == static_cast<std::int32_t>(e))
-        magnitude += result.weights[k].real() * (std::abs(dweights[k]) + mean_dweight);
+      if (chosen[k] != static_cast<std::int32_t>(e)) continue;
+      magnitude += result.weights[k].real() * (std::abs(dweights[k]) + mean_dweight);
+      coefficient += std::abs(dweights[k]) + mean_dweight;
     }
+    gradient.coefficient.push_back(coefficient);
     gradient.magnitude.push_back(magnitude);
   }
   return gradient;
@@ -202,7 +206,7 @@ TEST(SoftmaxTopK, BackwardMatchesComplexStep) {
           EXPECT_NEAR(dlogits[at], wanted.value[e],
                       wanted.magnitude[e] * relative +
                           2 * z * op.probabilities[at] * errors.log_sum_exp(largest) +
-                          10 * SoftmaxErrors::underflow());
+                          (wanted.coefficient[e] + 2) * SoftmaxErrors::underflow());
         }
       }
     }
