@@ -44,7 +44,7 @@ HeldOutSource evaluate_source(const EvaluationArgs& args, int source) {
     ctx.batch.sequences = mine.size();
     ctx.batch.sequence_length = args.dataset.sequence_length();
     ctx.batch.global_sequences = chunk.size();
-    const auto sum = args.model.forward(ctx, tokens_of(args.batch), targets_of(args.batch));
+    const auto sum = args.model.forward(ctx, args.batch.token_view(), args.batch.target_view());
     args.arena.reset();
     sums[0] += sum.loss_sum;
     sums[1] += static_cast<double>(sum.targets);

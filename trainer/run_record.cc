@@ -13,13 +13,10 @@
 namespace conclave {
 namespace {
 
-std::optional<Console> make_console(const Trainer& trainer, std::int64_t first_step) {
-  std::optional<Console> console;
-  if (trainer.world.rank() == 0) {
-    console.emplace(std::cout, ConsoleStyle::detect(stdout), trainer.experiment.train().steps(), first_step,
-                    tokens_are_bytes(trainer.experiment));
-  }
-  return console;
+std::unique_ptr<Console> make_console(const Trainer& trainer, std::int64_t first_step) {
+  if (trainer.world.rank() != 0) return nullptr;
+  return std::make_unique<Console>(std::cout, ConsoleStyle::detect(stdout), trainer.experiment.train().steps(),
+                                   first_step, tokens_are_bytes(trainer.experiment));
 }
 
 EvaluationRecord evaluation_record(std::int64_t completed_steps, const Evaluation& evaluation, bool bytes) {
@@ -39,7 +36,7 @@ EvaluationRecord evaluation_record(std::int64_t completed_steps, const Evaluatio
 RunRecord::RunRecord(Trainer& trainer, std::int64_t first_step)
     : trainer_(trainer),
       console_(make_console(trainer, first_step)),
-      log_(trainer.experiment.run().dir(), trainer.world.rank(), console_ ? &*console_ : nullptr) {
+      log_(trainer.experiment.run().dir(), trainer.world.rank(), console_.get()) {
   if (!is_first_rank()) return;
   metrics_.emplace(trainer.experiment.run().dir(), first_step);
   if (trainer.experiment.log().tensorboard()) tensorboard_.emplace(trainer.experiment.run().dir(), first_step);

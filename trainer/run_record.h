@@ -40,7 +40,7 @@ class RunRecord {
   bool is_first_rank() const { return trainer_.world.rank() == 0; }
 
   Trainer& trainer_;
-  std::optional<Console> console_;  // rank 0
+  std::unique_ptr<Console> console_;  // rank 0
   RunLog log_;
   std::optional<MetricsWriter> metrics_;        // rank 0
   std::optional<TensorBoardWriter> tensorboard_;  // rank 0, by option

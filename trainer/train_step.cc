@@ -22,7 +22,7 @@ StepResult train_step(Trainer& trainer, std::int64_t step) {
         data::position_of(cut, step, micro_step, rank, trainer.dataset.sequence_length());
 
     Context ctx = trainer.context(position, /*training=*/true);
-    const auto sum = trainer.model.forward(ctx, tokens_of(trainer.batch), targets_of(trainer.batch));
+    const auto sum = trainer.model.forward(ctx, trainer.batch.token_view(), trainer.batch.target_view());
     trainer.model.backward(ctx);
     trainer.arena.reset();
     loss += sum.loss_sum / static_cast<double>(position.global_tokens());

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "comm/base/partition.h"
@@ -33,6 +34,15 @@ BatchPosition position_of(const BatchCut& cut, std::int64_t step, std::int64_t m
 struct MicroBatch {
   std::vector<std::int32_t> tokens;   // [B, S]
   std::vector<std::int32_t> targets;  // [B, S]
+
+  // The same, flat, as the model takes them: [T], T = B S.
+  ConstTensorView token_view() const { return flat_view(tokens); }
+  ConstTensorView target_view() const { return flat_view(targets); }
+
+ private:
+  static ConstTensorView flat_view(const std::vector<std::int32_t>& ids) {
+    return tensor_view(std::span<const std::int32_t>(ids), {static_cast<std::int64_t>(ids.size())});
+  }
 };
 
 // Loads what `rank` trains on in a micro-step of an optimizer step.
