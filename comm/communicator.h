@@ -1,16 +1,14 @@
-// SEAM 1: who talks to whom. A Communicator is one process group; every backend (self, mpi, nccl) implements
+// SEAM 1: who talks to whom. A Communicator is one process group; each backend (self, mpi, nccl) implements
 // it.
 //
 // Rules for every collective
 //  * All ranks of the group call the same operations in the same order.
 //  * Counts are elements, 64 bits. Buffers are contiguous and must not overlap unless a function says so.
 //  * The public functions check their arguments (null with a count, overlap, dtype, device, counts against
-//    sizes) and throw Error before anything is sent; the backends implement the protected do_* functions
-//    only.
+//    sizes) and throw Error before anything is sent; the backends implement the protected do_* functions.
 //  * An operation is started by the call and complete when its Work has been waited for. Buffers belong to
-//  the
-//    operation until then. `Work` waits in its destructor, so `comm.barrier();` is a blocking call. A Work
-//    that is destroyed by an exception does not wait: the job is ending, and the peers may never answer.
+//    the operation until then. `Work` waits in its destructor, so `comm.barrier();` is a blocking call. A
+//    Work that is destroyed by an exception does not wait: the job is ending, the peers may never answer.
 //  * Reductions add in rank order 0, 1, ..., size-1 for every element, whatever the backend: results are
 //    bitwise repeatable and the same on every rank. Cost: the bytes of a ring reduce-scatter. bfloat16 is
 //    added in float32 and rounded once. A NaN on any rank is the result of kMax and kMin too.
