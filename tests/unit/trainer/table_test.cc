@@ -50,7 +50,7 @@ TEST(FormatCount, GroupsOfThree) {
 TEST(Specialisation, IsTheNormalisedMutualInformation) {
   EXPECT_DOUBLE_EQ(specialisation({{5, 5}, {100, 100}}), 0);  // sizes of the sources do not matter
   EXPECT_DOUBLE_EQ(specialisation({{5, 0}, {0, 100}}), 1);
-  EXPECT_DOUBLE_EQ(specialisation({{1, 1, 0, 0}, {0, 0, 3, 9}}), 1);
+  EXPECT_DOUBLE_EQ(specialisation({{1, 2, 0, 0}, {0, 0, 3, 9}}), 1);
   // Two sources, (3/4, 1/4) and (1/4, 3/4): 1 - H(1/4) in bits.
   EXPECT_NEAR(specialisation({{3, 1}, {1, 3}}), 1 + 0.25 * std::log2(0.25) + 0.75 * std::log2(0.75), 1e-15);
   EXPECT_EQ(specialisation({{3, 1}}), 0);
