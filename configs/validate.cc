@@ -1,0 +1,181 @@
+#include "configs/validate.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <map>
+#include <string>
+
+#include "comm/base/error.h"
+#include "configs/keys.h"
+
+namespace conclave::config {
+
+namespace {
+
+std::vector<std::string> divisors(std::int64_t number, std::int64_t largest) {
+  std::vector<std::string> found;
+  for (std::int64_t i = 1; i <= std::min(number, largest); ++i) {
+    if (number % i == 0) found.push_back(std::to_string(i));
+  }
+  return found;
+}
+
+// The multiples of `factor` around `value`: "96 or 128".
+std::string multiples_around(std::int64_t value, std::int64_t factor) {
+  const std::int64_t below = value / factor * factor;
+  return below == 0 ? std::to_string(factor) : fmt::format("{} or {}", below, below + factor);
+}
+
+void check_heads(const Experiment& experiment, std::vector<Violation>& broken) {
+  const Model& model = experiment.model();
+  const std::int64_t d_model = model.d_model();
+  const std::int64_t heads = model.heads();
+  if (model.kv_heads() != 0 && heads % model.kv_heads() != 0) {
+    broken.push_back({{"model.kv_heads", "model.heads"},
+                      fmt::format("model.kv_heads: {} does not divide model.heads, {}; valid: {}",
+                                  model.kv_heads(), heads, one_of(divisors(heads, heads)))});
+  }
+  if (model.head_dim() != 0) {
+    if (model.head_dim() % 2 != 0) {
+      broken.push_back(
+          {{"model.head_dim"},
+           fmt::format("model.head_dim: found {}, which is odd; the rotary embedding turns pairs; "
+                       "valid: {} or {}",
+                       model.head_dim(), model.head_dim() - 1, model.head_dim() + 1)});
+    }
+  } else if (d_model % heads != 0) {
+    broken.push_back(
+        {{"model.d_model", "model.heads", "model.head_dim"},
+         fmt::format("model.d_model: {} is not a multiple of model.heads, {}, as head_dim: auto asks for; "
+                     "valid: model.d_model={}, or give model.head_dim",
+                     d_model, heads, multiples_around(d_model, heads))});
+  } else if (d_model / heads % 2 != 0) {
+    broken.push_back(
+        {{"model.d_model", "model.heads", "model.head_dim"},
+         fmt::format("model.d_model: {} in {} heads gives an odd head_dim, {}; the rotary embedding turns "
+                     "pairs; valid: model.d_model={}, or give an even model.head_dim",
+                     d_model, heads, d_model / heads, multiples_around(d_model, 2 * heads))});
+  }
+}
+
+void check_experts(const Experiment& experiment, std::vector<Violation>& broken) {
+  const Moe& moe = experiment.moe();
+  if (moe.experts() == 0) return;
+  if (moe.top_k() > moe.experts()) {
+    broken.push_back(
+        {{"moe.top_k", "moe.experts"},
+         fmt::format("moe.top_k: {} is more than moe.experts, {}, and a token goes to different experts; "
+                     "valid: moe.top_k from 1 to {}, or moe.experts of at least {}",
+                     moe.top_k(), moe.experts(), moe.experts(), moe.top_k())});
+  }
+  const std::int64_t layers = experiment.model().layers();
+  if (moe.every() > layers) {
+    broken.push_back(
+        {{"moe.every", "model.layers", "moe.experts"},
+         fmt::format("moe.every: {} is more than model.layers, {}, which leaves no MoE layer; valid: "
+                     "moe.every from 1 to {}, or moe.experts=0 for a dense model",
+                     moe.every(), layers, layers)});
+  }
+}
+
+void check_vocabulary(const Experiment& experiment, std::vector<Violation>& broken) {
+  const std::int64_t vocab_size = experiment.model().vocab_size();
+  const bool is_bytes = experiment.data().tokenizer() == Data::bytes;
+  if (!is_bytes && vocab_size == 0) {
+    broken.push_back(
+        {{"model.vocab_size", "data.tokenizer"},
+         "model.vocab_size: auto is not enough for data.tokenizer: pretokenized; valid: the number of "
+         "token ids, such as model.vocab_size=50257 for GPT-2's"});
+  }
+  constexpr std::int64_t kByteValues = 256;
+  if (is_bytes && vocab_size != 0 && vocab_size < kByteValues) {
+    broken.push_back(
+        {{"model.vocab_size", "data.tokenizer"},
+         fmt::format("model.vocab_size: {} is too small for data.tokenizer: bytes; valid: auto, or {} or "
+                     "more",
+                     vocab_size, kByteValues)});
+  }
+}
+
+void check_sources(const Experiment& experiment, std::vector<Violation>& broken) {
+  const Data& data = experiment.data();
+  if (data.train_size() == 0) {
+    broken.push_back(
+        {{"data.train"},
+         "data.train: no sources; valid: a list such as data.train=[{name: text, path: data/text.txt}]"});
+  }
+  std::map<std::string, int> first_with_name;
+  double total_weight = 0;
+  for (int i = 0; i < data.train_size(); ++i) {
+    const Source& source = data.train(i);
+    const std::string path = fmt::format("data.train.{}", i);
+    total_weight += source.weight();
+    if (source.path().empty()) {
+      broken.push_back(
+          {{path + ".path"}, path + ".path: missing; every source needs one: path: data/text.txt"});
+    }
+    if (source.name().empty()) {
+      broken.push_back({{path + ".name"}, path + ".name: missing; every source needs one: name: text"});
+    } else if (const auto [first, is_new] = first_with_name.emplace(source.name(), i); !is_new) {
+      broken.push_back(
+          {{path + ".name"},
+           fmt::format("{}.name: \"{}\" is the name of data.train.{} too; valid: a name of its own", path,
+                       source.name(), first->second)});
+    }
+  }
+  if (!std::isfinite(total_weight)) {
+    broken.push_back(
+        {{"data.train"},
+         "data.train: the sum of the weights is not finite; valid: weights around 1, only their ratios "
+         "count"});
+  }
+}
+
+void check_optimization(const Experiment& experiment, std::vector<Violation>& broken) {
+  const int betas_count = experiment.optim().betas_size();
+  if (betas_count != 0 && betas_count != 2) {
+    broken.push_back(
+        {{"optim.betas"},
+         fmt::format("optim.betas: found {} of them; valid: two, such as [0.9, 0.95]", betas_count)});
+  }
+  const std::int64_t steps = experiment.train().steps();
+  const std::int64_t warmup_steps = experiment.schedule().warmup_steps();
+  if (warmup_steps >= steps) {
+    broken.push_back({{"schedule.warmup_steps", "train.steps"},
+                      fmt::format("schedule.warmup_steps: {} is not below train.steps, {}; valid: "
+                                  "schedule.warmup_steps from 0 to {}, or train.steps of at least {}",
+                                  warmup_steps, steps, steps - 1, warmup_steps + 1)});
+  }
+}
+
+}  // namespace
+
+std::vector<Violation> violations(const Experiment& experiment) {
+  std::vector<Violation> broken;
+  check_heads(experiment, broken);
+  check_experts(experiment, broken);
+  check_vocabulary(experiment, broken);
+  check_sources(experiment, broken);
+  check_optimization(experiment, broken);
+  return broken;
+}
+
+void check_for_world(const Experiment& experiment, int world_size) {
+  const std::int64_t size = experiment.parallel().expert_parallel_size();
+  if (size == 0) return;
+  const std::int64_t experts = experiment.moe().experts();
+  const std::int64_t largest = std::max<std::int64_t>(experts, 1);
+  if (world_size % size == 0 && size <= largest) return;
+
+  const std::string reason = world_size % size != 0
+                                 ? fmt::format("does not divide the number of ranks, {}", world_size)
+                             : experts == 0 ? "needs experts to share, and the model is dense"
+                                            : fmt::format("is more than moe.experts, {}", experts);
+  throw ConfigError(fmt::format("parallel.expert_parallel_size: {} {}; valid: {}, or auto", size, reason,
+                                fmt::join(divisors(world_size, largest), ", ")));
+}
+
+}  // namespace conclave::config

@@ -1,0 +1,132 @@
+#include "configs/validate.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "comm/base/error.h"
+#include "tests/support/config_files.h"
+
+namespace conclave {
+namespace {
+
+using test::ConfigFiles;
+using testing::ElementsAre;
+using testing::HasSubstr;
+using testing::IsEmpty;
+
+const std::string kSource = "data: {train: [{name: text, path: text.txt}]}\n";
+
+struct BrokenRule {
+  std::string yaml;
+  std::string fault;
+};
+
+class BrokenRuleTest : public testing::TestWithParam<BrokenRule> {};
+
+TEST_P(BrokenRuleTest, NamesTheValuesThatWork) {
+  EXPECT_THAT(ConfigFiles().faults(GetParam().yaml), ElementsAre(GetParam().fault));
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Rules, BrokenRuleTest,
+    testing::Values(
+        BrokenRule{
+            kSource + "moe: {top_k: 3, experts: 2}\n",
+            "run.yaml:2:26: moe.top_k: 3 is more than moe.experts, 2, and a token goes to different experts; "
+            "valid: moe.top_k from 1 to 2, or moe.experts of at least 3"},
+        BrokenRule{
+            kSource + "moe: {every: 5, experts: 2}\nmodel: {layers: 4}\n",
+            "run.yaml:3:17: moe.every: 5 is more than model.layers, 4, which leaves no MoE layer; valid: "
+            "moe.every from 1 to 4, or moe.experts=0 for a dense model"},
+        BrokenRule{kSource + "model: {heads: 6, kv_heads: 4, head_dim: 8}\n",
+                   "run.yaml:2:29: model.kv_heads: 4 does not divide model.heads, 6; valid: 1, 2, 3 or 6"},
+        BrokenRule{kSource + "model: {d_model: 100, heads: 8}\n",
+                   "run.yaml:2:30: model.d_model: 100 is not a multiple of model.heads, 8, as head_dim: auto "
+                   "asks for; "
+                   "valid: model.d_model=96 or 104, or give model.head_dim"},
+        BrokenRule{kSource + "model: {d_model: 4, heads: 8}\n",
+                   "run.yaml:2:28: model.d_model: 4 is not a multiple of model.heads, 8, as head_dim: auto "
+                   "asks for; "
+                   "valid: model.d_model=8, or give model.head_dim"},
+        BrokenRule{kSource + "model: {d_model: 30, heads: 2}\n",
+                   "run.yaml:2:29: model.d_model: 30 in 2 heads gives an odd head_dim, 15; the rotary "
+                   "embedding turns "
+                   "pairs; valid: model.d_model=28 or 32, or give an even model.head_dim"},
+        BrokenRule{kSource + "model: {head_dim: 7}\n",
+                   "run.yaml:2:19: model.head_dim: found 7, which is odd; the rotary embedding turns pairs; "
+                   "valid: 6 or "
+                   "8"},
+        BrokenRule{"data: {tokenizer: pretokenized, train: [{name: a, path: a.bin}]}\n",
+                   "run.yaml:1:19: model.vocab_size: auto is not enough for data.tokenizer: pretokenized; "
+                   "valid: the "
+                   "number of token ids, such as model.vocab_size=50257 for GPT-2's"},
+        BrokenRule{kSource + "model: {vocab_size: 255}\n",
+                   "run.yaml:2:21: model.vocab_size: 255 is too small for data.tokenizer: bytes; valid: "
+                   "auto, or 256 or "
+                   "more"},
+        BrokenRule{"run: {name: a}\n",
+                   "run.yaml: data.train: no sources; valid: a list such as data.train=[{name: text, path: "
+                   "data/text.txt}]"},
+        BrokenRule{"data: {train: [{name: a}]}\n",
+                   "run.yaml:1:16: data.train.0.path: missing; every source needs one: path: data/text.txt"},
+        BrokenRule{"data: {train: [{path: a}]}\n",
+                   "run.yaml:1:16: data.train.0.name: missing; every source needs one: name: text"},
+        BrokenRule{"data: {train: [{name: a, path: a}, {name: a, path: b}]}\n",
+                   "run.yaml:1:43: data.train.1.name: \"a\" is the name of data.train.0 too; valid: a name "
+                   "of its own"},
+        BrokenRule{"data: {train: [{name: a, path: a, weight: 1e308}, {name: b, path: b, weight: 1e308}]}\n",
+                   "run.yaml:1:15: data.train: the sum of the weights is not finite; valid: weights around "
+                   "1, only their "
+                   "ratios count"},
+        BrokenRule{kSource + "optim: {betas: [0.9]}\n",
+                   "run.yaml:2:16: optim.betas: found 1 of them; valid: two, such as [0.9, 0.95]"},
+        BrokenRule{kSource + "train: {steps: 100}\n",
+                   "run.yaml:2:16: schedule.warmup_steps: 100 is not below train.steps, 100; valid: "
+                   "schedule.warmup_steps from 0 to 99, or train.steps of at least 101"}));
+
+TEST(ValidateTest, ADenseModelMayKeepAnyMoeKey) {
+  EXPECT_NO_THROW(
+      ConfigFiles().load(kSource + "model: {layers: 1}\nmoe: {experts: 0, top_k: 64, every: 7}\n"));
+}
+
+TEST(ValidateTest, AsManyChoicesAsExpertsIsFine) {
+  EXPECT_NO_THROW(ConfigFiles().load(kSource + "moe: {experts: 4, top_k: 4}\n"));
+}
+
+TEST(ValidateTest, AGivenHeadDimFreesTheWidth) {
+  EXPECT_NO_THROW(ConfigFiles().load(kSource + "model: {d_model: 100, heads: 8, head_dim: 16}\n"));
+}
+
+TEST(ValidateTest, AResolvedExperimentIsStillValid) {
+  EXPECT_THAT(config::violations(ConfigFiles().load(kSource)), IsEmpty());
+}
+
+std::string world_fault(std::int64_t experts, std::int64_t expert_parallel_size, int world_size) {
+  config::Experiment experiment;
+  experiment.mutable_moe()->set_experts(experts);
+  experiment.mutable_parallel()->set_expert_parallel_size(expert_parallel_size);
+  try {
+    config::check_for_world(experiment, world_size);
+  } catch (const ConfigError& error) {
+    return error.what();
+  }
+  return "";
+}
+
+TEST(ValidateTest, ExpertParallelSizeFitsTheWorld) {
+  EXPECT_EQ(world_fault(8, 0, 3), "");
+  EXPECT_EQ(world_fault(8, 4, 8), "");
+  EXPECT_EQ(world_fault(3, 2, 2), "");  // shards may be uneven
+  EXPECT_EQ(world_fault(0, 1, 4), "");
+  EXPECT_EQ(
+      world_fault(8, 4, 6),
+      "parallel.expert_parallel_size: 4 does not divide the number of ranks, 6; valid: 1, 2, 3, 6, or auto");
+  EXPECT_EQ(world_fault(8, 4, 2),
+            "parallel.expert_parallel_size: 4 does not divide the number of ranks, 2; valid: 1, 2, or auto");
+  EXPECT_EQ(world_fault(2, 4, 4),
+            "parallel.expert_parallel_size: 4 is more than moe.experts, 2; valid: 1, 2, or auto");
+  EXPECT_THAT(world_fault(0, 2, 2), HasSubstr("the model is dense; valid: 1, or auto"));
+}
+
+}  // namespace
+}  // namespace conclave
