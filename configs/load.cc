@@ -42,13 +42,11 @@ std::optional<std::string> read_text(const std::string& path, const std::string&
   return text.str();
 }
 
-// The one YAML document in the file, a map; an empty file is an empty map.
-std::optional<YAML::Node> parse_file(const std::string& path, const std::string& place, Reading& reading) {
-  const auto text = read_text(path, place, reading);
-  if (!text) return std::nullopt;
+// The one YAML document in `text`, a map; an empty text is an empty map. `path` names the text in messages.
+std::optional<YAML::Node> parse_text(const std::string& text, const std::string& path, Reading& reading) {
   const Origin origin{path};
   try {
-    const std::vector<YAML::Node> documents = YAML::LoadAll(*text);
+    const std::vector<YAML::Node> documents = YAML::LoadAll(text);
     if (documents.empty() || (documents.size() == 1 && documents[0].IsNull())) {
       return YAML::Node(YAML::NodeType::Map);
     }
@@ -88,7 +86,9 @@ void read_file(const std::string& path, const std::string& place, std::vector<st
     return reading.add_error(place, fmt::format("base: the files include each other: {}; remove one base",
                                                 fmt::join(includers, " -> ")));
   }
-  const auto file = parse_file(path, place, reading);
+  const auto text = read_text(path, place, reading);
+  if (!text) return;
+  const auto file = parse_text(*text, path, reading);
   if (!file) return;
 
   const Origin origin{path};
@@ -116,11 +116,9 @@ void check_rules(const std::string& path, Reading& reading) {
   }
 }
 
-}  // namespace
-
-Experiment load_experiment(const std::string& path, std::span<const std::string> overrides) {
-  Reading reading;
-  read_file(path, path, {}, reading);
+// Applies the overrides, checks the rules, throws what was wrong; else the experiment with every `auto`
+// resolved.
+Experiment finish(const std::string& path, std::span<const std::string> overrides, Reading& reading) {
   apply_overrides(overrides, reading);
   if (reading.is_complete()) check_rules(path, reading);
 
@@ -131,6 +129,28 @@ Experiment load_experiment(const std::string& path, std::span<const std::string>
   }
   resolve(reading.experiment);
   return reading.experiment;
+}
+
+}  // namespace
+
+Experiment load_experiment(const std::string& path, std::span<const std::string> overrides) {
+  Reading reading;
+  read_file(path, path, {}, reading);
+  return finish(path, overrides, reading);
+}
+
+Experiment parse_experiment(const std::string& yaml, const std::string& name,
+                            std::span<const std::string> overrides) {
+  Reading reading;
+  if (const auto map = parse_text(yaml, name, reading)) {
+    const Origin origin{name};
+    if (const auto base = base_of(*map)) {
+      reading.add_error(origin.place(base->Mark()), "base: only a file can have one; leave the key out");
+      reading.set_incomplete();
+    }
+    read_section(*map, reading.experiment, "", origin, reading);
+  }
+  return finish(name, overrides, reading);
 }
 
 }  // namespace conclave::config

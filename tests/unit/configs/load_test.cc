@@ -287,6 +287,20 @@ TEST(LoadTest, OverridesReachValuesSectionsListsAndElements) {
   EXPECT_EQ(experiment.data().train(0).path(), "text.txt");
 }
 
+TEST(LoadTest, ParsesYamlThatIsNoFile) {
+  const std::vector<std::string> overrides = {"moe.experts=4"};
+  EXPECT_EQ(config::parse_experiment(kSource, "checkpoint", overrides).moe().experts(), 4);
+  try {
+    config::parse_experiment("base: other.yaml\nmoe: {topk: 2}\n" + kSource, "checkpoint", {});
+    FAIL();
+  } catch (const ConfigError& error) {
+    EXPECT_STREQ(error.what(),
+                 "2 faults in the configuration\n"
+                 "checkpoint:1:7: base: only a file can have one; leave the key out\n"
+                 "checkpoint:2:7: moe.topk: unknown key; did you mean moe.top_k?");
+  }
+}
+
 TEST(LoadTest, OverridesThatMakeNoSense) {
   const auto faults = ConfigFiles().faults(
       kSource, {"verbose", "moe.topk=2", "data.train.1.path=x", "data.train.first=x", "optim.lr.x=1",
