@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "layers/tensor/tensor_view.h"
+#include "trainer/data/mapped_file.h"
 
 namespace conclave {
 
@@ -53,7 +54,6 @@ class SafetensorsReader {
   };
 
   explicit SafetensorsReader(std::filesystem::path path);
-  ~SafetensorsReader();
   SafetensorsReader(const SafetensorsReader&) = delete;
   SafetensorsReader& operator=(const SafetensorsReader&) = delete;
 
@@ -63,14 +63,11 @@ class SafetensorsReader {
   // Null if there is no such tensor.
   const Entry* find(std::string_view name) const;
   // Length and JSON header, up to the tensors' bytes.
-  std::span<const std::byte> header() const { return file_.first(header_bytes_); }
+  std::span<const std::byte> header() const { return file_.bytes().first(header_bytes_); }
 
  private:
-  void map_file();
-  void parse();
-
   std::filesystem::path path_;
-  std::span<const std::byte> file_;
+  data::MappedFile file_;
   std::size_t header_bytes_ = 0;
   std::map<std::string, Entry, std::less<>> entries_;
   std::map<std::string, std::string> metadata_;

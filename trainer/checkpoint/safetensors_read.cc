@@ -1,10 +1,4 @@
-#include <fcntl.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
-#include <unistd.h>
-
 #include <array>
-#include <cerrno>
 #include <cstring>
 #include <nlohmann/json.hpp>
 #include <set>
@@ -105,50 +99,24 @@ DType dtype_from_safetensors(std::string_view name, const std::string& what) {
   throw Error(fmt::format("{}: dtype \"{}\" is not supported; supported are {}", what, name, known_names));
 }
 
-SafetensorsReader::SafetensorsReader(std::filesystem::path path) : path_(std::move(path)) {
-  map_file();
-  try {
-    parse();
-  } catch (...) {
-    ::munmap(const_cast<std::byte*>(file_.data()), file_.size());
-    throw;
-  }
-}
-
-SafetensorsReader::~SafetensorsReader() { ::munmap(const_cast<std::byte*>(file_.data()), file_.size()); }
-
-void SafetensorsReader::map_file() {
-  const int descriptor = ::open(path_.c_str(), O_RDONLY | O_CLOEXEC);
-  CONCLAVE_CHECK(descriptor >= 0, "can't open {}: {}", path_.string(), std::strerror(errno));
-  struct stat status {};
-  void* memory = MAP_FAILED;
-  int reason = ::fstat(descriptor, &status) == 0 ? 0 : errno;
-  const auto bytes = static_cast<std::size_t>(status.st_size);
-  if (reason == 0 && bytes >= kLengthBytes) {
-    memory = ::mmap(nullptr, bytes, PROT_READ, MAP_PRIVATE, descriptor, 0);
-    if (memory == MAP_FAILED) reason = errno;
-  }
-  ::close(descriptor);
-  CONCLAVE_CHECK(reason == 0, "can't map {}: {}", path_.string(), std::strerror(reason));
-  CONCLAVE_CHECK(memory != MAP_FAILED, "{} has {} bytes: too short for a safetensors file", path_.string(),
-                 bytes);
-  file_ = {static_cast<const std::byte*>(memory), bytes};
-}
-
-void SafetensorsReader::parse() {
+SafetensorsReader::SafetensorsReader(std::filesystem::path path)
+    : path_(std::move(path)), file_(path_.string()) {
+  const std::span<const std::byte> file = file_.bytes();
+  CONCLAVE_CHECK(file.size() >= kLengthBytes, "{} has {} bytes: too short for a safetensors file",
+                 path_.string(), file.size());
   std::uint64_t json_bytes = 0;
-  std::memcpy(&json_bytes, file_.data(), kLengthBytes);
+  std::memcpy(&json_bytes, file.data(), kLengthBytes);
   CONCLAVE_CHECK(json_bytes <= kMaxHeaderBytes, "{}: header of {} bytes, at most {} are allowed",
                  path_.string(), json_bytes, kMaxHeaderBytes);
-  CONCLAVE_CHECK(json_bytes <= file_.size() - kLengthBytes,
-                 "{} is truncated: {} bytes, the header alone has {}", path_.string(), file_.size(),
+  CONCLAVE_CHECK(json_bytes <= file.size() - kLengthBytes,
+                 "{} is truncated: {} bytes, the header alone has {}", path_.string(), file.size(),
                  json_bytes + kLengthBytes);
   header_bytes_ = kLengthBytes + json_bytes;
   const auto json =
-      parse_json({reinterpret_cast<const char*>(file_.data()) + kLengthBytes, json_bytes}, path_.string());
+      parse_json({reinterpret_cast<const char*>(file.data()) + kLengthBytes, json_bytes}, path_.string());
   CONCLAVE_CHECK(json.is_object(), "{}: the safetensors header is not a JSON object", path_.string());
 
-  const std::span<const std::byte> data = file_.subspan(header_bytes_);
+  const std::span<const std::byte> data = file.subspan(header_bytes_);
   std::set<std::pair<std::int64_t, std::int64_t>> covered;  // every tensor's non-empty [begin, end)
   for (const auto& [name, entry] : json.items()) {
     const std::string what = fmt::format("{}: \"{}\"", path_.string(), name);
