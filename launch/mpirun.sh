@@ -18,4 +18,9 @@ cores=$(nproc)
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(( cores > ranks ? cores / ranks : 1 ))}
 # Waiting ranks must give up the core where ranks outnumber cores.
 if (( ranks > cores )); then export OMPI_MCA_mpi_yield_when_idle=1; fi
+# mpirun hides from its ranks whether a terminal reads their output.
+if [[ -t 1 ]]; then
+  CONCLAVE_COLUMNS=$(tput cols 2> /dev/null || echo 80)
+  export CONCLAVE_COLUMNS
+fi
 exec mpirun "${options[@]}" -np "$ranks" "$@"

@@ -9,8 +9,8 @@
 namespace conclave {
 namespace {
 
-// The held-out sequences of one source are read in chunks, each dealt to the ranks. A limited evaluation reads
-// fewer chunks, evenly spaced.
+// The held-out sequences of one source are read in chunks, each dealt to the ranks. A limited evaluation
+// reads fewer chunks, evenly spaced.
 struct Chunks {
   std::int64_t sequences;  // that the source holds out
   std::int64_t size;       // sequences a chunk
@@ -33,7 +33,8 @@ HeldOutSource evaluate_source(const EvaluationArgs& args, int source) {
   HeldOutSource result;
   result.name = args.dataset.source_names()[static_cast<std::size_t>(source)];
 
-  const Chunks chunks(args.dataset.held_out_sequences(source), args.micro_batch * world.size(), args.max_sequences);
+  const Chunks chunks(args.dataset.held_out_sequences(source), args.micro_batch * world.size(),
+                      args.max_sequences);
   double sums[2] = {0.0, 0.0};  // loss, targets
   for (std::int64_t index = 0; index < chunks.count; ++index) {
     const Range chunk = chunks.at(index);
@@ -73,7 +74,8 @@ double Evaluation::loss() const {
 Evaluation evaluate(const EvaluationArgs& args) {
   // What training has counted so far is set aside and counted on afterwards.
   std::vector<MoeStatistics> training_statistics;
-  for (const auto& [block, layer] : args.model.moe_layers()) training_statistics.push_back(layer->take_statistics());
+  for (const auto& [block, layer] : args.model.moe_layers())
+    training_statistics.push_back(layer->take_statistics());
 
   Evaluation evaluation;
   const auto sources = static_cast<int>(args.dataset.source_names().size());

@@ -38,8 +38,9 @@ struct EvaluationArgs {
   std::int64_t max_sequences = 0;  // of each source, spread over its held-out part; 0: all
 };
 
-// Collective; the same result on every rank. Nothing is dropped, whatever the capacity factor of training, and the
-// result does not depend on the number of ranks but for rounding. The routing statistics of training stay as they are.
+// Collective; the same result on every rank. Nothing is dropped, whatever the capacity factor of training,
+// and the result does not depend on the number of ranks but for rounding. The routing statistics of training
+// stay as they are.
 Evaluation evaluate(const EvaluationArgs& args);
 
 }  // namespace conclave

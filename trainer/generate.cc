@@ -9,7 +9,8 @@
 
 namespace conclave {
 
-std::int32_t sample_token(std::span<const float> logits, const SamplingOptions& options, std::uint64_t index) {
+std::int32_t sample_token(std::span<const float> logits, const SamplingOptions& options,
+                          std::uint64_t index) {
   std::vector<std::int32_t> ids(logits.size());
   std::iota(ids.begin(), ids.end(), 0);
   const auto logit = [&](std::int32_t id) { return logits[static_cast<std::size_t>(id)]; };
@@ -59,8 +60,8 @@ void generate(LanguageModel& model, const ProcessGrid& grid, std::int64_t max_se
     }
     Context ctx{.arena = &arena, .grid = &grid, .training = false};
     const auto positions = static_cast<std::int64_t>(pending.size());
-    const TensorView logits =
-        model.next_token_logits(ctx, tensor_view(std::span<const std::int32_t>(pending), {positions}), caches);
+    const TensorView logits = model.next_token_logits(
+        ctx, tensor_view(std::span<const std::int32_t>(pending), {positions}), caches);
     const std::int32_t token =
         sample_token(logits.values<float>(), options, static_cast<std::uint64_t>(history.size()));
     arena.reset();

@@ -1,5 +1,5 @@
-// Sampling text from a model: temperature, top-k, top-p (nucleus sampling, Holtzman et al., "The Curious Case of
-// Neural Text Degeneration", 2020).
+// Sampling text from a model: temperature, top-k, top-p (nucleus sampling, Holtzman et al., "The Curious Case
+// of Neural Text Degeneration", 2020).
 #pragma once
 
 #include <cstdint>
@@ -18,8 +18,8 @@ struct SamplingOptions {
   std::uint64_t seed = 0;
 };
 
-// The token that `options` draw from logits [V] at draw `index`; a pure function of its arguments. Ties go to the
-// lower id.
+// The token that `options` draw from logits [V] at draw `index`; a pure function of its arguments. Ties go to
+// the lower id.
 std::int32_t sample_token(std::span<const float> logits, const SamplingOptions& options, std::uint64_t index);
 
 // Continues `prompt` (not empty) by `count` tokens and passes each to `emit` as soon as it is drawn. Beyond

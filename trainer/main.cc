@@ -49,7 +49,9 @@ int run(int argc, char** argv) {
   CLI::App app(kDescription, "conclave");
   app.set_version_flag("--version", fmt::format("conclave {}", version()));
   app.require_subcommand(1);
-  app.footer("Exit codes: 0 done, 75 stopped with the state saved (start again to go on), 78 configuration error, 1 else.");
+  app.footer(
+      "Exit codes: 0 done, 75 stopped with the state saved (start again to go on), 78 configuration error, 1 "
+      "else.");
   std::function<int()> selected;
   add_train_command(app, selected);
   add_eval_command(app, selected);
@@ -60,7 +62,8 @@ int run(int argc, char** argv) {
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
-    if (MpiRuntime::launched_rank() != 0) return error.get_exit_code() == 0 ? 0 : static_cast<int>(ExitCode::kConfiguration);
+    if (MpiRuntime::launched_rank() != 0)
+      return error.get_exit_code() == 0 ? 0 : static_cast<int>(ExitCode::kConfiguration);
     return app.exit(error) == 0 ? 0 : static_cast<int>(ExitCode::kConfiguration);
   }
   return selected();

@@ -19,7 +19,8 @@ double mean_over_layers(const std::vector<MoeStatistics>& layers, Value value) {
 }
 
 // The counts of one layer in a flat row, so that all layers travel in one all_reduce.
-std::vector<std::int64_t> packed_counts(const MoeStatistics& layer, std::int64_t experts, std::int64_t top_k) {
+std::vector<std::int64_t> packed_counts(const MoeStatistics& layer, std::int64_t experts,
+                                        std::int64_t top_k) {
   std::vector<std::int64_t> counts = {layer.tokens, layer.received_rows};
   counts.insert(counts.end(), layer.chosen_per_expert.begin(), layer.chosen_per_expert.end());
   counts.resize(static_cast<std::size_t>(2 + experts), 0);
@@ -124,7 +125,8 @@ std::vector<double> RoutingSummary::dropped_fraction_by_choice() const {
   for (const MoeStatistics& layer : layers) {
     tokens += layer.tokens;
     fractions.resize(layer.dropped_per_choice.size(), 0.0);
-    for (std::size_t k = 0; k < fractions.size(); ++k) fractions[k] += static_cast<double>(layer.dropped_per_choice[k]);
+    for (std::size_t k = 0; k < fractions.size(); ++k)
+      fractions[k] += static_cast<double>(layer.dropped_per_choice[k]);
   }
   for (double& fraction : fractions) fraction = tokens > 0 ? fraction / static_cast<double>(tokens) : 0.0;
   return fractions;

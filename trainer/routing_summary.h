@@ -11,9 +11,9 @@
 namespace conclave {
 
 struct RoutingSummary {
-  std::vector<std::int64_t> blocks;           // the block of each MoE layer
-  std::vector<MoeStatistics> layers;          // sums over all ranks
-  std::vector<double> rank_imbalance;         // per layer: max / mean rows received by a rank
+  std::vector<std::int64_t> blocks;    // the block of each MoE layer
+  std::vector<MoeStatistics> layers;   // sums over all ranks
+  std::vector<double> rank_imbalance;  // per layer: max / mean rows received by a rank
 
   // c[e] / mean c at its largest, per layer (1 = even); 1 for a layer without tokens.
   std::vector<double> load_imbalance() const;

@@ -15,8 +15,9 @@ namespace {
 
 std::unique_ptr<Console> make_console(const Trainer& trainer, std::int64_t first_step) {
   if (trainer.world.rank() != 0) return nullptr;
-  return std::make_unique<Console>(std::cout, ConsoleStyle::detect(stdout), trainer.experiment.train().steps(),
-                                   first_step, tokens_are_bytes(trainer.experiment));
+  return std::make_unique<Console>(std::cout, ConsoleStyle::detect(stdout),
+                                   trainer.experiment.train().steps(), first_step,
+                                   tokens_are_bytes(trainer.experiment));
 }
 
 EvaluationRecord evaluation_record(std::int64_t completed_steps, const Evaluation& evaluation, bool bytes) {
@@ -39,7 +40,8 @@ RunRecord::RunRecord(Trainer& trainer, std::int64_t first_step)
       log_(trainer.experiment.run().dir(), trainer.world.rank(), console_.get()) {
   if (!is_first_rank()) return;
   metrics_.emplace(trainer.experiment.run().dir(), first_step);
-  if (trainer.experiment.log().tensorboard()) tensorboard_.emplace(trainer.experiment.run().dir(), first_step);
+  if (trainer.experiment.log().tensorboard())
+    tensorboard_.emplace(trainer.experiment.run().dir(), first_step);
 }
 
 void RunRecord::say(const std::string& text) { log_.info(text); }
@@ -112,8 +114,8 @@ void RunRecord::evaluation(std::int64_t completed_steps, const Evaluation& evalu
 
 void RunRecord::saved(const SaveResult& result) {
   if (!result.saved) {
-    warn(fmt::format("checkpoint {} was not saved: {}; training goes on, older checkpoints stay", result.path.string(),
-                     result.message));
+    warn(fmt::format("checkpoint {} was not saved: {}; training goes on, older checkpoints stay",
+                     result.path.string(), result.message));
     return;
   }
   if (!result.message.empty()) warn(result.message);
@@ -137,8 +139,8 @@ void RunRecord::write_evaluation_table(const Evaluation& evaluation) const {
   for (const HeldOutSource& source : evaluation.sources) {
     const auto& sources = trainer_.dataset.sources();
     const auto info = std::ranges::find(sources, source.name, &data::SourceInfo::name);
-    table += fmt::format("{}\t{}\t{}\t{:.6f}\t{:.6f}\n", source.name, info->path, source.targets, source.loss(),
-                         bits_per_byte(source.loss()));
+    table += fmt::format("{}\t{}\t{}\t{:.6f}\t{:.6f}\n", source.name, info->path, source.targets,
+                         source.loss(), bits_per_byte(source.loss()));
   }
   replace_file_durably(std::filesystem::path(trainer_.experiment.run().dir()) / "evaluation.tsv", table);
 }

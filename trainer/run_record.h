@@ -1,4 +1,5 @@
-// Everything a run says and writes about itself: console, log files, metrics.jsonl, TensorBoard, final tables.
+// Everything a run says and writes about itself: console, log files, metrics.jsonl, TensorBoard, final
+// tables.
 #pragma once
 
 #include <memory>
@@ -18,16 +19,16 @@ namespace conclave {
 
 class RunRecord {
  public:
-  // `trainer` must outlive the record. The run goes on after `first_step` completed steps: records of later ones
-  // are removed.
+  // `trainer` must outlive the record. The run goes on after `first_step` completed steps: records of later
+  // ones are removed.
   RunRecord(Trainer& trainer, std::int64_t first_step);
 
   // Rank 0's console and every rank's log file.
   void say(const std::string& text);
   void warn(const std::string& text);
 
-  // Collective, after every step: redraws the bar and, every log.every steps, reduces the counters of all ranks and
-  // writes a record.
+  // Collective, after every step: redraws the bar and, every log.every steps, reduces the counters of all
+  // ranks and writes a record.
   void step(std::int64_t step, const StepResult& result, double step_seconds);
   void evaluation(std::int64_t completed_steps, const Evaluation& evaluation);
   void saved(const SaveResult& result);
@@ -42,7 +43,7 @@ class RunRecord {
   Trainer& trainer_;
   std::unique_ptr<Console> console_;  // rank 0
   RunLog log_;
-  std::optional<MetricsWriter> metrics_;        // rank 0
+  std::optional<MetricsWriter> metrics_;          // rank 0
   std::optional<TensorBoardWriter> tensorboard_;  // rank 0, by option
 
   // Since the last record.

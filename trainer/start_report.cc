@@ -27,14 +27,16 @@ std::string model_lines(const Trainer& trainer) {
   const config::Moe& moe = trainer.experiment.moe();
   const ParameterCount count = count_parameters(trainer.model, trainer.experiment);
   std::string text = fmt::format(
-      "model      {} layers, d_model {}, {} heads of {} ({} key/value), {} tokens of context, vocabulary {}\n",
+      "model      {} layers, d_model {}, {} heads of {} ({} key/value), {} tokens of context, vocabulary "
+      "{}\n",
       model.layers(), model.d_model(), model.heads(), model.head_dim(), model.kv_heads(), model.max_seq(),
       model.vocab_size());
   if (trainer.model.moe_layers().empty()) {
     text += fmt::format("           dense feed-forward of {}\n", model.d_ff());
   } else {
-    text += fmt::format("           {} MoE layers: {} experts of {}, top-{} by {}{}\n", trainer.model.moe_layers().size(),
-                        moe.experts(), moe.d_ff(), moe.top_k(), config::Moe::Router_Name(moe.router()),
+    text += fmt::format("           {} MoE layers: {} experts of {}, top-{} by {}{}\n",
+                        trainer.model.moe_layers().size(), moe.experts(), moe.d_ff(), moe.top_k(),
+                        config::Moe::Router_Name(moe.router()),
                         moe.shared_experts() > 0 ? fmt::format(", {} shared", moe.shared_experts()) : "");
   }
   text += fmt::format("parameters {} in all, {} active for a token\n", short_count(count.total),
@@ -48,12 +50,14 @@ std::string layout_lines(const Trainer& trainer) {
   std::string text = fmt::format("layout     {} {}, expert_parallel_size {} x {} expert-data\n", ranks,
                                  ranks == 1 ? "rank" : "ranks", trainer.grid.expert_parallel().size(),
                                  trainer.grid.expert_data().size());
-  if (ranks > 1 && !trainer.model.moe_layers().empty()) text += trainer.grid.describe(experiment.moe().experts());
+  if (ranks > 1 && !trainer.model.moe_layers().empty())
+    text += trainer.grid.describe(experiment.moe().experts());
   const data::BatchCut cut = batch_cut(experiment, ranks);
   const std::int64_t global_batch = experiment.train().global_batch();
-  text += fmt::format("batch      {} sequences of {} tokens a step = {} tokens, in {} micro-batch{} of at most {} a rank\n",
-                      global_batch, experiment.model().max_seq(), global_batch * experiment.model().max_seq(),
-                      cut.micro_steps(), cut.micro_steps() == 1 ? "" : "es", experiment.train().micro_batch());
+  text += fmt::format(
+      "batch      {} sequences of {} tokens a step = {} tokens, in {} micro-batch{} of at most {} a rank\n",
+      global_batch, experiment.model().max_seq(), global_batch * experiment.model().max_seq(),
+      cut.micro_steps(), cut.micro_steps() == 1 ? "" : "es", experiment.train().micro_batch());
   return text;
 }
 
@@ -63,9 +67,10 @@ std::string capacity_lines(const Trainer& trainer) {
   if (moe.capacity_factor() == 0) return "capacity   dropless: an expert takes every token that chooses it\n";
   const std::int64_t sequences = batch_cut(trainer.experiment, trainer.world.size()).sequences(0, 0).size();
   const std::int64_t tokens = sequences * trainer.experiment.model().max_seq();
-  return fmt::format("capacity   {} of the {} tokens of a rank's micro-batch for each expert (factor {}, by {})\n",
-                     expert_capacity(moe.capacity_factor(), tokens, moe.top_k(), moe.experts()), tokens,
-                     moe.capacity_factor(), config::Moe::Drop_Name(moe.drop()));
+  return fmt::format(
+      "capacity   {} of the {} tokens of a rank's micro-batch for each expert (factor {}, by {})\n",
+      expert_capacity(moe.capacity_factor(), tokens, moe.top_k(), moe.experts()), tokens,
+      moe.capacity_factor(), config::Moe::Drop_Name(moe.drop()));
 }
 
 std::string balance_lines(const Trainer& trainer) {
@@ -73,8 +78,12 @@ std::string balance_lines(const Trainer& trainer) {
   if (trainer.model.moe_layers().empty() || moe.balance_loss() == 0) return "";
   std::string scope;
   switch (moe.balance_scope()) {
-    case config::Moe::sequence: scope = "within each sequence: the same in every layout"; break;
-    case config::Moe::batch: scope = "over a micro-batch on all ranks: depends on how a step is cut"; break;
+    case config::Moe::sequence:
+      scope = "within each sequence: the same in every layout";
+      break;
+    case config::Moe::batch:
+      scope = "over a micro-batch on all ranks: depends on how a step is cut";
+      break;
     case config::Moe::global_batch:
       scope = "over the global batch so far: depends on how a step is cut";
       break;
@@ -90,7 +99,8 @@ std::string memory_line(const Trainer& trainer) {
   }
   const double weights = weight_bytes[Sharding::kReplicated] + weight_bytes[Sharding::kExpert];
   return fmt::format(
-      "memory     of this rank: weights {:.1f} MiB ({:.1f} of them experts), gradients {:.1f}, optimizer {:.1f}; "
+      "memory     of this rank: weights {:.1f} MiB ({:.1f} of them experts), gradients {:.1f}, optimizer "
+      "{:.1f}; "
       "activations follow with the first step\n",
       weights / kMiB, weight_bytes[Sharding::kExpert] / kMiB, weights / kMiB, 2 * weights / kMiB);
 }
@@ -113,7 +123,8 @@ ParameterCount count_parameters(const LanguageModel& model, const config::Experi
 }
 
 double training_flops_per_token(const ParameterCount& count, const config::Model& model) {
-  const double attention = 6.0 * static_cast<double>(model.layers() * model.max_seq() * model.heads() * model.head_dim());
+  const double attention =
+      6.0 * static_cast<double>(model.layers() * model.max_seq() * model.heads() * model.head_dim());
   return 6.0 * static_cast<double>(count.active) + attention;
 }
 

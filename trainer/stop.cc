@@ -49,11 +49,19 @@ bool StopCondition::should_stop(std::int64_t completed_steps) {
   std::int64_t reason = local_reason(completed_steps);
   world_.all_reduce(buffer_view(std::span(&reason, 1)), ReduceOp::kMax);
   switch (reason) {
-    case kNone: return false;
-    case kStopAfter: reason_ = fmt::format("train.stop_after={} was reached", stop_after_); break;
-    case kWallTime: reason_ = fmt::format("run.max_wall_time of {:.0f} s was reached", max_wall_time_s_); break;
-    case kStopFile: reason_ = fmt::format("{} exists", stop_file_); break;
-    default: reason_ = fmt::format("received {}", strsignal(static_cast<int>(reason - kSignal)));
+    case kNone:
+      return false;
+    case kStopAfter:
+      reason_ = fmt::format("train.stop_after={} was reached", stop_after_);
+      break;
+    case kWallTime:
+      reason_ = fmt::format("run.max_wall_time of {:.0f} s was reached", max_wall_time_s_);
+      break;
+    case kStopFile:
+      reason_ = fmt::format("{} exists", stop_file_);
+      break;
+    default:
+      reason_ = fmt::format("received {}", strsignal(static_cast<int>(reason - kSignal)));
   }
   return true;
 }

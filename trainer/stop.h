@@ -12,15 +12,15 @@ namespace conclave {
 
 class StopCondition {
  public:
-  // Takes over SIGTERM, SIGINT, SIGUSR1 and SIGUSR2: the first asks for a stop, a second SIGTERM or SIGINT ends the
-  // process at once. Removes a STOP file that an earlier run left.
+  // Takes over SIGTERM, SIGINT, SIGUSR1 and SIGUSR2: the first asks for a stop, a second SIGTERM or SIGINT
+  // ends the process at once. Removes a STOP file that an earlier run left.
   StopCondition(const config::Experiment& experiment, Communicator& world);
   ~StopCondition();
   StopCondition(const StopCondition&) = delete;
   StopCondition& operator=(const StopCondition&) = delete;
 
-  // Collective, at the end of each step: true on every rank if any rank wants to stop. `completed_steps` counts
-  // the steps of the whole run.
+  // Collective, at the end of each step: true on every rank if any rank wants to stop. `completed_steps`
+  // counts the steps of the whole run.
   bool should_stop(std::int64_t completed_steps);
   // Why, in words; the same on every rank once should_stop() was true.
   const std::string& reason() const { return reason_; }

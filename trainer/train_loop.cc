@@ -33,7 +33,8 @@ void prepare_run_directory(const std::string& run_dir, Communicator& world) {
       DurableFile(probe).close_durably();
       std::filesystem::remove(probe);
     } catch (const std::exception& error) {
-      failure = Error(fmt::format("run.dir {} can't be written: {}; choose another with run.dir=…", run_dir, error.what()));
+      failure = Error(fmt::format("run.dir {} can't be written: {}; choose another with run.dir=…", run_dir,
+                                  error.what()));
     }
   }
   throw_if_any_failed(world, failure);
@@ -46,14 +47,16 @@ void check_same_experiment(const config::Experiment& experiment, const TrainingP
   std::string changes;
   for (const config::Difference& difference : config::differences(saved, experiment)) {
     if (difference.changes_results) {
-      changes += fmt::format("\n  {}: {} in the checkpoint, {} now", difference.key, difference.a, difference.b);
+      changes +=
+          fmt::format("\n  {}: {} in the checkpoint, {} now", difference.key, difference.a, difference.b);
     }
   }
   if (!changes.empty()) {
-    throw ConfigError(fmt::format(
-        "run.dir {} holds a run with other values of keys that change results:{}\nset them back, choose another "
-        "run.dir, or continue all the same with checkpoint.allow_changes=true",
-        experiment.run().dir(), changes));
+    throw ConfigError(
+        fmt::format("run.dir {} holds a run with other values of keys that change results:{}\nset them back, "
+                    "choose another "
+                    "run.dir, or continue all the same with checkpoint.allow_changes=true",
+                    experiment.run().dir(), changes));
   }
 }
 
@@ -70,14 +73,15 @@ Resumed resume(Trainer& trainer) {
   if (options.resume() == config::Checkpoint::never) {
     if (!find_checkpoints(run_dir).empty()) {
       throw ConfigError(fmt::format(
-          "checkpoint.resume is never, and {} holds checkpoints: remove them or choose another run.dir", run_dir));
+          "checkpoint.resume is never, and {} holds checkpoints: remove them or choose another run.dir",
+          run_dir));
     }
     return {};
   }
   const std::vector<ShardedTensor> tensors = trainer.checkpoint_tensors();
-  const ResumeResult result = resume_newest(trainer.world, run_dir, tensors, [&](const TrainingProgress& progress) {
-    check_same_experiment(trainer.experiment, progress);
-  });
+  const ResumeResult result = resume_newest(
+      trainer.world, run_dir, tensors,
+      [&](const TrainingProgress& progress) { check_same_experiment(trainer.experiment, progress); });
   if (result.progress) {
     trainer.optimizer->set_updates(result.progress->optimizer_updates);
     return {result.progress->step, result.rejected, result.path.string()};
@@ -98,8 +102,8 @@ void save(Trainer& trainer, RunRecord& record, std::int64_t completed_steps) {
                                      .seed = experiment.run().seed(),
                                      .resolved_config = config::to_yaml(experiment)};
   const std::vector<ShardedTensor> tensors = trainer.checkpoint_tensors();
-  const SaveResult result =
-      save_checkpoint(trainer.grid, experiment.run().dir(), progress, tensors, experiment.checkpoint().keep());
+  const SaveResult result = save_checkpoint(trainer.grid, experiment.run().dir(), progress, tensors,
+                                            experiment.checkpoint().keep());
   record.saved(result);
 }
 
@@ -113,13 +117,18 @@ Evaluation evaluate_held_out(Trainer& trainer, std::int64_t max_sequences) {
                    .max_sequences = max_sequences});
 }
 
-bool is_due(std::int64_t completed_steps, std::int64_t every) { return every > 0 && completed_steps % every == 0; }
+bool is_due(std::int64_t completed_steps, std::int64_t every) {
+  return every > 0 && completed_steps % every == 0;
+}
 
-// A run whose loss or gradients stay non-finite is broken; its last good checkpoint is worth more than its end.
-void check_skipped_steps(const config::Experiment& experiment, std::int64_t skipped_in_a_row, std::int64_t step) {
+// A run whose loss or gradients stay non-finite is broken; its last good checkpoint is worth more than its
+// end.
+void check_skipped_steps(const config::Experiment& experiment, std::int64_t skipped_in_a_row,
+                         std::int64_t step) {
   if (skipped_in_a_row < experiment.train().max_skipped_steps()) return;
   throw SharedError(fmt::format(
-      "the loss or the gradient was not finite in {} steps in a row, the last of them step {}; the newest checkpoint is "
+      "the loss or the gradient was not finite in {} steps in a row, the last of them step {}; the newest "
+      "checkpoint is "
       "from before. Lower optim.lr, raise schedule.warmup_steps or look at the data of those steps",
       skipped_in_a_row, step + 1));
 }
@@ -133,7 +142,8 @@ ExitCode train(const config::Experiment& experiment, Communicator& world) {
   RunRecord record(trainer, resumed.steps);
   record.say(start_report(trainer));
   for (const std::string& warning : resumed.warnings) record.warn(warning);
-  if (!resumed.source.empty()) record.say(fmt::format("resumed from {}, step {}", resumed.source, resumed.steps));
+  if (!resumed.source.empty())
+    record.say(fmt::format("resumed from {}, step {}", resumed.source, resumed.steps));
   StopCondition stop(experiment, world);
 
   const config::Train& plan = experiment.train();
@@ -141,7 +151,8 @@ ExitCode train(const config::Experiment& experiment, Communicator& world) {
   for (std::int64_t step = resumed.steps; step < plan.steps(); ++step) {
     const auto start = std::chrono::steady_clock::now();
     const StepResult result = train_step(trainer, step);
-    record.step(step, result, std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+    record.step(step, result,
+                std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
     skipped_in_a_row = result.skipped ? skipped_in_a_row + 1 : 0;
     check_skipped_steps(experiment, skipped_in_a_row, step);
 
@@ -152,7 +163,8 @@ ExitCode train(const config::Experiment& experiment, Communicator& world) {
       save(trainer, record, completed);
     }
     if (stopping) {
-      record.say(fmt::format("stopped after step {}: {}; the same command continues", completed, stop.reason()));
+      record.say(
+          fmt::format("stopped after step {}: {}; the same command continues", completed, stop.reason()));
       return ExitCode::kRequeue;
     }
     if (!last && is_due(completed, plan.eval_every())) {

@@ -7,8 +7,8 @@
 
 namespace conclave {
 
-// Collective over `world`. `experiment` is resolved and validated for this number of ranks. Returns kDone after the
-// last step, kRequeue if the run stopped early with its state saved.
+// Collective over `world`. `experiment` is resolved and validated for this number of ranks. Returns kDone
+// after the last step, kRequeue if the run stopped early with its state saved.
 ExitCode train(const config::Experiment& experiment, Communicator& world);
 
 }  // namespace conclave

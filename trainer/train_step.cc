@@ -11,8 +11,9 @@ StepResult train_step(Trainer& trainer, std::int64_t step) {
   const config::Experiment& experiment = trainer.experiment;
   for (Parameter* parameter : trainer.model.parameters()) parameter->zero_gradient();
 
-  // Forward and backward, one micro-batch after the other. Every loss is divided by the tokens of the global batch
-  // where it arises, so that gradients only have to be added: over micro-batches here, over ranks below.
+  // Forward and backward, one micro-batch after the other. Every loss is divided by the tokens of the global
+  // batch where it arises, so that gradients only have to be added: over micro-batches here, over ranks
+  // below.
   double loss = 0;
   const int rank = trainer.world.rank();
   const data::BatchCut cut = batch_cut(experiment, trainer.world.size());
@@ -35,12 +36,14 @@ StepResult train_step(Trainer& trainer, std::int64_t step) {
   StepResult result;
   result.loss = loss;
   result.gradient_norm = global_gradient_norm(trainer.model.parameters(), trainer.grid);
-  result.learning_rate = learning_rate(experiment.schedule(), experiment.optim().lr(), experiment.train().steps(), step);
+  result.learning_rate =
+      learning_rate(experiment.schedule(), experiment.optim().lr(), experiment.train().steps(), step);
 
   // Both numbers are the same on every rank, and so is the decision.
   result.skipped = !std::isfinite(result.loss) || !std::isfinite(result.gradient_norm);
   if (!result.skipped) {
-    trainer.optimizer->update(result.learning_rate, clip_scale(result.gradient_norm, experiment.optim().grad_clip()));
+    trainer.optimizer->update(result.learning_rate,
+                              clip_scale(result.gradient_norm, experiment.optim().grad_clip()));
   }
   return result;
 }

@@ -8,10 +8,10 @@
 namespace conclave {
 
 struct StepResult {
-  double loss = 0;           // mean cross-entropy over the global batch, nats per token, without balance terms
+  double loss = 0;  // mean cross-entropy over the global batch, nats per token, without balance terms
   double gradient_norm = 0;  // global, before clipping
   double learning_rate = 0;
-  bool skipped = false;      // loss or gradient was not finite: nothing was updated
+  bool skipped = false;  // loss or gradient was not finite: nothing was updated
 };
 
 // Collective over the world: every rank gets the same result. `step` counts from 0.

@@ -1,5 +1,5 @@
-// Everything one rank holds while it trains, split by lifetime: configuration, data, weights, optimizer state, and
-// the memory of one micro-batch.
+// Everything one rank holds while it trains, split by lifetime: configuration, data, weights, optimizer
+// state, and the memory of one micro-batch.
 #pragma once
 
 #include <memory>
@@ -15,8 +15,8 @@
 namespace conclave {
 
 struct Trainer {
-  // Collective over `world`, which must outlive the trainer. `experiment` is resolved and validated. Throws the
-  // same Error on every rank if the data can't be used.
+  // Collective over `world`, which must outlive the trainer. `experiment` is resolved and validated. Throws
+  // the same Error on every rank if the data can't be used.
   Trainer(const config::Experiment& experiment, Communicator& world);
 
   config::Experiment experiment;
@@ -28,7 +28,7 @@ struct Trainer {
   GradientReduction gradient_reduction;
   std::unique_ptr<Optimizer> optimizer;
 
-  Arena arena;        // activations of one micro-batch
+  Arena arena;             // activations of one micro-batch
   data::MicroBatch batch;  // tokens and targets of one micro-batch
   StepClock clock;
 

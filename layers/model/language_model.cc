@@ -26,12 +26,14 @@ LanguageModel::LanguageModel(const config::Experiment& experiment, const Process
   head_->collect_parameters(parameters_);
   if (!experiment.optim().decay_embeddings()) {
     for (Parameter* parameter : parameters_) {
-      if (parameter->name() == "embedding.weight" || parameter->name() == "head.weight") parameter->decays = false;
+      if (parameter->name() == "embedding.weight" || parameter->name() == "head.weight")
+        parameter->decays = false;
     }
   }
 }
 
-LinearCrossEntropyResult LanguageModel::forward(Context& ctx, ConstTensorView tokens, ConstTensorView targets) {
+LinearCrossEntropyResult LanguageModel::forward(Context& ctx, ConstTensorView tokens,
+                                                ConstTensorView targets) {
   TensorView x = embedding_.forward(ctx, tokens);  // [T, D]
   for (const auto& block : blocks_) x = block->forward(ctx, x);
   const TensorView h = final_norm_.forward(ctx, x);  // [T, D]
@@ -45,7 +47,8 @@ void LanguageModel::backward(Context& ctx) {
   embedding_.backward(ctx, dx);
 }
 
-TensorView LanguageModel::next_token_logits(Context& ctx, ConstTensorView tokens, std::vector<KvCache>& caches) {
+TensorView LanguageModel::next_token_logits(Context& ctx, ConstTensorView tokens,
+                                            std::vector<KvCache>& caches) {
   const std::int64_t positions = tokens.elements();
   ctx.batch.sequences = 1;
   ctx.batch.sequence_length = positions;

@@ -19,14 +19,14 @@ class LanguageModel {
   LanguageModel(const config::Experiment& experiment, const ProcessGrid& grid);
 
   // tokens, targets int32 [T], T = ctx.batch.tokens(); a target of -1 is not predicted. Returns the sum of
-  // -ln p(target) over this rank's targets and their number. In training the loss that is differentiated is that
-  // sum / ctx.batch.global_tokens() plus the balance terms.
+  // -ln p(target) over this rank's targets and their number. In training the loss that is differentiated is
+  // that sum / ctx.batch.global_tokens() plus the balance terms.
   LinearCrossEntropyResult forward(Context& ctx, ConstTensorView tokens, ConstTensorView targets);
   // Adds to every parameter's gradient; after a forward with ctx.training.
   void backward(Context& ctx);
 
-  // tokens int32 [N], the N positions that follow what `caches` hold -> logits [1, V] of the last one. One cache a
-  // layer, as made by make_caches; inference on a grid of one.
+  // tokens int32 [N], the N positions that follow what `caches` hold -> logits [1, V] of the last one. One
+  // cache a layer, as made by make_caches; inference on a grid of one.
   TensorView next_token_logits(Context& ctx, ConstTensorView tokens, std::vector<KvCache>& caches);
   // Empty caches of `capacity` positions, one a layer.
   std::vector<KvCache> make_caches(std::int64_t capacity) const;

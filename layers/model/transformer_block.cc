@@ -12,8 +12,10 @@ std::string prefix(std::int64_t layer) { return fmt::format("layers.{}", layer);
 
 }  // namespace
 
-TransformerBlock::TransformerBlock(const config::Experiment& experiment, std::int64_t layer, const ProcessGrid& grid)
-    : attention_norm_(prefix(layer) + ".attention_norm", experiment.model().d_model(), experiment.model().norm_eps()),
+TransformerBlock::TransformerBlock(const config::Experiment& experiment, std::int64_t layer,
+                                   const ProcessGrid& grid)
+    : attention_norm_(prefix(layer) + ".attention_norm", experiment.model().d_model(),
+                      experiment.model().norm_eps()),
       attention_(experiment.model(), prefix(layer) + ".attention", experiment.model().init_std(),
                  residual_init_std(experiment.model()), experiment.run().seed()),
       feed_forward_norm_(prefix(layer) + ".feed_forward_norm", experiment.model().d_model(),
@@ -24,8 +26,9 @@ TransformerBlock::TransformerBlock(const config::Experiment& experiment, std::in
     moe_ = moe.get();
     feed_forward_ = std::move(moe);
   } else {
-    feed_forward_ = std::make_unique<FeedForward>(prefix(layer) + ".feed_forward", model.d_model(), model.d_ff(),
-                                                  model.init_std(), residual_init_std(model), experiment.run().seed());
+    feed_forward_ =
+        std::make_unique<FeedForward>(prefix(layer) + ".feed_forward", model.d_model(), model.d_ff(),
+                                      model.init_std(), residual_init_std(model), experiment.run().seed());
   }
 }
 
@@ -38,18 +41,19 @@ TensorView TransformerBlock::forward(Context& ctx, ConstTensorView x) {
 }
 
 TensorView TransformerBlock::backward(Context& ctx, ConstTensorView dy) {
-  const TensorView dnormed = feed_forward_->backward(ctx, dy);                // [T, D]
-  const TensorView dh = feed_forward_norm_.add_backward(ctx, dnormed, dy);    // [T, D]
-  const TensorView dattended = attention_.backward(ctx, dh);                  // [T, D]
-  const TensorView dx = attention_norm_.backward(ctx, dattended);             // [T, D]
+  const TensorView dnormed = feed_forward_->backward(ctx, dy);              // [T, D]
+  const TensorView dh = feed_forward_norm_.add_backward(ctx, dnormed, dy);  // [T, D]
+  const TensorView dattended = attention_.backward(ctx, dh);                // [T, D]
+  const TensorView dx = attention_norm_.backward(ctx, dattended);           // [T, D]
   add(ctx, {.a = dh, .b = dx, .sum = dx});
   return dx;
 }
 
 TensorView TransformerBlock::forward_cached(Context& ctx, ConstTensorView x, KvCache& cache) {
-  const TensorView attended = attention_.forward_cached(ctx, attention_norm_.forward(ctx, x), cache);  // [N, D]
-  const auto [h, normed] = feed_forward_norm_.add_forward(ctx, x, attended);                           // [N, D] each
-  const TensorView y = feed_forward_->forward(ctx, normed);                                            // [N, D]
+  const TensorView attended =
+      attention_.forward_cached(ctx, attention_norm_.forward(ctx, x), cache);  // [N, D]
+  const auto [h, normed] = feed_forward_norm_.add_forward(ctx, x, attended);   // [N, D] each
+  const TensorView y = feed_forward_->forward(ctx, normed);                    // [N, D]
   add(ctx, {.a = h, .b = y, .sum = y});
   return y;
 }

@@ -41,7 +41,8 @@ class MoeLayer : public Module {
 
   // What this rank counted in all forwards since the statistics were last taken.
   const MoeStatistics& statistics() const { return statistics_; }
-  // Returns the statistics and goes on counting from `next`: from nothing, or from counts that were set aside.
+  // Returns the statistics and goes on counting from `next`: from nothing, or from counts that were set
+  // aside.
   MoeStatistics take_statistics(MoeStatistics next = {});
 
   std::int64_t experts() const { return config_.experts(); }

@@ -1,10 +1,11 @@
 // ranks: 1 2 3 4
-// The same experiment on every layout of these ranks and on one rank alone: losses, gradient norms and all gradients.
+// The same experiment on every layout of these ranks and on one rank alone: losses, gradient norms and all
+// gradients.
 //
-// Every rank also trains the one-rank reference by itself, in a world of one, and compares its own shards with it.
-// The bound is the error of the arithmetic itself: fp32 rounding is amplified from step to step by the training
-// dynamics, by a factor that is measured in the same test, on a second one-rank run whose initial weights differ by
-// one unit in the last place.
+// Every rank also trains the one-rank reference by itself, in a world of one, and compares its own shards
+// with it. The bound is the error of the arithmetic itself: fp32 rounding is amplified from step to step by
+// the training dynamics, by a factor that is measured in the same test, on a second one-rank run whose
+// initial weights differ by one unit in the last place.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -40,14 +41,17 @@ double norm_of(std::span<const float> values) {
 
 // The rows of the reference's gradient that correspond to this rank's shard.
 std::span<const float> matching_rows(const Parameter& reference, const Parameter& shard) {
-  return ConstTensorView(reference.gradient()).rows(shard.local_rows().begin, shard.local_rows().end).values<float>();
+  return ConstTensorView(reference.gradient())
+      .rows(shard.local_rows().begin, shard.local_rows().end)
+      .values<float>();
 }
 
 Deviation deviation(const Trainer& run, const StepResult& result, const Trainer& reference,
                     const StepResult& reference_result, std::string* worst = nullptr) {
   Deviation deviation;
   deviation.loss = std::abs(result.loss - reference_result.loss) / reference_result.loss;
-  deviation.norm = std::abs(result.gradient_norm - reference_result.gradient_norm) / reference_result.gradient_norm;
+  deviation.norm =
+      std::abs(result.gradient_norm - reference_result.gradient_norm) / reference_result.gradient_norm;
   for (std::size_t i = 0; i < run.model.parameters().size(); ++i) {
     const Parameter& shard = *run.model.parameters()[i];
     const Parameter& whole = *reference.model.parameters()[i];
@@ -139,8 +143,9 @@ TEST_P(LayoutTest, TrainsTheSame) {
 
 INSTANTIATE_TEST_SUITE_P(Variants, LayoutTest,
                          testing::Values("", "untied", "shared", "top1", "top_all", "dense_every_second"),
-                         [](const auto& info) {
-                           return std::string(info.param).empty() ? std::string("base") : std::string(info.param);
+                         [](const auto& variant) {
+                           return std::string(variant.param).empty() ? std::string("base")
+                                                                     : std::string(variant.param);
                          });
 
 }  // namespace

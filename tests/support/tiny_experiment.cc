@@ -13,7 +13,8 @@
 namespace conclave::test {
 
 std::string tiny_text_file() {
-  constexpr std::array kWords = {"the", "gate", "sends", "each", "token", "to", "an", "expert", "that", "knows", "it"};
+  constexpr std::array kWords = {"the", "gate",   "sends", "each",  "token", "to",
+                                 "an",  "expert", "that",  "knows", "it"};
   constexpr std::uint64_t kWordCount = 4000;
   const RandomStream random(1, "tiny_text");
   const std::string path = fmt::format("{}/tiny_text_{}.txt", testing::TempDir(), getpid());

@@ -7,15 +7,15 @@
 
 namespace conclave::test {
 
-// Writes some kilobytes of made-up sentences into the test's temporary directory and returns the path. Every rank
-// writes a file of its own, with the same text.
+// Writes some kilobytes of made-up sentences into the test's temporary directory and returns the path. Every
+// rank writes a file of its own, with the same text.
 std::string tiny_text_file();
 
 // A resolved experiment of two layers that trains on `text_path`: seconds for 20 steps.
 config::Experiment tiny_experiment(const std::string& text_path);
 
-// Changes the experiment as a named variant says: "untied", "shared", "top1", "top_all", "dense_every_second"; "" leaves
-// it.
+// Changes the experiment as a named variant says: "untied", "shared", "top1", "top_all",
+// "dense_every_second"; "" leaves it.
 void apply(config::Experiment& experiment, const std::string& variant);
 
 }  // namespace conclave::test

@@ -37,7 +37,8 @@ std::string facts_text(const MachineFacts& facts, int ranks) {
       joined(facts.instruction_sets),
       has_bf16 ? "the processor has bf16 instructions" : "no bf16 instructions: fp32 is the format to use",
       facts.mpi_library,
-      ranks > 1 ? fmt::format("{} ranks", ranks) : "not started: run this under mpirun to measure the exchange",
+      ranks > 1 ? fmt::format("{} ranks", ranks)
+                : "not started: run this under mpirun to measure the exchange",
       yes_or_no(facts.cuda_driver), yes_or_no(facts.nccl));
 }
 
@@ -48,7 +49,9 @@ ExitCode examine(Communicator& world) {
   const double memory = measure_memory_gb_per_second();
   const double small_exchange = measure_exchange_gb_per_second(world, std::int64_t{64} << 10);
   const double large_exchange = measure_exchange_gb_per_second(world, std::int64_t{2} << 20);
-  const auto exchange_cell = [&](double value) { return world.size() == 1 ? "-" : fmt::format("{:.1f}", value); };
+  const auto exchange_cell = [&](double value) {
+    return world.size() == 1 ? "-" : fmt::format("{:.1f}", value);
+  };
 
   const std::string row = fmt::format("{}\t{}\t{}\t{}\t{:.0f}\t{:.1f}\t{}\t{}", world.rank(), facts.host,
                                       core_list(facts.bound_cores), facts.openmp_threads, gemm, memory,
@@ -77,7 +80,8 @@ ExitCode examine(Communicator& world) {
 
 void add_doctor_command(CLI::App& app, std::function<int()>& selected) {
   CLI::App* command = app.add_subcommand(
-      "doctor", "What this machine has and how fast it is: cores, binding, instructions, MPI, memory, exchange");
+      "doctor",
+      "What this machine has and how fast it is: cores, binding, instructions, MPI, memory, exchange");
   command->footer("Run it as the training will run: launch/mpirun.sh 2 build/conclave doctor");
   command->callback([&selected] { selected = [] { return static_cast<int>(run_in_world(examine)); }; });
 }

@@ -49,7 +49,8 @@ void add_eval_command(CLI::App& app, std::function<int()>& selected) {
   const auto options = std::make_shared<Options>();
   CLI::App* command =
       app.add_subcommand("eval", "Held-out loss by source, and which experts take which source's tokens");
-  command->add_option("checkpoint", options->path, "A run directory (its newest checkpoint) or a checkpoint")->required();
+  command->add_option("checkpoint", options->path, "A run directory (its newest checkpoint) or a checkpoint")
+      ->required();
   command->add_option("overrides", options->overrides,
                       "key=value over the configuration that is stored in the checkpoint, e.g. other data");
   command->callback([options, &selected] {

@@ -33,7 +33,8 @@ std::vector<std::int32_t> prompt_tokens(const Options& options, const config::Ex
     return options.prompt_ids;
   }
   if (experiment.data().tokenizer() != config::Data::bytes) {
-    throw ConfigError("this model was trained on token ids without a tokenizer: give --prompt-ids in place of --prompt");
+    throw ConfigError(
+        "this model was trained on token ids without a tokenizer: give --prompt-ids in place of --prompt");
   }
   if (options.prompt.empty()) throw ConfigError("--prompt is empty; give at least one character");
   const auto* bytes = reinterpret_cast<const std::uint8_t*>(options.prompt.data());
@@ -49,8 +50,8 @@ int generate_text(const Options& options) {
 
   const bool is_text = options.prompt_ids.empty();
   if (is_text) std::fwrite(options.prompt.data(), 1, options.prompt.size(), stdout);
-  generate(*loaded.model, *loaded.grid, experiment.model().max_seq(), prompt, options.tokens, options.sampling,
-           [&](std::int32_t token) {
+  generate(*loaded.model, *loaded.grid, experiment.model().max_seq(), prompt, options.tokens,
+           options.sampling, [&](std::int32_t token) {
              if (is_text) {
                std::fputc(token, stdout);
              } else {
@@ -67,21 +68,29 @@ int generate_text(const Options& options) {
 void add_generate_command(CLI::App& app, std::function<int()>& selected) {
   const auto options = std::make_shared<Options>();
   CLI::App* command = app.add_subcommand("generate", "Write text with a trained model");
-  command->add_option("checkpoint", options->path, "A run directory (its newest checkpoint) or a checkpoint")->required();
+  command->add_option("checkpoint", options->path, "A run directory (its newest checkpoint) or a checkpoint")
+      ->required();
   command->add_option("--prompt", options->prompt, "The text to continue")->capture_default_str();
-  command->add_option("--prompt-ids", options->prompt_ids, "Token ids to continue, for models without a tokenizer")
+  command
+      ->add_option("--prompt-ids", options->prompt_ids,
+                   "Token ids to continue, for models without a tokenizer")
       ->delimiter(',');
-  command->add_option("--tokens", options->tokens, "Tokens to write")->capture_default_str()->check(CLI::PositiveNumber);
+  command->add_option("--tokens", options->tokens, "Tokens to write")
+      ->capture_default_str()
+      ->check(CLI::PositiveNumber);
   command->add_option("--temperature", options->sampling.temperature, "0: always the most probable token")
       ->capture_default_str()
       ->check(CLI::Range(0.0, 100.0));
-  command->add_option("--top-p", options->sampling.top_p, "Keep the most probable tokens that reach this probability")
+  command
+      ->add_option("--top-p", options->sampling.top_p,
+                   "Keep the most probable tokens that reach this probability")
       ->capture_default_str()
       ->check(CLI::Range(0.0, 1.0));
   command->add_option("--top-k", options->sampling.top_k, "Keep the k most probable tokens; 0: all")
       ->capture_default_str()
       ->check(CLI::NonNegativeNumber);
-  command->add_option("--seed", options->sampling.seed, "The same seed writes the same text")->capture_default_str();
+  command->add_option("--seed", options->sampling.seed, "The same seed writes the same text")
+      ->capture_default_str();
   command->callback([options, &selected] { selected = [options] { return generate_text(*options); }; });
 }
 

@@ -23,7 +23,8 @@ void add_train_command(CLI::App& app, std::function<int()>& selected) {
   command->add_option("overrides", options->overrides, "key=value, e.g. moe.top_k=1 train.steps=500");
   command->footer(
       "Everything is written below run.dir: metrics.jsonl, tensorboard/, logs/, checkpoints/.\n"
-      "SIGTERM, SIGINT, SIGUSR1, SIGUSR2, run.max_wall_time or a file named STOP in run.dir save and stop (exit 75).");
+      "SIGTERM, SIGINT, SIGUSR1, SIGUSR2, run.max_wall_time or a file named STOP in run.dir save and stop "
+      "(exit 75).");
   command->callback([options, &selected] {
     selected = [options] {
       // Before any collective: a mistake is reported once, by every rank count alike.

@@ -9,15 +9,16 @@ namespace conclave {
 
 struct MachineFacts {
   std::string host;
-  std::string cpu;                             // model name
-  int cores = 0;                               // online, of the host
-  std::vector<int> bound_cores;                // that this process may run on
+  std::string cpu;               // model name
+  int cores = 0;                 // online, of the host
+  std::vector<int> bound_cores;  // that this process may run on
   int openmp_threads = 0;
-  std::int64_t memory_bytes = 0;               // of the host
-  std::vector<std::string> instruction_sets;   // of those that matter here: "avx2", "avx512f", "avx512_bf16", "amx_bf16"
-  std::string mpi_library;                     // first line of its version
-  bool cuda_driver = false;                    // libcuda.so.1 can be loaded
-  bool nccl = false;                           // libnccl.so.2 can be loaded
+  std::int64_t memory_bytes = 0;  // of the host
+  std::vector<std::string>
+      instruction_sets;      // of those that matter here: "avx2", "avx512f", "avx512_bf16", "amx_bf16"
+  std::string mpi_library;   // first line of its version
+  bool cuda_driver = false;  // libcuda.so.1 can be loaded
+  bool nccl = false;         // libnccl.so.2 can be loaded
 
   bool has(const std::string& instruction_set) const;
 };

@@ -32,7 +32,8 @@ double measure_gemm_gflops() {
   const Buffer b({kExtent, kExtent}, DType::kFloat32);
   const Buffer c({kExtent, kExtent}, DType::kFloat32);
   Context ctx;
-  const double seconds = median_seconds(50, [&] { gemm(ctx, {.a = a.view(), .b = b.view(), .c = c.view()}); });
+  const double seconds =
+      median_seconds(50, [&] { gemm(ctx, {.a = a.view(), .b = b.view(), .c = c.view()}); });
   return 2.0 * kExtent * kExtent * kExtent / seconds / 1e9;
 }
 

@@ -8,6 +8,7 @@
 #include <cmath>
 #include <cstdlib>
 #include <numbers>
+#include <string>
 #include <string_view>
 
 #include "trainer/metrics/table.h"
@@ -43,11 +44,17 @@ std::string milliseconds(double ms) {
 
 ConsoleStyle ConsoleStyle::detect(std::FILE* file) {
   ConsoleStyle style;
+  // mpirun puts a pseudo-terminal of its own, without a size, between its ranks and whatever reads their
+  // output. Only the launcher knows if that is a terminal: launch/mpirun.sh tells its width.
   const int descriptor = ::fileno(file);
-  style.live = ::isatty(descriptor) != 0 && environment("TERM") != "dumb";
-  style.colour = style.live && environment("NO_COLOR").empty();
   winsize size{};
-  if (::ioctl(descriptor, TIOCGWINSZ, &size) == 0 && size.ws_col > 0) style.columns = size.ws_col;
+  const bool is_terminal = ::isatty(descriptor) != 0 && ::ioctl(descriptor, TIOCGWINSZ, &size) == 0;
+  int columns = is_terminal ? size.ws_col : 0;
+  if (is_terminal && columns == 0) columns = std::atoi(std::string(environment("CONCLAVE_COLUMNS")).c_str());
+
+  style.live = columns > 0 && environment("TERM") != "dumb";
+  style.colour = style.live && environment("NO_COLOR").empty();
+  if (columns > 0) style.columns = columns;
   return style;
 }
 

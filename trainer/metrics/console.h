@@ -18,7 +18,7 @@ struct ConsoleStyle {
   int columns = 80;     // of the terminal; longer bars would wrap
 
   // From the file behind `file` and the environment: live on a terminal (not TERM=dumb), in colour unless
-  // NO_COLOR is set and not empty.
+  // NO_COLOR is set and not empty. Under mpirun the terminal is known by CONCLAVE_COLUMNS, its width.
   static ConsoleStyle detect(std::FILE* file);
 };
 
