@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/ioctl.h>
 #include <unistd.h>
 
 #include <cstdio>
@@ -121,26 +122,54 @@ TEST(ConsoleStyleTest, AFileIsNoTerminal) {
   EXPECT_EQ(style.columns, 80);
 }
 
-// A pseudo-terminal is a terminal; NO_COLOR takes the colour and leaves the bar.
+// A pseudo-terminal, open for writing, with a width (0: without a size, as mpirun makes it).
+class PseudoTerminal {
+ public:
+  explicit PseudoTerminal(unsigned short columns) : controller_(::posix_openpt(O_RDWR | O_NOCTTY)) {
+    EXPECT_GE(controller_, 0);
+    EXPECT_EQ(::grantpt(controller_), 0);
+    EXPECT_EQ(::unlockpt(controller_), 0);
+    const winsize size{.ws_row = 24, .ws_col = columns, .ws_xpixel = 0, .ws_ypixel = 0};
+    EXPECT_EQ(::ioctl(controller_, TIOCSWINSZ, &size), 0);
+    file_ = std::fopen(::ptsname(controller_), "w");
+    EXPECT_NE(file_, nullptr);
+  }
+  ~PseudoTerminal() {
+    std::fclose(file_);
+    ::close(controller_);
+  }
+  std::FILE* file() const { return file_; }
+
+ private:
+  int controller_;
+  std::FILE* file_;
+};
+
+// NO_COLOR takes the colour and leaves the bar.
 TEST(ConsoleStyleTest, NoColorIsHonoured) {
-  const int controller = ::posix_openpt(O_RDWR | O_NOCTTY);
-  ASSERT_GE(controller, 0);
-  ASSERT_EQ(::grantpt(controller), 0);
-  ASSERT_EQ(::unlockpt(controller), 0);
-  std::FILE* terminal = std::fopen(::ptsname(controller), "w");
-  ASSERT_NE(terminal, nullptr);
+  const PseudoTerminal terminal(100);
   ::setenv("TERM", "xterm", 1);
   ::unsetenv("NO_COLOR");
-  EXPECT_TRUE(ConsoleStyle::detect(terminal).live);
-  EXPECT_TRUE(ConsoleStyle::detect(terminal).colour);
+  EXPECT_TRUE(ConsoleStyle::detect(terminal.file()).live);
+  EXPECT_TRUE(ConsoleStyle::detect(terminal.file()).colour);
+  EXPECT_EQ(ConsoleStyle::detect(terminal.file()).columns, 100);
   ::setenv("NO_COLOR", "1", 1);
-  EXPECT_TRUE(ConsoleStyle::detect(terminal).live);
-  EXPECT_FALSE(ConsoleStyle::detect(terminal).colour);
+  EXPECT_TRUE(ConsoleStyle::detect(terminal.file()).live);
+  EXPECT_FALSE(ConsoleStyle::detect(terminal.file()).colour);
   ::setenv("TERM", "dumb", 1);
-  EXPECT_FALSE(ConsoleStyle::detect(terminal).live);
+  EXPECT_FALSE(ConsoleStyle::detect(terminal.file()).live);
   ::unsetenv("NO_COLOR");
-  std::fclose(terminal);
-  ::close(controller);
+}
+
+TEST(ConsoleStyleTest, UnderMpirunOnlyTheLauncherKnowsTheTerminal) {
+  const PseudoTerminal terminal(0);
+  ::setenv("TERM", "xterm", 1);
+  ::unsetenv("CONCLAVE_COLUMNS");
+  EXPECT_FALSE(ConsoleStyle::detect(terminal.file()).live);
+  ::setenv("CONCLAVE_COLUMNS", "120", 1);
+  EXPECT_TRUE(ConsoleStyle::detect(terminal.file()).live);
+  EXPECT_EQ(ConsoleStyle::detect(terminal.file()).columns, 120);
+  ::unsetenv("CONCLAVE_COLUMNS");
 }
 
 }  // namespace
