@@ -149,6 +149,11 @@ std::vector<std::string> aliases(const Field& field) {
   return names;
 }
 
+std::string excerpt(std::string_view text) {
+  constexpr std::size_t kLongest = 80;
+  return text.size() <= kLongest ? std::string(text) : fmt::format("{}...", text.substr(0, kLongest));
+}
+
 std::string one_of(const std::vector<std::string>& words) {
   if (words.empty()) return "";
   std::string text = words.front();

@@ -46,6 +46,8 @@ std::string default_text(const Field& field);
 // Names that other frameworks use for this key.
 std::vector<std::string> aliases(const Field& field);
 
+// The text for a message: whole, or its beginning and "..." if it is long.
+std::string excerpt(std::string_view text);
 // "a, b or c".
 std::string one_of(const std::vector<std::string>& words);
 // The shortest decimal number that reads back as `value`: "0.1", "1e-6".

@@ -2,12 +2,14 @@
 
 #include <fmt/format.h>
 
-#include <array>
+#include <algorithm>
+#include <cctype>
 #include <charconv>
 #include <cmath>
 #include <cstdint>
-#include <limits>
-#include <regex>
+#include <initializer_list>
+#include <string_view>
+#include <type_traits>
 #include <variant>
 
 #include "configs/suggest.h"
@@ -24,9 +26,6 @@ struct Problem {
 template <class T>
 using Parsed = std::variant<T, Problem>;
 
-// Longer text is no number; std::regex would recurse once a letter to find that out.
-constexpr std::size_t kLongestNumber = 64;
-
 const Problem kQuoted{"is text in quotes", "remove the quotes"};
 
 template <class T>
@@ -38,18 +37,65 @@ std::optional<T> whole_text_as(std::string_view text) {
   return value;
 }
 
-// The digits of a decimal number, checked but not yet converted.
+bool is_digit(char c) { return c >= '0' && c <= '9'; }
+
+std::string lower_case(std::string text) {
+  std::transform(text.begin(), text.end(), text.begin(), [](unsigned char c) { return std::tolower(c); });
+  return text;
+}
+
+bool is_any_of(std::string_view text, std::initializer_list<std::string_view> words) {
+  return std::find(words.begin(), words.end(), text) != words.end();
+}
+
+// Removes what satisfies `belongs` from the front of `text`; how many characters that were.
+template <class Predicate>
+std::size_t skip(std::string_view& text, Predicate belongs) {
+  const auto end = std::find_if_not(text.begin(), text.end(), belongs);
+  const auto count = static_cast<std::size_t>(end - text.begin());
+  text.remove_prefix(count);
+  return count;
+}
+
+bool skip_one_of(std::string_view& text, std::string_view letters) {
+  const bool found = !text.empty() && letters.find(text.front()) != std::string_view::npos;
+  if (found) text.remove_prefix(1);
+  return found;
+}
+
+// [sign] digits [. digits] [e [sign] digits], with a digit before or after the point.
+bool is_decimal(std::string_view text) {
+  skip_one_of(text, "+-");
+  std::size_t digits = skip(text, is_digit);
+  if (skip_one_of(text, ".")) digits += skip(text, is_digit);
+  if (digits == 0) return false;
+  if (!skip_one_of(text, "eE")) return text.empty();
+  skip_one_of(text, "+-");
+  return skip(text, is_digit) > 0 && text.empty();
+}
+
+bool is_not_finite(std::string_view text) {
+  skip_one_of(text, "+-");
+  skip_one_of(text, ".");
+  return is_any_of(lower_case(std::string(text)), {"nan", "inf", "infinity"});
+}
+
+// What keeps a scalar from being a decimal number; nothing if it is one.
 std::optional<Problem> check_decimal(const Scalar& scalar, std::string_view what) {
   if (scalar.quoted) return kQuoted;
-  if (scalar.text.size() > kLongestNumber) return Problem{fmt::format("is not {}", what), ""};
-  static const std::regex not_finite(R"([-+]?\.?(nan|inf|infinity))", std::regex::icase);
-  static const std::regex decimal(R"([-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?)");
-  static const std::regex leading_zero(R"(([-+]?)0+([0-9].*))");
-  if (std::regex_match(scalar.text, not_finite)) return Problem{"is not finite", ""};
-  if (!std::regex_match(scalar.text, decimal)) return Problem{fmt::format("is not {}", what), ""};
-  if (std::smatch parts; std::regex_match(scalar.text, parts, leading_zero)) {
+  if (is_not_finite(scalar.text)) return Problem{"is not finite", ""};
+  if (!is_decimal(scalar.text)) return Problem{fmt::format("is not {}", what), ""};
+
+  std::string_view magnitude = scalar.text;
+  skip_one_of(magnitude, "+-");
+  std::string_view rest = magnitude;
+  const std::size_t zeros = skip(rest, [](char c) { return c == '0'; });
+  const bool zero_is_needed = rest.empty() || !is_digit(rest.front());  // 0, 0.5
+  if (zeros > (zero_is_needed ? 1U : 0U)) {
+    const std::string_view sign =
+        std::string_view(scalar.text).substr(0, scalar.text.size() - magnitude.size());
     return Problem{"has a leading zero (octal to some readers)",
-                   fmt::format("write {}{}", parts[1].str(), parts[2].str())};
+                   fmt::format("write {}{}{}", sign, zero_is_needed ? "0" : "", excerpt(rest))};
   }
   return std::nullopt;
 }
@@ -75,16 +121,16 @@ Parsed<Integer> parse_integer(const Scalar& scalar) {
 }
 
 Parsed<double> parse_duration(const Scalar& scalar) {
-  static const std::regex pattern(R"((.*[0-9.])([smhd]))");
-  std::smatch parts;
-  if (scalar.text.size() > kLongestNumber || !std::regex_match(scalar.text, parts, pattern)) {
-    const bool bare_number = !check_decimal({scalar.text, false}, "a number");
+  const std::string_view text = scalar.text;
+  const char unit = text.empty() ? ' ' : text.back();
+  const bool has_unit = text.size() > 1 && is_any_of(text.substr(text.size() - 1), {"s", "m", "h", "d"});
+  const std::string number_part(text.substr(0, text.size() - (has_unit ? 1 : 0)));
+  if (!has_unit || !is_decimal(number_part)) {
     return Problem{"is not a number with a unit",
-                   bare_number ? fmt::format("write {}s for seconds", scalar.text) : ""};
+                   is_decimal(text) ? fmt::format("write {}s for seconds", text) : ""};
   }
-  const auto number = parse_number({parts[1].str(), false});
+  const auto number = parse_number({number_part, false});
   if (std::holds_alternative<Problem>(number)) return std::get<Problem>(number);
-  const char unit = parts[2].str().front();
   const double unit_seconds = unit == 's' ? 1 : unit == 'm' ? 60 : unit == 'h' ? 3600 : 86400;
   const double seconds = std::get<double>(number) * unit_seconds;
   if (!std::isfinite(seconds)) return Problem{"is outside the range of double precision", ""};
@@ -95,10 +141,9 @@ Parsed<bool> parse_bool(const Scalar& scalar) {
   if (scalar.quoted) return kQuoted;
   if (scalar.text == "true") return true;
   if (scalar.text == "false") return false;
-  static const std::regex yes("true|yes|on|1|y", std::regex::icase);
-  static const std::regex no("false|no|off|0|n", std::regex::icase);
-  const bool means_true = std::regex_match(scalar.text, yes);
-  const bool means_false = std::regex_match(scalar.text, no);
+  const std::string word = lower_case(scalar.text);
+  const bool means_true = is_any_of(word, {"true", "yes", "on", "1", "y"});
+  const bool means_false = is_any_of(word, {"false", "no", "off", "0", "n"});
   return Problem{"is neither", means_true ? "write true" : means_false ? "write false" : ""};
 }
 
@@ -199,8 +244,9 @@ std::optional<Problem> store_typed(const Scalar& scalar, const Field& field, Mes
 std::optional<std::string> store_scalar(const Scalar& scalar, const Field& field, Message& message) {
   const std::optional<Problem> problem = store_typed(scalar, field, message);
   if (!problem) return std::nullopt;
-  const std::string found =
-      scalar.quoted || scalar.text.empty() ? fmt::format("\"{}\"", scalar.text) : scalar.text;
+  const bool needs_quotes = scalar.quoted || scalar.text.empty();
+  const std::string text = excerpt(scalar.text);
+  const std::string found = needs_quotes ? fmt::format("\"{}\"", text) : text;
   return fmt::format("found {}, which {}; valid: {}{}{}", found, problem->reason, valid_values(field),
                      problem->remedy.empty() ? "" : "; ", problem->remedy);
 }

@@ -2,19 +2,36 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <array>
+#include <cctype>
 #include <cstdint>
-#include <regex>
+#include <string_view>
 #include <vector>
 
 namespace conclave::config {
 
 namespace {
 
-// Plain where every reader of YAML 1.1 and 1.2 sees text, else in double quotes.
+bool is_letter(char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z'); }
+
+// True where every reader of YAML 1.1 and 1.2 sees text, and nothing but text.
+bool is_plain(const std::string& text) {
+  if (text.empty() || !(is_letter(text.front()) || text.front() == '/')) return false;
+  const auto is_safe = [](char c) {
+    return is_letter(c) || (c >= '0' && c <= '9') ||
+           std::string_view("_./+-").find(c) != std::string_view::npos;
+  };
+  if (!std::all_of(text.begin(), text.end(), is_safe)) return false;
+  std::string word = text;
+  std::transform(word.begin(), word.end(), word.begin(), [](unsigned char c) { return std::tolower(c); });
+  static constexpr std::array<std::string_view, 9> kReserved = {"null", "true", "false", "yes", "no",
+                                                                "on",   "off",  "y",     "n"};
+  return std::find(kReserved.begin(), kReserved.end(), word) == kReserved.end();
+}
+
 std::string quoted_if_needed(const std::string& text) {
-  static const std::regex plain("[A-Za-z/][A-Za-z0-9_./+-]*");
-  static const std::regex reserved("null|true|false|yes|no|on|off|y|n", std::regex::icase);
-  if (std::regex_match(text, plain) && !std::regex_match(text, reserved)) return text;
+  if (is_plain(text)) return text;
   std::string quoted = "\"";
   for (const char c : text) {
     if (c == '"' || c == '\\') {

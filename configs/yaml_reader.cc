@@ -64,7 +64,7 @@ std::string kind_of(const YAML::Node& node) {
     case YAML::NodeType::Sequence:
       return "a list";
     case YAML::NodeType::Scalar:
-      return node.Scalar();
+      return excerpt(node.Scalar());
     default:
       return "no value";
   }
