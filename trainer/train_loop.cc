@@ -137,6 +137,7 @@ void check_skipped_steps(const config::Experiment& experiment, std::int64_t skip
 
 ExitCode train(const config::Experiment& experiment, Communicator& world) {
   prepare_run_directory(experiment.run().dir(), world);
+  StopCondition stop(experiment, world);  // from here on a signal is a wish, not an end
   Trainer trainer(experiment, world);
   const Resumed resumed = resume(trainer);
   RunRecord record(trainer, resumed.steps);
@@ -144,7 +145,6 @@ ExitCode train(const config::Experiment& experiment, Communicator& world) {
   for (const std::string& warning : resumed.warnings) record.warn(warning);
   if (!resumed.source.empty())
     record.say(fmt::format("resumed from {}, step {}", resumed.source, resumed.steps));
-  StopCondition stop(experiment, world);
 
   const config::Train& plan = experiment.train();
   std::int64_t skipped_in_a_row = 0;
