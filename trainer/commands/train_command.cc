@@ -29,8 +29,8 @@ void add_train_command(CLI::App& app, std::function<int()>& selected) {
   command->callback([options, &selected] {
     selected = [options] {
       return static_cast<int>(run_in_world([&](Communicator& world) {
-        const config::Experiment experiment = on_all_ranks(
-            world, [&] { return config::load_experiment(options->file, options->overrides); });
+        const config::Experiment experiment =
+            on_all_ranks(world, [&] { return config::load_experiment(options->file, options->overrides); });
         config::check_for_world(experiment, world.size());
         return train(experiment, world);
       }));
