@@ -16,6 +16,8 @@ shift
 
 options=(--bind-to none --oversubscribe)
 if [[ $(id -u) -eq 0 ]]; then options+=(--allow-run-as-root); fi
+# Once a rank has failed, mpirun ends the others: at once, not after the second that it would leave them.
+options+=(--mca odls_base_sigkill_timeout 0)
 
 cores=$(nproc)
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(( cores > ranks ? cores / ranks : 1 ))}

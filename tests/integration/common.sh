@@ -2,8 +2,8 @@
 # Gives a workspace that is removed at the end, a small text in it, and checks that show what came instead.
 set -euo pipefail
 
-binary=$1
-source_dir=$2
+binary=$(realpath "$1")
+source_dir=$(realpath "$2")
 ranks=${3:-1}
 tiny=$source_dir/configs/tiny.yaml
 workspace=$(mktemp -d)
