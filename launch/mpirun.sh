@@ -29,10 +29,12 @@ if [[ -t 1 ]]; then
   export CONCLAVE_COLUMNS
 fi
 
-# A rank that exits with an error code has said why; mpirun's paragraphs about the code are left out. What it says
-# about a rank that was killed stays.
-exec {errors}> >(trap "" TERM INT
-  exec sed -Eu "/^-{74}\$/{:more;N;/\n-{74}\$/!bmore;/Per user-direction|exited with non-zero status/d};/^mpirun: Forwarding signal/d" >&2)
+# A rank that ends the job has said why; what mpirun adds about exit codes and aborts, in paragraphs between two rules,
+# is left out. What it says about a rank that was killed stays.
+rule='^-{74}$'
+chatter='Per user-direction|exited with non-zero status|MPI_ABORT was invoked'
+notes='^mpirun: Forwarding signal|^\[[^]]*\] .*(sent help message|orte_base_help_aggregate|show_help\.c)'
+exec {errors}> >(trap "" TERM INT; exec sed -Eu "/$rule/{:more;N;/\n${rule#^}/!bmore;/$chatter/d};/$notes/d" >&2)
 filter=$!
 
 # In a process group of its own, where a terminal's Ctrl-C doesn't reach it; and ended if this script is killed.

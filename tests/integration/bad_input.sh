@@ -77,6 +77,14 @@ refused_train 1 "$tiny" "$text" run.dir=a_file/run
 says_once "run.dir a_file/run can't be written"
 says "choose another"
 
+# The run directory itself can be written, what it holds can't.
+mkdir -p no_logs && touch no_logs/logs
+refused_train 1 "$tiny" "$text" run.dir=no_logs
+says_once "can't open the log no_logs/logs"
+mkdir -p no_metrics/metrics.jsonl
+refused_train 1 "$tiny" "$text" run.dir=no_metrics
+says_once "can't open no_metrics/metrics.jsonl"
+
 # Not words of the program.
 expect 78 timeout 20 "${program[@]}" trian "$tiny"
 says "Run with --help"
