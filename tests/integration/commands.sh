@@ -23,6 +23,17 @@ train 0 plain_run
 says_not $'\x1b|\r'
 says "held-out loss"
 says "done: 20 steps; the run is in plain_run"
+# On a terminal there is a bar, in colours unless NO_COLOR asks for none.
+on_terminal() {
+  expect 0 env "$@" TERM=xterm script --quiet --return --command \
+    "stty cols 100; '$binary' train '$tiny' run.dir=on_terminal_$1 data.train.0.path=text.txt" /dev/null
+  says "100%  20/20"
+}
+on_terminal COLOURS=yes
+says $'\x1b[32m'
+on_terminal NO_COLOR=1
+says_not $'\x1b\\[[0-9;]*m'
+
 for field in tokens loss balance_loss z_loss lr grad_norm step_ms tokens_per_second load_imbalance dropped_fraction \
              exchange_fraction; do
   values=$(metric run step "$field" | awk '$2 ~ /^-?[0-9.]+(e[-+][0-9]+)?$/' | wc -l)
