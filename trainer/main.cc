@@ -62,8 +62,8 @@ int run(int argc, char** argv) {
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
-    if (MpiRuntime::launched_rank() != 0)
-      return error.get_exit_code() == 0 ? 0 : static_cast<int>(ExitCode::kConfiguration);
+    // Every rank reads the same words. Rank 0 answers; another that failed first would have it killed.
+    if (MpiRuntime::launched_rank() != 0) return 0;
     return app.exit(error) == 0 ? 0 : static_cast<int>(ExitCode::kConfiguration);
   }
   return selected();

@@ -55,7 +55,7 @@ bool StopCondition::should_stop(std::int64_t completed_steps) {
       reason_ = fmt::format("train.stop_after={} was reached", stop_after_);
       break;
     case kWallTime:
-      reason_ = fmt::format("run.max_wall_time of {:.0f} s was reached", max_wall_time_s_);
+      reason_ = fmt::format("run.max_wall_time of {:g} s was reached", max_wall_time_s_);
       break;
     case kStopFile:
       reason_ = fmt::format("{} exists", stop_file_);

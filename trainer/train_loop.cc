@@ -4,6 +4,7 @@
 
 #include <chrono>
 #include <filesystem>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
@@ -92,7 +93,8 @@ Resumed resume(Trainer& trainer) {
   return {};
 }
 
-void save(Trainer& trainer, RunRecord& record, std::int64_t completed_steps) {
+// A save that fails on the way is tried again at the next one; when the run ends there is none.
+void save(Trainer& trainer, RunRecord& record, std::int64_t completed_steps, bool run_ends) {
   const config::Experiment& experiment = trainer.experiment;
   const std::int64_t samples = completed_steps * experiment.train().global_batch();
   const TrainingProgress progress = {.step = completed_steps,
@@ -104,6 +106,12 @@ void save(Trainer& trainer, RunRecord& record, std::int64_t completed_steps) {
   const std::vector<ShardedTensor> tensors = trainer.checkpoint_tensors();
   const SaveResult result = save_checkpoint(trainer.grid, experiment.run().dir(), progress, tensors,
                                             experiment.checkpoint().keep());
+  if (run_ends && !result.saved) {
+    throw SharedError(fmt::format(
+        "the run ends after step {} and its state can't be saved: {}; mend that, and the same command goes "
+        "on from the newest checkpoint",
+        completed_steps, result.message));
+  }
   record.saved(result);
 }
 
@@ -137,14 +145,16 @@ void check_skipped_steps(const config::Experiment& experiment, std::int64_t skip
 
 ExitCode train(const config::Experiment& experiment, Communicator& world) {
   prepare_run_directory(experiment.run().dir(), world);
+  StopCondition stop(experiment, world);  // from here on a signal is a wish, not an end
   Trainer trainer(experiment, world);
   const Resumed resumed = resume(trainer);
-  RunRecord record(trainer, resumed.steps);
+  const auto owned_record =
+      on_all_ranks(world, [&] { return std::make_unique<RunRecord>(trainer, resumed.steps); });
+  RunRecord& record = *owned_record;
   record.say(start_report(trainer));
   for (const std::string& warning : resumed.warnings) record.warn(warning);
   if (!resumed.source.empty())
     record.say(fmt::format("resumed from {}, step {}", resumed.source, resumed.steps));
-  StopCondition stop(experiment, world);
 
   const config::Train& plan = experiment.train();
   std::int64_t skipped_in_a_row = 0;
@@ -160,7 +170,7 @@ ExitCode train(const config::Experiment& experiment, Communicator& world) {
     const bool last = completed == plan.steps();
     const bool stopping = !last && stop.should_stop(completed);
     if (last || stopping || is_due(completed, experiment.checkpoint().every())) {
-      save(trainer, record, completed);
+      save(trainer, record, completed, /*run_ends=*/last || stopping);
     }
     if (stopping) {
       record.say(

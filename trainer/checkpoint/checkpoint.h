@@ -57,7 +57,7 @@ enum class LoadScope : std::uint8_t {
 };
 
 // Collective over `world`, which may have any size and layout: each rank reads the rows that it holds from
-// the files that have them and checks every byte of those pieces. Throws Error, on all ranks alike, naming
+// the files that have them and checks every byte of those pieces. Throws SharedError naming
 // the missing, duplicated or damaged piece; the tensors may have been written to by then.
 TrainingProgress load_checkpoint(Communicator& world, const std::filesystem::path& checkpoint,
                                  std::span<const ShardedTensor> tensors,
@@ -74,7 +74,7 @@ struct ResumeResult {
 
 // Collective. Loads the newest checkpoint of the run that is whole. `accept` is called on every rank with a
 // candidate's progress before any tensor is touched; what it throws (a configuration that differs) ends the
-// search. Throws Error if there are checkpoints and none can be loaded: the run must not start anew over
+// search. Throws SharedError if there are checkpoints and none can be loaded: the run must not start anew over
 // them.
 ResumeResult resume_newest(Communicator& world, const std::filesystem::path& run_dir,
                            std::span<const ShardedTensor> tensors,

@@ -10,6 +10,7 @@
 #include "trainer/checkpoint/checkpoint.h"
 #include "trainer/checkpoint/manifest.h"
 #include "trainer/checkpoint/safetensors.h"
+#include "trainer/shared_error.h"
 
 namespace conclave {
 namespace {
@@ -165,7 +166,7 @@ TrainingProgress load_checkpoint(Communicator& world, const path& checkpoint,
     manifest = read_manifest(checkpoint);
     read_tensors(checkpoint, manifest, tensors, scope);
   });
-  CONCLAVE_CHECK(failure.empty(), "{}", failure);
+  if (!failure.empty()) throw SharedError(failure);
   return progress_of(manifest);
 }
 
@@ -187,9 +188,10 @@ ResumeResult resume_newest(Communicator& world, const path& run_dir, std::span<c
     }
     result.rejected.push_back(failure);
   }
-  CONCLAVE_CHECK(result.rejected.empty(),
-                 "no checkpoint of {} can be loaded; mend or remove them to start anew:{}", run_dir.string(),
-                 listed(result.rejected));
+  if (!result.rejected.empty()) {
+    throw SharedError(fmt::format("no checkpoint of {} can be loaded; mend or remove them to start anew:{}",
+                                  run_dir.string(), listed(result.rejected)));
+  }
   return result;
 }
 

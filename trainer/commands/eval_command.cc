@@ -55,9 +55,10 @@ void add_eval_command(CLI::App& app, std::function<int()>& selected) {
                       "key=value over the configuration that is stored in the checkpoint, e.g. other data");
   command->callback([options, &selected] {
     selected = [options] {
-      const std::filesystem::path checkpoint = resolve_checkpoint(options->path);
-      const config::Experiment experiment = checkpoint_experiment(checkpoint, options->overrides);
       return static_cast<int>(run_in_world([&](Communicator& world) {
+        const auto checkpoint = on_all_ranks(world, [&] { return resolve_checkpoint(options->path); });
+        const auto experiment =
+            on_all_ranks(world, [&] { return checkpoint_experiment(checkpoint, options->overrides); });
         config::check_for_world(experiment, world.size());
         return evaluate_checkpoint(checkpoint, experiment, world);
       }));

@@ -6,6 +6,7 @@
 
 #include "configs/load.h"
 #include "configs/validate.h"
+#include "trainer/shared_error.h"
 #include "trainer/train_loop.h"
 #include "trainer/world.h"
 
@@ -27,9 +28,9 @@ void add_train_command(CLI::App& app, std::function<int()>& selected) {
       "(exit 75).");
   command->callback([options, &selected] {
     selected = [options] {
-      // Before any collective: a mistake is reported once, by every rank count alike.
-      const config::Experiment experiment = config::load_experiment(options->file, options->overrides);
       return static_cast<int>(run_in_world([&](Communicator& world) {
+        const config::Experiment experiment =
+            on_all_ranks(world, [&] { return config::load_experiment(options->file, options->overrides); });
         config::check_for_world(experiment, world.size());
         return train(experiment, world);
       }));
