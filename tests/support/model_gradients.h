@@ -111,6 +111,7 @@ struct ExpectedGradients {
     ASSERT_TRUE(values.contains(name)) << name;
     const std::vector<double>& expected = values.at(name);
     ASSERT_EQ(actual.size(), expected.size()) << name;
+    EXPECT_LT(tolerance(), 1e-2) << "a bound that says something";
     EXPECT_LE(distance(actual, expected), tolerance() * norm_of(expected)) << "gradient of " << name;
   }
 
