@@ -9,42 +9,36 @@
 namespace conclave {
 namespace {
 
-// The held-out sequences of one source are read in chunks, each dealt to the ranks. A limited evaluation
-// reads fewer chunks, evenly spaced.
-struct Chunks {
-  std::int64_t sequences;  // that the source holds out
-  std::int64_t size;       // sequences a chunk
-  std::int64_t count;
-
-  Chunks(std::int64_t all_sequences, std::int64_t chunk_size, std::int64_t max_sequences)
-      : sequences(all_sequences), size(chunk_size), count((all_sequences + chunk_size - 1) / chunk_size) {
-    if (max_sequences > 0) count = std::min(count, std::max<std::int64_t>(1, max_sequences / chunk_size));
-  }
-
-  Range at(std::int64_t index) const {
-    const std::int64_t all = (sequences + size - 1) / size;
-    const std::int64_t begin = index * all / count * size;
-    return {begin, std::min(begin + size, sequences)};
-  }
-};
+// The held-out sequences of a source that an evaluation reads: all, or `max_sequences` evenly spaced ones.
+std::vector<std::int64_t> chosen_sequences(std::int64_t all, std::int64_t max_sequences) {
+  const std::int64_t count = max_sequences > 0 ? std::min(all, max_sequences) : all;
+  std::vector<std::int64_t> chosen;
+  for (std::int64_t i = 0; i < count; ++i) chosen.push_back(i * all / count);
+  return chosen;
+}
 
 HeldOutSource evaluate_source(const EvaluationArgs& args, int source) {
   Communicator& world = args.grid.world();
   HeldOutSource result;
   result.name = args.dataset.source_names()[static_cast<std::size_t>(source)];
 
-  const Chunks chunks(args.dataset.held_out_sequences(source), args.micro_batch * world.size(),
-                      args.max_sequences);
+  const std::vector<std::int64_t> sequences =
+      chosen_sequences(args.dataset.held_out_sequences(source), args.max_sequences);
+  const auto count = static_cast<std::int64_t>(sequences.size());
+  const std::int64_t at_once = args.micro_batch * world.size();
   double sums[2] = {0.0, 0.0};  // loss, targets
-  for (std::int64_t index = 0; index < chunks.count; ++index) {
-    const Range chunk = chunks.at(index);
-    const Range mine = partition(chunk.size(), world.size(), world.rank());
-    data::load_held_out(args.dataset, source, {chunk.begin + mine.begin, chunk.begin + mine.end}, args.batch);
+  for (std::int64_t begin = 0; begin < count; begin += at_once) {
+    const std::int64_t of_all_ranks = std::min(at_once, count - begin);
+    const Range mine = partition(of_all_ranks, world.size(), world.rank());
+    const auto first = static_cast<std::size_t>(begin + mine.begin);
+    data::load_held_out(args.dataset, source,
+                        std::span(sequences).subspan(first, static_cast<std::size_t>(mine.size())),
+                        args.batch);
 
     Context ctx{.arena = &args.arena, .grid = &args.grid, .training = false};
     ctx.batch.sequences = mine.size();
     ctx.batch.sequence_length = args.dataset.sequence_length();
-    ctx.batch.global_sequences = chunk.size();
+    ctx.batch.global_sequences = of_all_ranks;
     const auto sum = args.model.forward(ctx, args.batch.token_view(), args.batch.target_view());
     args.arena.reset();
     sums[0] += sum.loss_sum;

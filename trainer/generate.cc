@@ -28,7 +28,9 @@ std::int32_t sample_token(std::span<const float> logits, const SamplingOptions& 
   if (options.top_p < 1.0) {
     double nucleus = 0;
     std::size_t size = 0;
-    while (size < kept && nucleus < options.top_p * sum) nucleus += probabilities[size++];
+    do {  // at least one
+      nucleus += probabilities[size++];
+    } while (size < kept && nucleus < options.top_p * sum);
     kept = size;
     sum = nucleus;
   }
@@ -51,10 +53,8 @@ void generate(LanguageModel& model, const ProcessGrid& grid, std::int64_t max_se
   std::vector<std::int32_t> pending = history;
 
   for (std::int64_t drawn = 0; drawn < count; ++drawn) {
-    const bool full = static_cast<std::int64_t>(history.size()) > max_seq &&
-                      caches.front().length() + static_cast<std::int64_t>(pending.size()) > max_seq;
-    if (full) {
-      caches = model.make_caches(max_seq);
+    if (caches.front().length() + static_cast<std::int64_t>(pending.size()) > max_seq) {
+      for (KvCache& cache : caches) cache.clear();
       const auto window = static_cast<std::ptrdiff_t>(std::max<std::int64_t>(1, max_seq / 2));
       pending.assign(history.end() - window, history.end());
     }

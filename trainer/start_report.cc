@@ -5,6 +5,7 @@
 #include <iterator>
 #include <map>
 
+#include "trainer/parameter_count.h"
 #include "trainer/version.h"
 
 namespace conclave {
@@ -20,12 +21,10 @@ std::string short_count(std::int64_t count) {
   return fmt::format("{}", count);
 }
 
-bool is_routed_expert(const Parameter& parameter) { return parameter.sharding() == Sharding::kExpert; }
-
 std::string model_lines(const Trainer& trainer) {
   const config::Model& model = trainer.experiment.model();
   const config::Moe& moe = trainer.experiment.moe();
-  const ParameterCount count = count_parameters(trainer.model, trainer.experiment);
+  const ParameterCount count = count_parameters(trainer.experiment);
   std::string text = fmt::format(
       "model      {} layers, d_model {}, {} heads of {} ({} key/value), {} tokens of context, vocabulary "
       "{}\n",
@@ -106,27 +105,6 @@ std::string memory_line(const Trainer& trainer) {
 }
 
 }  // namespace
-
-ParameterCount count_parameters(const LanguageModel& model, const config::Experiment& experiment) {
-  ParameterCount count;
-  for (const Parameter* parameter : model.parameters()) {
-    const std::int64_t elements = parameter->global_shape().elements();
-    count.total += elements;
-    if (is_routed_expert(*parameter)) {
-      count.active += elements / experiment.moe().experts() * experiment.moe().top_k();
-    } else {
-      const bool is_lookup = parameter->name() == "embedding.weight" && !experiment.model().tie_embeddings();
-      if (!is_lookup) count.active += elements;
-    }
-  }
-  return count;
-}
-
-double training_flops_per_token(const ParameterCount& count, const config::Model& model) {
-  const double attention =
-      6.0 * static_cast<double>(model.layers() * model.max_seq() * model.heads() * model.head_dim());
-  return 6.0 * static_cast<double>(count.active) + attention;
-}
 
 std::string start_report(const Trainer& trainer) {
   return fmt::format("Conclave {}: run \"{}\" in {}\n", version(), trainer.experiment.run().name(),

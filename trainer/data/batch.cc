@@ -52,10 +52,11 @@ void load_training(const Dataset& dataset, const BatchCut& cut, std::int64_t ste
                  });
 }
 
-void load_held_out(const Dataset& dataset, int source, Range sequences, MicroBatch& batch) {
-  fill_sequences(sequences.size(), dataset.sequence_length(), batch,
+void load_held_out(const Dataset& dataset, int source, std::span<const std::int64_t> sequences,
+                   MicroBatch& batch) {
+  fill_sequences(static_cast<std::int64_t>(sequences.size()), dataset.sequence_length(), batch,
                  [&](std::int64_t i, std::span<std::int32_t> tokens, std::span<std::int32_t> targets) {
-                   dataset.held_out_sequence(source, sequences.begin + i, tokens, targets);
+                   dataset.held_out_sequence(source, sequences[static_cast<std::size_t>(i)], tokens, targets);
                  });
 }
 

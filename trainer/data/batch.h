@@ -49,7 +49,8 @@ struct MicroBatch {
 void load_training(const Dataset& dataset, const BatchCut& cut, std::int64_t step, std::int64_t micro_step,
                    std::int64_t rank, MicroBatch& batch);
 
-// Loads held-out sequences [sequences.begin, sequences.end) of a source.
-void load_held_out(const Dataset& dataset, int source, Range sequences, MicroBatch& batch);
+// Loads the held-out sequences of a source that `sequences` lists.
+void load_held_out(const Dataset& dataset, int source, std::span<const std::int64_t> sequences,
+                   MicroBatch& batch);
 
 }  // namespace conclave::data

@@ -1,0 +1,141 @@
+#include "trainer/train_step.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "comm/self/self_communicator.h"
+#include "tests/support/tiny_experiment.h"
+
+namespace conclave {
+namespace {
+
+double norm_of(std::span<const float> values) {
+  double squares = 0;
+  for (const float value : values) squares += static_cast<double>(value) * value;
+  return std::sqrt(squares);
+}
+
+std::vector<float> copy_of(ConstTensorView tensor) {
+  const auto values = tensor.values<float>();
+  return {values.begin(), values.end()};
+}
+
+class TrainStepTest : public testing::Test {
+ protected:
+  std::unique_ptr<Communicator> alone_ = make_self_communicator();
+  config::Experiment experiment_ = test::tiny_experiment(test::tiny_text_file());
+};
+
+TEST_F(TrainStepTest, LossFalls) {
+  experiment_.mutable_optim()->set_lr(1e-2);
+  Trainer trainer(experiment_, *alone_);
+  const double first = train_step(trainer, 0).loss;
+  EXPECT_NEAR(first, std::log(256), 0.1) << "small weights know nothing";
+  double last = first;
+  for (std::int64_t step = 1; step < 20; ++step) last = train_step(trainer, step).loss;
+  EXPECT_LT(last, first - 1);
+  EXPECT_EQ(trainer.optimizer->updates(), 20);
+}
+
+// The bits of everything that a step may change.
+std::vector<std::vector<float>> state_of(Trainer& trainer) {
+  std::vector<std::vector<float>> state;
+  for (const ShardedTensor& tensor : trainer.checkpoint_tensors()) state.push_back(copy_of(tensor.local));
+  return state;
+}
+
+TEST_F(TrainStepTest, NotANumberSkipsTheStep) {
+  Trainer trainer(experiment_, *alone_);
+  train_step(trainer, 0);
+  for (const Parameter* parameter : trainer.model.parameters()) {
+    SCOPED_TRACE(parameter->name());
+    float& weight = parameter->value().values<float>()[1];
+    const float sound = weight;
+    const std::vector<std::vector<float>> before = state_of(trainer);
+    // A row of the embedding that no token reads still takes part as a row of the tied head.
+    weight = std::numeric_limits<float>::quiet_NaN();
+    const StepResult result = train_step(trainer, 1);
+    EXPECT_TRUE(result.skipped);
+    weight = sound;
+    EXPECT_EQ(state_of(trainer), before);
+    EXPECT_EQ(trainer.optimizer->updates(), 1);
+  }
+  EXPECT_FALSE(train_step(trainer, 1).skipped) << "nothing of it is left";
+  EXPECT_EQ(trainer.optimizer->updates(), 2);
+}
+
+// Losses are divided by the tokens of the global batch where they arise: however a step is cut, its gradients
+// are the same but for rounding. How far one rounding moves them is measured on weights that are off by one
+// unit in the last place.
+TEST_F(TrainStepTest, GradientsDoNotDependOnTheMicroBatch) {
+  experiment_.mutable_moe()->set_capacity_factor(0);
+  experiment_.mutable_moe()->set_balance_scope(config::Moe::sequence);
+  experiment_.mutable_moe()->set_z_loss(1e-3);
+  experiment_.mutable_train()->set_micro_batch(4);
+  Trainer whole(experiment_, *alone_);
+  const StepResult expected = train_step(whole, 0);
+
+  const auto largest_deviation = [&](const Trainer& other) {
+    double largest = 0;
+    for (std::size_t p = 0; p < whole.model.parameters().size(); ++p) {
+      std::vector<float> difference = copy_of(other.model.parameters()[p]->gradient());
+      const std::vector<float> gradient = copy_of(whole.model.parameters()[p]->gradient());
+      for (std::size_t i = 0; i < difference.size(); ++i) difference[i] -= gradient[i];
+      largest = std::max(largest, norm_of(difference) / norm_of(gradient));
+    }
+    return largest;
+  };
+  Trainer moved(experiment_, *alone_);
+  for (Parameter* parameter : moved.model.parameters()) {
+    for (float& value : parameter->value().values<float>()) value = std::nextafter(value, 2 * value);
+  }
+  constexpr double kUnit = std::numeric_limits<float>::epsilon();
+  constexpr double kRoundings = 16;  // of a step's own sums, against the one of each weight
+  const StepResult moved_result = train_step(moved, 0);
+  const double loss_bound =
+      kRoundings * (std::abs(moved_result.loss - expected.loss) + kUnit * expected.loss);
+  const double bound = kRoundings * (largest_deviation(moved) + kUnit);
+  EXPECT_LT(bound, 1e-2) << "a bound that says something";
+
+  for (const std::int64_t micro_batch : {1, 2, 3}) {
+    SCOPED_TRACE(testing::Message() << "micro_batch " << micro_batch);
+    experiment_.mutable_train()->set_micro_batch(micro_batch);
+    Trainer cut(experiment_, *alone_);
+    const StepResult result = train_step(cut, 0);
+    EXPECT_NEAR(result.loss, expected.loss, loss_bound);
+    EXPECT_NEAR(result.gradient_norm, expected.gradient_norm, bound * expected.gradient_norm);
+    EXPECT_LE(largest_deviation(cut), bound);
+  }
+}
+
+TEST_F(TrainStepTest, AllocatesNoActivationsAfterTheSecondStep) {
+  Trainer trainer(experiment_, *alone_);
+  train_step(trainer, 0);
+  train_step(trainer, 1);
+  const std::int64_t allocations = trainer.arena.system_allocations();
+  EXPECT_GT(allocations, 0);
+  for (std::int64_t step = 2; step < 8; ++step) train_step(trainer, step);
+  EXPECT_EQ(trainer.arena.system_allocations(), allocations);
+  EXPECT_EQ(trainer.arena.used_bytes(), 0U);
+}
+
+TEST_F(TrainStepTest, TwoEqualRunsAreBitwiseEqual) {
+  Trainer first(experiment_, *alone_);
+  Trainer second(experiment_, *alone_);
+  for (std::int64_t step = 0; step < 3; ++step) {
+    const StepResult a = train_step(first, step);
+    const StepResult b = train_step(second, step);
+    EXPECT_EQ(a.loss, b.loss);
+    EXPECT_EQ(a.gradient_norm, b.gradient_norm);
+  }
+  EXPECT_EQ(state_of(first), state_of(second));
+}
+
+}  // namespace
+}  // namespace conclave

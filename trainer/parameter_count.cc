@@ -1,0 +1,52 @@
+#include "trainer/parameter_count.h"
+
+#include "configs/resolve.h"
+
+namespace conclave {
+namespace {
+
+// Gate, up and down matrices.
+std::int64_t swiglu_parameters(std::int64_t d_model, std::int64_t d_ff) { return 3 * d_model * d_ff; }
+
+std::int64_t attention_parameters(const config::Model& model) {
+  const std::int64_t query_width = model.heads() * model.head_dim();
+  const std::int64_t kv_width = model.kv_heads() * model.head_dim();
+  const std::int64_t qkv = (query_width + 2 * kv_width) * model.d_model();
+  const std::int64_t out = model.d_model() * query_width;
+  const std::int64_t qk_norms = model.qk_norm() ? 2 * model.head_dim() : 0;
+  return qkv + out + qk_norms;
+}
+
+ParameterCount feed_forward_parameters(const config::Experiment& experiment, std::int64_t layer) {
+  const config::Model& model = experiment.model();
+  if (!config::is_moe_layer(experiment, layer)) {
+    const std::int64_t dense = swiglu_parameters(model.d_model(), model.d_ff());
+    return {.total = dense, .active = dense};
+  }
+  const config::Moe& moe = experiment.moe();
+  const std::int64_t expert = swiglu_parameters(model.d_model(), moe.d_ff());
+  const std::int64_t router = moe.experts() * model.d_model();
+  const std::int64_t always = router + moe.shared_experts() * expert;
+  return {.total = always + moe.experts() * expert, .active = always + moe.top_k() * expert};
+}
+
+}  // namespace
+
+ParameterCount count_parameters(const config::Experiment& experiment) {
+  const config::Model& model = experiment.model();
+  const std::int64_t norm = model.d_model();
+  const std::int64_t vocabulary_matrix = model.vocab_size() * model.d_model();
+  const std::int64_t vocabulary_matrices = model.tie_embeddings() ? 1 : 2;  // embedding, head
+  const std::int64_t outside_blocks = vocabulary_matrices * vocabulary_matrix + norm;
+
+  ParameterCount count{.total = outside_blocks, .active = outside_blocks};
+  for (std::int64_t layer = 0; layer < model.layers(); ++layer) {
+    const std::int64_t dense = attention_parameters(model) + 2 * norm;
+    const ParameterCount feed_forward = feed_forward_parameters(experiment, layer);
+    count.total += dense + feed_forward.total;
+    count.active += dense + feed_forward.active;
+  }
+  return count;
+}
+
+}  // namespace conclave
