@@ -1,5 +1,5 @@
-// What a person reads when a run starts: the model, the layout, the memory, and what every derived value
-// became.
+// What a person reads when a run starts: the model, the layout, the memory, and what every
+// derived value became.
 #pragma once
 
 #include <string>
@@ -16,8 +16,8 @@ struct ParameterCount {
 ParameterCount count_parameters(const LanguageModel& model, const config::Experiment& experiment);
 
 // Model floating-point operations of training one token: 6 per active parameter, plus causal attention
-// 6 * layers * S * H * head_dim (forward 2 products of S/2 positions on average at 2 flops each, backward
-// twice that).
+// 6 * layers * S * H * head_dim (forward 2 products of S/2 positions on average at 2 flops each,
+// backward twice that).
 double training_flops_per_token(const ParameterCount& count, const config::Model& model);
 
 // The tables, for rank 0 to print. Not collective.

@@ -72,16 +72,16 @@ struct ResumeResult {
   std::vector<std::string> rejected;         // newer ones, each with what is wrong with it: to be shown
 };
 
-// Collective. Loads the newest checkpoint of the run that is whole. `accept` is called on every rank with a
-// candidate's progress before any tensor is touched; what it throws (a configuration that differs) ends the
-// search. Throws Error if there are checkpoints and none can be loaded: the run must not start anew over
-// them.
+// Collective. Loads the newest checkpoint of the run that is whole. `accept` is called on every
+// rank with a candidate's progress before any tensor is touched; what it throws (a configuration
+// that differs) ends the search. Throws Error if there are checkpoints and none can be loaded:
+// the run must not start anew over them.
 ResumeResult resume_newest(Communicator& world, const std::filesystem::path& run_dir,
                            std::span<const ShardedTensor> tensors,
                            const std::function<void(const TrainingProgress&)>& accept);
 
-// Checkpoints of a run, newest first: directories step_<number> with a manifest. Unfinished ones (".tmp") are
-// none.
+// Checkpoints of a run, newest first: directories step_<number> with a manifest. Unfinished ones
+// (".tmp") are none.
 std::vector<std::filesystem::path> find_checkpoints(const std::filesystem::path& run_dir);
 // The newest whose manifest can be read.
 std::optional<std::filesystem::path> find_newest_checkpoint(const std::filesystem::path& run_dir);
