@@ -1,5 +1,5 @@
-// SEAM 1: who talks to whom. A Communicator is one process group; each backend (self, mpi, nccl) implements
-// it.
+// SEAM 1: who talks to whom. A Communicator is one process group; each backend
+// (self, mpi, nccl) implements it.
 //
 // Rules for every collective
 //  * All ranks of the group call the same operations in the same order.
@@ -65,8 +65,8 @@ class Communicator {
   // The memory that this group moves; buffers elsewhere are refused.
   DeviceKind device_kind() const { return device_kind_; }
 
-  // Block r of send goes to rank r; block r of recv came from rank r. send.count == recv.count, divisible by
-  // size().
+  // Block r of send goes to rank r; block r of recv came from rank r. send.count == recv.count,
+  // divisible by size().
   Work all_to_all(ConstBufferView send, BufferView recv);
 
   // send_counts[r] elements go to rank r, recv_counts[r] come from it; blocks lie in rank order without gaps.

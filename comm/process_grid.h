@@ -2,9 +2,9 @@
 //
 //   rank = expert_data_rank * expert_parallel_size + expert_parallel_rank
 //
-// Dense parameters are replicated over the world. Expert e lives on the rank of each expert-parallel group
-// whose shard holds e, and is replicated over the expert-data group (the ranks with the same
-// expert_parallel_rank).
+// Dense parameters are replicated over the world. Expert e lives on the rank of each
+// expert-parallel group whose shard holds e, and is replicated over the expert-data group
+// (the ranks with the same expert_parallel_rank).
 #pragma once
 
 #include <cstdint>
@@ -23,13 +23,13 @@ class ProcessGrid {
   ProcessGrid(Communicator& world, int expert_parallel_size);
 
   Communicator& world() const { return *world_; }
-  Communicator& expert_parallel() const {
-    return *expert_parallel_;
-  }                                                            // ranks that share one copy of the experts
-  Communicator& expert_data() const { return *expert_data_; }  // ranks that hold the same experts
+  // The ranks that share one copy of the experts.
+  Communicator& expert_parallel() const { return *expert_parallel_; }
+  // The ranks that hold the same experts.
+  Communicator& expert_data() const { return *expert_data_; }
 
-  // The experts of this rank, of any expert_parallel rank; contiguous global ids, sizes differ by at most
-  // one.
+  // The experts of this rank, of any expert_parallel rank; contiguous global ids,
+  // sizes differ by at most one.
   Range local_experts(std::int64_t experts) const;
   Range experts_of(std::int64_t experts, int expert_parallel_rank) const;
 

@@ -20,8 +20,8 @@ struct Key {
   const Field* field;  // lives as long as the program
 };
 
-// Every key in the order of the schema: sections before their keys, lists of maps before their elements'
-// keys.
+// Every key in the order of the schema: sections before their keys, lists of maps before
+// their elements' keys.
 std::vector<Key> all_keys();
 
 // The field behind a path, null if there is none. List elements may carry their index: "data.train.0.path".
@@ -38,8 +38,8 @@ bool is_section(const Field& field);
 // True for a list of maps, such as `data.train`.
 bool is_list_of_maps(const Field& field);
 
-// What may stand there: "an integer from 1 to 64", "a number above 0, or dropless", "position or
-// probability".
+// What may stand there: "an integer from 1 to 64", "a number above 0, or dropless",
+// "position or probability".
 std::string valid_values(const Field& field);
 // The default as YAML: "1.25", "auto", "[0.9, 0.95]"; empty for sections and for keys without one.
 std::string default_text(const Field& field);

@@ -116,8 +116,8 @@ void check_rules(const std::string& path, Reading& reading) {
   }
 }
 
-// Applies the overrides, checks the rules, throws what was wrong; else the experiment with every `auto`
-// resolved.
+// Applies the overrides, checks the rules, throws what was wrong; else the experiment with
+// every `auto` resolved.
 Experiment finish(const std::string& path, std::span<const std::string> overrides, Reading& reading) {
   apply_overrides(overrides, reading);
   if (reading.is_complete()) check_rules(path, reading);

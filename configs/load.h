@@ -17,8 +17,8 @@ namespace conclave::config {
 Experiment load_experiment(const std::string& path, std::span<const std::string> overrides);
 
 // The same for YAML that is no file of its own, such as the configuration in a checkpoint (to_yaml in
-// show.h). `name` stands for the file in messages; `base` is a fault, for there is nothing that it could be
-// relative to.
+// show.h). `name` stands for the file in messages; `base` is a fault, for there is nothing that it
+// could be relative to.
 Experiment parse_experiment(const std::string& yaml, const std::string& name,
                             std::span<const std::string> overrides);
 

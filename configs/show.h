@@ -27,8 +27,8 @@ struct Difference {
   bool changes_results;  // false: a resumed run may change the key freely
 };
 
-// The keys whose values differ, in the order of the schema. A default and the same value given count as
-// equal.
+// The keys whose values differ, in the order of the schema. A default and the same value
+// given count as equal.
 std::vector<Difference> differences(const Experiment& a, const Experiment& b);
 
 }  // namespace conclave::config

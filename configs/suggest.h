@@ -17,10 +17,10 @@ std::size_t edit_distance(std::string_view from, std::string_view to);
 // word's letters, and one at least, differ.
 std::optional<std::string> nearest(std::string_view word, const std::vector<std::string>& candidates);
 
-// Full paths ("model.d_model") of the keys that may be meant by the unknown `word`, which stood in the
-// section at `section` ("" is the top level). In this order of trust: a name that another framework uses, the
-// same name in another section, a slip within this section, a slip within another one. Empty if nothing is
-// near.
+// Full paths ("model.d_model") of the keys that may be meant by the unknown `word`, which
+// stood in the section at `section` ("" is the top level). In this order of trust: a name
+// that another framework uses, the same name in another section, a slip within this section,
+// a slip within another one. Empty if nothing is near.
 std::vector<std::string> suggest_keys(std::string_view section, std::string_view word);
 
 }  // namespace conclave::config

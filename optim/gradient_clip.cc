@@ -51,9 +51,9 @@ double sum_of_squares(std::span<const float> values, std::vector<double>& block_
 }  // namespace
 
 double global_gradient_norm(const std::vector<Parameter*>& parameters, const ProcessGrid& grid) {
-  // One term for each replicated parameter and each expert of the others, in the order of parameters and
-  // global expert ids. A rank fills in the experts that it holds; the others are zero until the ranks are
-  // added up.
+  // One term for each replicated parameter and each expert of the others, in the order of parameters
+  // and global expert ids. A rank fills in the experts that it holds; the others are zero until the
+  // ranks are added up.
   std::vector<double> replicated_terms;
   std::vector<double> expert_terms;
   std::vector<double> block_sums;

@@ -1,5 +1,5 @@
-// Clipping by the global norm (Pascanu, Mikolov and Bengio, "On the difficulty of training recurrent neural
-// networks", 2013).
+// Clipping by the global norm (Pascanu, Mikolov and Bengio, "On the difficulty of training recurrent
+// neural networks", 2013).
 #pragma once
 
 #include <vector>

@@ -34,8 +34,8 @@ class DurableFile {
 // Makes the entries of a directory (created, renamed, removed files) durable.
 void sync_directory(const std::filesystem::path& directory);
 
-// Replaces `path` by `text`: readers see the old contents or the new, also after a power failure. Writes
-// through "<path>.tmp".
+// Replaces `path` by `text`: readers see the old contents or the new, also after a power failure.
+// Writes through "<path>.tmp".
 void replace_file_durably(const std::filesystem::path& path, std::string_view text);
 
 }  // namespace conclave

@@ -25,8 +25,8 @@ struct LoadedModel {
 config::Experiment checkpoint_experiment(const std::filesystem::path& checkpoint,
                                          std::span<const std::string> overrides);
 
-// Collective. Builds the model of `experiment` and loads the weights of `checkpoint` (a step directory) into
-// it.
+// Collective. Builds the model of `experiment` and loads the weights of `checkpoint`
+// (a step directory) into it.
 LoadedModel load_model(const std::filesystem::path& checkpoint, const config::Experiment& experiment,
                        Communicator& world);
 

@@ -1,5 +1,5 @@
-// Everything a run says and writes about itself: console, log files, metrics.jsonl, TensorBoard, final
-// tables.
+// Everything a run says and writes about itself: console, log files, metrics.jsonl,
+// TensorBoard, final tables.
 #pragma once
 
 #include <memory>

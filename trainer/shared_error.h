@@ -20,8 +20,8 @@ class SharedError : public Error {
 // the message and the exit code of the lowest rank that did.
 void throw_if_any_failed(Communicator& world, const std::optional<Error>& failure);
 
-// Collective. Runs `action` (which must not communicate) on every rank and returns its result, or throws as
-// above.
+// Collective. Runs `action` (which must not communicate) on every rank and returns its result,
+// or throws as above.
 template <class Action>
 auto on_all_ranks(Communicator& world, Action&& action) {
   std::optional<decltype(action())> result;

@@ -129,8 +129,8 @@ bool is_due(std::int64_t completed_steps, std::int64_t every) {
   return every > 0 && completed_steps % every == 0;
 }
 
-// A run whose loss or gradients stay non-finite is broken; its last good checkpoint is worth more than its
-// end.
+// A run whose loss or gradients stay non-finite is broken; its last good checkpoint is worth
+// more than its end.
 void check_skipped_steps(const config::Experiment& experiment, std::int64_t skipped_in_a_row,
                          std::int64_t step) {
   if (skipped_in_a_row < experiment.train().max_skipped_steps()) return;

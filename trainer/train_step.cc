@@ -11,9 +11,9 @@ StepResult train_step(Trainer& trainer, std::int64_t step) {
   const config::Experiment& experiment = trainer.experiment;
   for (Parameter* parameter : trainer.model.parameters()) parameter->zero_gradient();
 
-  // Forward and backward, one micro-batch after the other. Every loss is divided by the tokens of the global
-  // batch where it arises, so that gradients only have to be added: over micro-batches here, over ranks
-  // below.
+  // Forward and backward, one micro-batch after the other. Every loss is divided by the
+  // tokens of the global batch where it arises, so that gradients only have to be added:
+  // over micro-batches here, over ranks below.
   double loss = 0;
   const int rank = trainer.world.rank();
   const data::BatchCut cut = batch_cut(experiment, trainer.world.size());

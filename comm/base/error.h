@@ -1,8 +1,8 @@
 // The one error type of Conclave and the checks that throw it.
 //
-// Policy: code anywhere throws; only trainer/main.cc catches, reports the first failing rank once and ends
-// the whole job. A rank must never swallow an error, return early or assert: its peers would wait for it
-// forever.
+// Policy: code anywhere throws; only trainer/main.cc catches, reports the first failing rank
+// once and ends the whole job. A rank must never swallow an error, return early or assert:
+// its peers would wait for it forever.
 #pragma once
 
 #include <fmt/format.h>

@@ -1,5 +1,5 @@
-// How a count of things (experts, sequences, bytes) is dealt to ranks: contiguous, sizes differ by at most
-// one.
+// How a count of things (experts, sequences, bytes) is dealt to ranks: contiguous,
+// sizes differ by at most one.
 #pragma once
 
 #include <algorithm>
@@ -16,8 +16,8 @@ struct Range {
   friend bool operator==(Range, Range) = default;
 };
 
-// Part `index` of [0, total) cut into `parts`; the first total % parts parts have one more. A part may be
-// empty.
+// Part `index` of [0, total) cut into `parts`; the first total % parts parts have one more.
+// A part may be empty.
 constexpr Range partition(std::int64_t total, std::int64_t parts, std::int64_t index) {
   const std::int64_t quotient = total / parts;
   const std::int64_t remainder = total % parts;

@@ -87,8 +87,8 @@ class MpiCommunicator final : public Communicator {
   }
 
  private:
-  // Calls exchange(to, from) for every other rank, neighbours first, so that no rank is everybody's first
-  // target.
+  // Calls exchange(to, from) for every other rank, neighbours first, so that no rank is
+  // everybody's first target.
   template <class Exchange>
   void for_each_peer(Exchange exchange) const {
     for (int distance = 1; distance < size(); ++distance) {
@@ -98,8 +98,8 @@ class MpiCommunicator final : public Communicator {
 
   void reduce_small(BufferView data, ReduceOp op);
   void reduce_large(BufferView data, ReduceOp op);
-  // Block r of `data`, cut by partition(), goes to rank r; result = the reduction of the blocks that this
-  // rank got.
+  // Block r of `data`, cut by partition(), goes to rank r; result = the reduction of the blocks
+  // that this rank got.
   void reduce_blocks(ConstBufferView data, void* result, ReduceOp op, const MpiOperation& operation);
   std::byte* scratch(std::size_t bytes);
 

@@ -26,13 +26,13 @@ class Attention : public Module {
   //   <name>.qkv [(H + 2 Hkv) hd, D]  N(0, init_std): rows of H query, then Hkv key, then Hkv value heads
   //   <name>.out [D, H hd]            N(0, output_init_std)
   //   <name>.q_norm, <name>.k_norm [hd]  ones, no weight decay; only with model.qk_norm
-  // model.kv_heads and model.head_dim must be resolved (configs/resolve.h). Throws Error for heads that don't
-  // fit.
+  // model.kv_heads and model.head_dim must be resolved (configs/resolve.h). Throws Error for
+  // heads that don't fit.
   Attention(const config::Model& model, const std::string& name, double init_std, double output_init_std,
             std::uint64_t seed);
 
-  // x [T, D] -> [T, D], T = ctx.batch.tokens(). Throws Error for other shapes and sequences beyond
-  // model.max_seq.
+  // x [T, D] -> [T, D], T = ctx.batch.tokens(). Throws Error for other shapes and
+  // sequences beyond model.max_seq.
   TensorView forward(Context& ctx, ConstTensorView x) override;
   TensorView backward(Context& ctx, ConstTensorView dy) override;
   void collect_parameters(std::vector<Parameter*>& parameters) override;

@@ -12,8 +12,8 @@ class KvCache {
   // Room for `capacity` positions of Hkv * hd keys and as many values.
   KvCache(std::int64_t capacity, std::int64_t kv_width);
 
-  // Appends N positions; keys, values [N, Hkv hd]. Throws Error when they don't fit: the cache is then
-  // unchanged.
+  // Appends N positions; keys, values [N, Hkv hd]. Throws Error when they don't fit:
+  // the cache is then unchanged.
   void append(ConstTensorView keys, ConstTensorView values);
   void clear() { length_ = 0; }
 

@@ -15,8 +15,8 @@ namespace conclave {
 
 class TransformerBlock : public Module {
  public:
-  // Block `layer` (from 0) of the model; parameters are named "layers.<layer>.…". The configuration is
-  // resolved.
+  // Block `layer` (from 0) of the model; parameters are named "layers.<layer>.…". The
+  // configuration is resolved.
   TransformerBlock(const config::Experiment& experiment, std::int64_t layer, const ProcessGrid& grid);
 
   TensorView forward(Context& ctx, ConstTensorView x) override;

@@ -1,5 +1,5 @@
-// The auxiliary losses of a router: load balance (Shazeer et al. 2017; Fedus et al. 2021) and z-loss (Zoph et
-// al. 2022).
+// The auxiliary losses of a router: load balance (Shazeer et al. 2017; Fedus et al. 2021) and z-loss
+// (Zoph et al. 2022).
 //
 //   load balance   alpha * E * sum_e f[e] P[e]      f[e] = c[e] / (K |A|), P[e] = mean of p[t, e], t in A
 //   z              beta * mean_t log_sum_exp[t]^2
@@ -35,11 +35,11 @@ class BalanceLoss {
  public:
   explicit BalanceLoss(const config::Moe& moe);
 
-  // probabilities [T, E], experts int32 [T, K], log_sum_exp [T] of this micro-batch; T = ctx.batch.tokens().
-  // Call it in training only, once a micro-batch. Adds this rank's part of the terms to balance_loss_raw and
-  // z_loss_raw of `statistics`. Scopes batch and global_batch add the counts up over ctx.grid->world(): ranks
-  // with T = 0 take part. With alpha = 0 there is no load-balance term: nothing is communicated and
-  // balance_loss_raw stays.
+  // probabilities [T, E], experts int32 [T, K], log_sum_exp [T] of this micro-batch;
+  // T = ctx.batch.tokens(). Call it in training only, once a micro-batch. Adds this rank's part of the
+  // terms to balance_loss_raw and z_loss_raw of `statistics`. Scopes batch and global_batch add the counts
+  // up over ctx.grid->world(): ranks with T = 0 take part. With alpha = 0 there is no load-balance term:
+  // nothing is communicated and balance_loss_raw stays.
   BalanceGradient forward(Context& ctx, ConstTensorView probabilities, ConstTensorView experts,
                           ConstTensorView log_sum_exp, MoeStatistics& statistics);
 

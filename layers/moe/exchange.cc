@@ -116,6 +116,18 @@ void Exchange::transport(Context& ctx, ConstTensorView send, std::span<const std
   grid_->expert_parallel().all_to_all_v(send, send_counts_, recv, recv_counts_).wait();
 }
 
+void Exchange::reorder(ConstTensorView from, std::int64_t Block::*first_in_from, TensorView to,
+                       std::int64_t Block::*first_in_to) const {
+  const std::int64_t width = to.shape().row_elements();
+  const float* source = from.data<float>();
+  float* target = to.data<float>();
+#pragma omp parallel for schedule(dynamic)
+  for (const Block& block : blocks_) {
+    std::copy_n(source + block.*first_in_from * width, block.rows * width,
+                target + block.*first_in_to * width);
+  }
+}
+
 TensorView Exchange::dispatch(Context& ctx, TensorView rows) {
   CONCLAVE_CHECK_EQ(rows.extent(0), sent_rows_, "rows to dispatch, against the plan");
   if (grid_->expert_parallel().size() == 1) return rows;
@@ -128,13 +140,7 @@ TensorView Exchange::dispatch(Context& ctx, TensorView rows) {
   const Arena::Mark scratch(*ctx.arena);
   const TensorView wire = ctx.arena->allocate(received.shape());
   transport(ctx, rows, sent_rows_by_rank_, wire, received_rows_by_rank_);
-  const std::int64_t width = rows.shape().row_elements();
-  const float* from = wire.data<float>();
-  float* to = received.data<float>();
-#pragma omp parallel for schedule(dynamic)
-  for (const Block& block : blocks_) {
-    std::copy_n(from + block.first_by_source * width, block.rows * width, to + block.first_by_expert * width);
-  }
+  reorder(wire, &Block::first_by_source, received, &Block::first_by_expert);
   return received;
 }
 
@@ -149,13 +155,7 @@ TensorView Exchange::combine(Context& ctx, TensorView rows) {
   }
   const Arena::Mark scratch(*ctx.arena);
   const TensorView wire = ctx.arena->allocate(rows.shape());
-  const std::int64_t width = rows.shape().row_elements();
-  const float* from = rows.data<float>();
-  float* to = wire.data<float>();
-#pragma omp parallel for schedule(dynamic)
-  for (const Block& block : blocks_) {
-    std::copy_n(from + block.first_by_expert * width, block.rows * width, to + block.first_by_source * width);
-  }
+  reorder(rows, &Block::first_by_expert, wire, &Block::first_by_source);
   transport(ctx, wire, received_rows_by_rank_, returned, sent_rows_by_rank_);
   return returned;
 }

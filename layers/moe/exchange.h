@@ -2,9 +2,8 @@
 // all-to-all over the expert-parallel group.
 //
 //   token side    rows [R, D] of this rank's tokens, in the order of its DispatchPlan (global expert, token)
-//   expert side   rows [R', D] that this rank's experts received: by local expert, then by source rank, then
-//   in
-//                 the order of the source
+//   expert side   rows [R', D] that this rank's experts received: by local expert, then by source rank,
+//                 then in the order of the source
 //
 // dispatch() carries token side to expert side, combine() carries back. They are permutations of rows over
 // the group, each the inverse and so the transpose of the other: the gradient of one travels by the other.
@@ -30,8 +29,8 @@ class Exchange {
   // plan is not of E experts or its offsets do not add up.
   void agree(Context& ctx, const DispatchPlan& plan);
 
-  // Collective. [R, D] -> [R', D] in ctx.arena; in a group of one, where both sides are the same, `rows`
-  // itself.
+  // Collective. [R, D] -> [R', D] in ctx.arena; in a group of one, where both sides are the
+  // same, `rows` itself.
   TensorView dispatch(Context& ctx, TensorView rows);
   // Collective. [R', D] -> [R, D] in ctx.arena; in a group of one `rows` itself.
   TensorView combine(Context& ctx, TensorView rows);
@@ -52,6 +51,9 @@ class Exchange {
   // Moves rows over the wire; counts are rows a rank. Adds the time to ctx.clock.
   void transport(Context& ctx, ConstTensorView send, std::span<const std::int64_t> send_rows, TensorView recv,
                  std::span<const std::int64_t> recv_rows);
+  // Copies every block of `from`, which lies in one of the two orders of Block, to its place in the other.
+  void reorder(ConstTensorView from, std::int64_t Block::*first_in_from, TensorView to,
+               std::int64_t Block::*first_in_to) const;
 
   const ProcessGrid* grid_;
   std::int64_t experts_;

@@ -32,17 +32,17 @@ class MoeLayer : public Module {
   // evaluation and generation drop nothing, so that a token's output never depends on its batch.
   TensorView forward(Context& ctx, ConstTensorView x) override;
 
-  // dy [T, D] -> dx [T, D]: through the experts, the combine weights and balance terms, and the shared
-  // experts. Collective over the grid. Expert gradients are sums over the tokens of the expert-parallel
-  // group.
+  // dy [T, D] -> dx [T, D]: through the experts, the combine weights and balance terms, and
+  // the shared experts. Collective over the grid. Expert gradients are sums over the tokens of
+  // the expert-parallel group.
   TensorView backward(Context& ctx, ConstTensorView dy) override;
 
   void collect_parameters(std::vector<Parameter*>& parameters) override;
 
   // What this rank counted in all forwards since the statistics were last taken.
   const MoeStatistics& statistics() const { return statistics_; }
-  // Returns the statistics and goes on counting from `next`: from nothing, or from counts that were set
-  // aside.
+  // Returns the statistics and goes on counting from `next`: from nothing, or from counts
+  // that were set aside.
   MoeStatistics take_statistics(MoeStatistics next = {});
 
   std::int64_t experts() const { return config_.experts(); }

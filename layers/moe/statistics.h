@@ -13,9 +13,9 @@ struct MoeStatistics {
   std::vector<std::int64_t> dropped_per_choice;  // [K]
   std::int64_t received_rows = 0;                // rows this rank's experts computed
   double router_entropy_sum = 0;                 // sum over tokens of -sum_e p ln p
-  // This rank's share of the loss terms of one optimizer step, already divided by the tokens of the global
-  // batch: the sum over ranks and micro-batches is the term. "Raw" is without its coefficient (1 at perfect
-  // balance).
+  // This rank's share of the loss terms of one optimizer step, already divided by the tokens of the
+  // global batch: the sum over ranks and micro-batches is the term. "Raw" is without its coefficient
+  // (1 at perfect balance).
   double balance_loss_raw = 0;
   double z_loss_raw = 0;
 

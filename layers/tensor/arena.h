@@ -34,8 +34,8 @@ class Arena {
   // Uninitialised, 64-byte aligned; valid until reset() or until a Mark taken before is released.
   TensorView allocate(Shape shape, DType dtype = DType::kFloat32);
 
-  // Forgets every allocation. If the last round needed several blocks they are replaced by one that holds
-  // all.
+  // Forgets every allocation. If the last round needed several blocks they are replaced by
+  // one that holds all.
   void reset();
 
   std::size_t used_bytes() const;

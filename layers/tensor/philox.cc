@@ -27,8 +27,8 @@ std::array<std::uint32_t, 4> philox4x32(std::array<std::uint32_t, 4> counter,
 
 RandomStream::RandomStream(std::uint64_t seed, std::string_view name, std::uint64_t substream)
     : substream_(substream) {
-  // The key mixes the seed with the name, so that streams of one seed and of neighbouring seeds are
-  // unrelated.
+  // The key mixes the seed with the name, so that streams of one seed and of neighbouring
+  // seeds are unrelated.
   const std::uint64_t hash = stable_hash(name);
   const auto mixed =
       philox4x32({static_cast<std::uint32_t>(hash), static_cast<std::uint32_t>(hash >> 32), 0, 0},

@@ -1,6 +1,6 @@
-// Philox4x32-10, the counter-based generator of Salmon et al., "Parallel random numbers: as easy as 1, 2, 3"
-// (SC 2011). A random number is a pure function of (seed, stream, index): never of a rank, a thread or a
-// layout.
+// Philox4x32-10, the counter-based generator of Salmon et al., "Parallel random numbers: as easy as
+// 1, 2, 3" (SC 2011). A random number is a pure function of (seed, stream, index): never of a rank,
+// a thread or a layout.
 #pragma once
 
 #include <array>

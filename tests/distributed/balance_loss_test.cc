@@ -29,8 +29,8 @@ constexpr std::int64_t kSequences = 5;  // of each micro-batch, over all ranks
 
 enum class Layout { kAllRanks, kNoneOnTheLast };
 
-// The sequences of each micro-batch on one rank: uneven, and none on the last of two or more in one of the
-// layouts.
+// The sequences of each micro-batch on one rank: uneven, and none on the last of two or more in
+// one of the layouts.
 Range local_sequences(Layout layout) {
   const int rank = test::world().rank();
   const int ranks = test::world().size();
@@ -58,8 +58,8 @@ config::Experiment experiment(config::Moe::BalanceScope scope) {
   return result;
 }
 
-// One optimizer step of a router on one rank of `group`, which takes the sequences `local` of each
-// micro-batch.
+// One optimizer step of a router on one rank of `group`, which takes the sequences `local`
+// of each micro-batch.
 struct Step {
   std::vector<Routing> routings;
   std::vector<TensorView> dx;        // [T, D] of each micro-batch
@@ -133,8 +133,8 @@ TEST_P(RouterOverRanks, EqualsOneRankWithAllTokens) {
     EXPECT_TRUE(std::ranges::equal(ours.routings[micro_step].experts.values<std::int32_t>(),
                                    experts.values<std::int32_t>()));
 
-    // |dlogit| <= 2 sum_k |dweight|, and the terms: 0.5 * 2 E / tokens and 0.25 * 2 lse / tokens, each
-    // below 1.
+    // |dlogit| <= 2 sum_k |dweight|, and the terms: 0.5 * 2 E / tokens and 0.25 * 2 lse /
+    // tokens, each below 1.
     const auto dweights =
         random_values("dweights", static_cast<std::int64_t>(micro_step), kSequences * S * K);
     const double dlogit = 2 * K * largest_magnitude(dweights) + 2;

@@ -33,14 +33,6 @@ using testing::HasSubstr;
 constexpr std::int64_t kExperts = 5;
 const TrainingProgress kProgress{9, 900, 36, 8, 42, "a: 1\n"};
 
-std::vector<int> divisors(int number) {
-  std::vector<int> result;
-  for (int divisor = 1; divisor <= number; ++divisor) {
-    if (number % divisor == 0) result.push_back(divisor);
-  }
-  return result;
-}
-
 // True on every rank if `condition` is true on every rank.
 bool everywhere(bool condition) {
   std::int64_t holds = condition ? 1 : 0;
@@ -60,13 +52,13 @@ SaveResult save(const ProcessGrid& grid, const fs::path& run_dir, float offset =
 
 // A world size writes, every layout of every smaller or equal world reads the same bits.
 TEST(DistributedCheckpoint, AnyLayoutReadsWhatAnyLayoutWrote) {
-  for (const int writing_size : divisors(world().size())) {
+  for (const int writing_size : test::expert_parallel_sizes()) {
     const test::TemporaryDirectory directory(world());
     const ProcessGrid writing(world(), writing_size);
     const SaveResult result = save(writing, directory.path(), 0.5F);
     ASSERT_TRUE(result.saved) << result.message;
 
-    for (const int reading_size : divisors(world().size())) {
+    for (const int reading_size : test::expert_parallel_sizes()) {
       const ProcessGrid reading(world(), reading_size);
       test::CheckpointTensors tensors = tensors_of(reading);
       tensors.clear();

@@ -50,8 +50,8 @@ RandomStream stream(const Parameter& parameter, int rank, std::int64_t row) {
   return {9, parameter.name() + "/" + std::to_string(rank), static_cast<std::uint64_t>(row)};
 }
 
-// Calls visit(row of the global tensor, elements of that row) for each expert, or once for a replicated
-// parameter.
+// Calls visit(row of the global tensor, elements of that row) for each expert,
+// or once for a replicated parameter.
 template <class Visit>
 void for_each_row(const Parameter& parameter, Visit visit) {
   if (parameter.sharding() == Sharding::kReplicated) return visit(0, parameter.gradient().values<float>());

@@ -1,6 +1,6 @@
 // ranks: 1 2 3 4
-// The same experiment on every layout of these ranks and on one rank alone: losses, gradient norms and all
-// gradients.
+// The same experiment on every layout of these ranks and on one rank alone: losses,
+// gradient norms and all gradients.
 //
 // Every rank also trains the one-rank reference by itself, in a world of one, and compares its own shards
 // with it. The bound is the error of the arithmetic itself: fp32 rounding is amplified from step to step by
@@ -80,14 +80,6 @@ void perturb(Trainer& trainer) {
   }
 }
 
-std::vector<int> divisors(int number) {
-  std::vector<int> result;
-  for (int candidate = 1; candidate <= number; ++candidate) {
-    if (number % candidate == 0) result.push_back(candidate);
-  }
-  return result;
-}
-
 class LayoutTest : public testing::TestWithParam<const char*> {};
 
 TEST_P(LayoutTest, TrainsTheSame) {
@@ -112,7 +104,7 @@ TEST_P(LayoutTest, TrainsTheSame) {
     std::unique_ptr<Trainer> trainer;
   };
   std::vector<Layout> layouts;
-  for (const int size : divisors(world.size())) {
+  for (const int size : test::expert_parallel_sizes()) {
     config::Experiment laid_out = experiment;
     laid_out.mutable_parallel()->set_expert_parallel_size(size);
     layouts.push_back({size, std::make_unique<Trainer>(laid_out, world)});

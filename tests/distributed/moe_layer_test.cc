@@ -1,7 +1,7 @@
 // ranks: 1 2 3 4
-// The same tokens over any number of ranks: every rank's outputs, input gradients and expert gradients
-// (summed over the ranks that hold the same experts) are those of one rank that has all tokens and all
-// experts.
+// The same tokens over any number of ranks: every rank's outputs, input gradients and expert
+// gradients (summed over the ranks that hold the same experts) are those of one rank that has all
+// tokens and all experts.
 #include "layers/moe/moe_layer.h"
 
 #include <gtest/gtest.h>

@@ -1,5 +1,5 @@
-// A small model's tensors for the checkpoint tests: every element says which tensor and which global position
-// it is.
+// A small model's tensors for the checkpoint tests: every element says which tensor and which
+// global position it is.
 #pragma once
 
 #include <cstdint>
@@ -13,8 +13,8 @@ namespace conclave::test {
 
 class CheckpointTensors {
  public:
-  // Two replicated matrices, a scalar counter and two expert tensors of `experts` experts, of which this rank
-  // has `local_experts`.
+  // Two replicated matrices, a scalar counter and two expert tensors of `experts` experts, of which this
+  // rank has `local_experts`.
   CheckpointTensors(std::int64_t experts, Range local_experts) {
     add("embedding", {13, 5}, Sharding::kReplicated, {0, 13});
     add("layers.0.norm", {5}, Sharding::kReplicated, {0, 5});

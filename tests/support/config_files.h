@@ -9,6 +9,9 @@
 
 namespace conclave::test {
 
+// The one section of a configuration that has no default.
+inline const std::string kSource = "data: {train: [{name: text, path: text.txt}]}\n";
+
 class ConfigFiles {
  public:
   ConfigFiles();

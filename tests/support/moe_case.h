@@ -1,5 +1,5 @@
-// One MoE layer with its data: the product's experiment and the reference's tensors that describe the same
-// thing.
+// One MoE layer with its data: the product's experiment and the reference's tensors that
+// describe the same thing.
 #pragma once
 
 #include <span>

@@ -18,8 +18,8 @@ namespace {
 Communicator* current_world = nullptr;
 int current_rank = 0;  // known even after the world is gone
 
-// Prints the failures of ranks that are silent otherwise, and ends the program on those that skip the rest of
-// a test.
+// Prints the failures of ranks that are silent otherwise, and ends the program on those that skip
+// the rest of a test.
 class FailureListener final : public testing::EmptyTestEventListener {
  public:
   void OnTestStart(const testing::TestInfo& test) override {

@@ -1,5 +1,5 @@
-// What tests of operators share: random inputs, a context without ranks, gradients by complex step,
-// element-wise comparison.
+// What tests of operators share: random inputs, a context without ranks, gradients by complex
+// step, element-wise comparison.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <complex>
 #include <cstdint>
+#include <span>
 #include <string_view>
 #include <vector>
 
@@ -71,7 +72,7 @@ inline std::vector<float> copy_of(ConstTensorView tensor) {
 
 // The arguments of a templated reference.
 template <class T>
-std::vector<T> promoted(const std::vector<float>& values) {
+std::vector<T> promoted(std::span<const float> values) {
   return {values.begin(), values.end()};
 }
 

@@ -17,8 +17,8 @@ inline constexpr std::uint32_t kCheckpointFormatVersion = 1;
 // Seals the manifest with its checksum and returns when it is on the disk.
 void write_manifest(const std::filesystem::path& checkpoint, const checkpoint::Manifest& manifest);
 
-// Throws Error if it is missing, damaged, of another format version, or does not describe each tensor exactly
-// once.
+// Throws Error if it is missing, damaged, of another format version, or does not describe each
+// tensor exactly once.
 checkpoint::Manifest read_manifest(const std::filesystem::path& checkpoint);
 
 // Throws Error naming the tensor unless names are unique and the slices of each tensor cover its rows once,
@@ -31,8 +31,8 @@ std::int64_t row_count(const Shape& shape);
 // `shape` cut down to `rows` rows.
 Shape shape_of_rows(const Shape& shape, std::int64_t rows);
 
-// The entry of a slice in its safetensors file: the tensor's name, followed by "[begin:end]" unless it is the
-// whole.
+// The entry of a slice in its safetensors file: the tensor's name, followed by "[begin:end]"
+// unless it is the whole.
 std::string entry_name(const std::string& tensor, Range rows, std::int64_t all_rows);
 // "layers.0.moe.experts.down, rows [4, 8)": for messages.
 std::string describe_slice(const std::string& tensor, Range rows);

@@ -172,8 +172,8 @@ void put_in_place(const path& finished, const path& target) {
   std::filesystem::remove_all(finished);  // what it replaced, if the two were swapped
 }
 
-// Later steps, of a run that was taken up again from an older checkpoint, are not counted: they may be
-// damaged.
+// Later steps, of a run that was taken up again from an older checkpoint, are not counted:
+// they may be damaged.
 void remove_old(const path& run_dir, std::int64_t newest_step, std::int64_t keep) {
   std::int64_t kept = 0;
   for (const path& candidate : find_checkpoints(run_dir)) {

@@ -1,8 +1,8 @@
 // Megatron's indexed dataset: PREFIX.bin holds the ids, PREFIX.idx says where each sequence lies:
 //   "MMIDIDX\0\0" | u64 version 1 | u8 dtype code | u64 sequences | u64 document edges
 //   | i32 lengths[sequences] | i64 byte offsets[sequences] | i64 edges[document edges]
-// The sequences are read one after the other in the order of the index; training windows cross the borders
-// of documents.
+// The sequences are read one after the other in the order of the index; training windows cross the
+// borders of documents.
 #pragma once
 
 #include <string>

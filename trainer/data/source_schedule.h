@@ -11,8 +11,8 @@ namespace conclave::data {
 
 class SourceSchedule {
  public:
-  // One positive weight a source, at least one source. Shares are rounded to about a millionth, no share to
-  // 0.
+  // One positive weight a source, at least one source. Shares are rounded to about a
+  // millionth, no share to 0.
   explicit SourceSchedule(std::span<const double> weights);
 
   struct Turn {

@@ -1,5 +1,5 @@
-// How tokens choose experts. One file a router in this folder; make_router() knows them by their name in the
-// schema.
+// How tokens choose experts. One file a router in this folder; make_router() knows them by their
+// name in the schema.
 #pragma once
 
 #include <memory>

@@ -1,6 +1,6 @@
-// The softmax top-K router: logits = x W^T in fp32, p = softmax(logits), the K most probable experts. Weights
-// are the chosen p, divided by their sum with moe.normalize_top_k (Mixtral), as they are without (Switch,
-// OLMoE).
+// The softmax top-K router: logits = x W^T in fp32, p = softmax(logits), the K most probable
+// experts. Weights are the chosen p, divided by their sum with moe.normalize_top_k (Mixtral),
+// as they are without (Switch, OLMoE).
 #pragma once
 
 #include "layers/moe/balance_loss.h"

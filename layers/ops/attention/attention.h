@@ -1,6 +1,6 @@
-// Scaled dot-product attention with grouped key/value heads (Vaswani et al. 2017; Ainslie et al. 2023),
-// computed in cache-sized blocks with an online softmax, so that the S x S scores never exist (Dao,
-// "FlashAttention-2", 2023).
+// Scaled dot-product attention with grouped key/value heads (Vaswani et al. 2017; Ainslie et al.
+// 2023), computed in cache-sized blocks with an online softmax, so that the S x S scores never exist
+// (Dao, "FlashAttention-2", 2023).
 //
 // Query head h of position t, of group g = h / (H / Hkv):
 //   y[t, h] = sum_j p[j] v[j, g],   p = softmax over the visible j of q[t, h] . k[j, g] / sqrt(head_dim)

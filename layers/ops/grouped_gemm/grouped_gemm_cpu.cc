@@ -1,6 +1,9 @@
 #include <dnnl.h>
 
 #include <algorithm>
+#include <cstdint>
+#include <iterator>
+#include <span>
 
 #include "layers/ops/grouped_gemm/grouped_gemm.h"
 
@@ -32,6 +35,14 @@ void for_each_block(std::int64_t experts, Begin begin, End end, Compute compute)
                  worst);
 }
 
+// The same over the rows [offsets[expert], offsets[expert + 1]) of every expert.
+template <class Compute>
+void for_each_block(std::span<const std::int64_t> offsets, Compute compute) {
+  for_each_block(
+      std::ssize(offsets) - 1, [&](std::int64_t expert) { return offsets[static_cast<std::size_t>(expert)]; },
+      [&](std::int64_t expert) { return offsets[static_cast<std::size_t>(expert) + 1]; }, compute);
+}
+
 }  // namespace
 
 void grouped_gemm(const GroupedGemmArgs& args) {
@@ -45,14 +56,10 @@ void grouped_gemm(const GroupedGemmArgs& args) {
     std::ranges::fill(args.y.values<float>(), 0.0F);
     return;
   }
-  for_each_block(
-      args.weights.extent(0),
-      [&](std::int64_t expert) { return args.offsets[static_cast<std::size_t>(expert)]; },
-      [&](std::int64_t expert) { return args.offsets[static_cast<std::size_t>(expert) + 1]; },
-      [&](std::int64_t expert, std::int64_t first, std::int64_t last) {
-        return dnnl_sgemm('N', 'T', last - first, n, k, 1.0F, x + first * k, k, weights + expert * n * k, k,
-                          0.0F, y + first * n, n);
-      });
+  for_each_block(args.offsets, [&](std::int64_t expert, std::int64_t first, std::int64_t last) {
+    return dnnl_sgemm('N', 'T', last - first, n, k, 1.0F, x + first * k, k, weights + expert * n * k, k, 0.0F,
+                      y + first * n, n);
+  });
 }
 
 void grouped_gemm_input_gradient(const GroupedGemmInputGradientArgs& args) {
@@ -66,14 +73,10 @@ void grouped_gemm_input_gradient(const GroupedGemmInputGradientArgs& args) {
     std::ranges::fill(args.dx.values<float>(), 0.0F);
     return;
   }
-  for_each_block(
-      args.weights.extent(0),
-      [&](std::int64_t expert) { return args.offsets[static_cast<std::size_t>(expert)]; },
-      [&](std::int64_t expert) { return args.offsets[static_cast<std::size_t>(expert) + 1]; },
-      [&](std::int64_t expert, std::int64_t first, std::int64_t last) {
-        return dnnl_sgemm('N', 'N', last - first, k, n, 1.0F, dy + first * n, n, weights + expert * n * k, k,
-                          0.0F, dx + first * k, k);
-      });
+  for_each_block(args.offsets, [&](std::int64_t expert, std::int64_t first, std::int64_t last) {
+    return dnnl_sgemm('N', 'N', last - first, k, n, 1.0F, dy + first * n, n, weights + expert * n * k, k,
+                      0.0F, dx + first * k, k);
+  });
 }
 
 void grouped_gemm_weight_gradient(const GroupedGemmWeightGradientArgs& args) {

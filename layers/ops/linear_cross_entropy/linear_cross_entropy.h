@@ -32,8 +32,8 @@ struct LinearCrossEntropyResult {
   std::int64_t targets = 0;  // that are not ignored
 };
 
-// Scratch from ctx.arena. Throws Error for shapes that do not fit and for a target that is neither in [0, V)
-// nor kIgnore.
+// Scratch from ctx.arena. Throws Error for shapes that do not fit and for a target that is neither in
+// [0, V) nor kIgnore.
 LinearCrossEntropyResult linear_cross_entropy(Context& ctx, const LinearCrossEntropyArgs& args);
 
 namespace cpu {

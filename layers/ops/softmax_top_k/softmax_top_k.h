@@ -6,8 +6,8 @@
 
 namespace conclave {
 
-// p = softmax(l); the K experts with the largest logits are chosen; w = their p, divided by its sum if
-// `normalize`.
+// p = softmax(l); the K experts with the largest logits are chosen; w = their p,
+// divided by its sum if `normalize`.
 //
 // A logit of -inf has probability 0 and is chosen last, with weight 0. At least one logit of a token must be
 // above -inf. A token with a NaN, with +inf or with nothing but -inf gets NaN everywhere and still K
@@ -37,8 +37,8 @@ struct SoftmaxTopKBackwardArgs {
   bool normalize = true;
 
   ConstTensorView dweights;  // [T, K]
-  // [G, E]: each row holds for T / G tokens in a row. G = 1: one row for all; G = T: a row a token; empty:
-  // none.
+  // [G, E]: each row holds for T / G tokens in a row. G = 1: one row for all; G = T:
+  // a row a token; empty: none.
   ConstTensorView dprobabilities;
   float z_coefficient = 0;
   TensorView dlogits;  // [T, E], assigned

@@ -10,12 +10,11 @@ namespace conclave {
 namespace {
 
 using test::ConfigFiles;
+using test::kSource;
 using testing::ElementsAre;
 using testing::HasSubstr;
 
 // The least that loads: one source. Tests put their own keys before it.
-const std::string kSource = "data: {train: [{name: text, path: text.txt}]}\n";
-
 TEST(LoadTest, DefaultsStandWhereNothingIsGiven) {
   const config::Experiment experiment = ConfigFiles().load(kSource);
   EXPECT_EQ(experiment.model().layers(), 4);

@@ -1,5 +1,5 @@
-// The presets in configs/: each loads, each is what the JSON Schema describes, and their shapes are the
-// published ones.
+// The presets in configs/: each loads, each is what the JSON Schema describes, and their shapes are
+// the published ones.
 #include <gtest/gtest.h>
 #include <regex.h>
 #include <yaml-cpp/yaml.h>

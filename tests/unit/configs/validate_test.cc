@@ -10,11 +10,10 @@ namespace conclave {
 namespace {
 
 using test::ConfigFiles;
+using test::kSource;
 using testing::ElementsAre;
 using testing::HasSubstr;
 using testing::IsEmpty;
-
-const std::string kSource = "data: {train: [{name: text, path: text.txt}]}\n";
 
 struct BrokenRule {
   std::string yaml;

@@ -87,10 +87,10 @@ struct Fixture {
     return test::reference_attention_module(setting.problem, kWidth, model.norm_eps(), model.rope_theta(),
                                             values);
   }
-  // Each of the ten stages of the way forward (three projections, two norms, two rotations, scores, softmax
-  // with average, output) and of the way backward is a sum of at most `longest` terms, or a few operations,
-  // on values no larger than the tensor's largest times a small condition: that of the softmax, 1 + its
-  // largest score.
+  // Each of the ten stages of the way forward (three projections, two norms, two rotations, scores,
+  // softmax with average, output) and of the way backward is a sum of at most `longest` terms, or a few
+  // operations, on values no larger than the tensor's largest times a small condition: that of the
+  // softmax, 1 + its largest score.
   double tolerance(double largest) const {
     const AttentionProblem& p = setting.problem;
     const double longest = static_cast<double>(p.heads * p.head_dim + kWidth + p.tokens() * p.group());
@@ -137,8 +137,8 @@ TEST_P(AttentionModuleShapes, ForwardMatchesTheReference) {
               f.tolerance(largest(expected)), "y");
 }
 
-// Against d/dx sum(dy y) = Im sum(dy y(x + ih)) / h of the reference. Parameters' gradients start at 1:
-// backward adds.
+// Against d/dx sum(dy y) = Im sum(dy y(x + ih)) / h of the reference. Parameters' gradients start
+// at 1: backward adds.
 TEST_P(AttentionModuleShapes, BackwardIsTheComplexStepDerivative) {
   Fixture f(GetParam());
   using Complex = std::complex<double>;

@@ -1,13 +1,12 @@
 #include "layers/ops/attention/attention.h"
 
 #include <gtest/gtest.h>
-#include <omp.h>
 
 #include <cstring>
 #include <ostream>
 #include <string>
 
-#include "layers/tensor/philox.h"
+#include "tests/support/operator_test.h"
 #include "tests/support/reference/attention.h"
 #include "tests/support/tolerance.h"
 
@@ -24,30 +23,14 @@ namespace {
 
 using test::AttentionProblem;
 using test::dot_bound;
+using test::promoted;
+using test::random_values;
+using test::view;
 
 constexpr double kRoundoff = 0.5 * std::numeric_limits<float>::epsilon();
-// Weights below the smallest normal number, 1.2e-38, become 0: a few hundred of them, times factors up to
-// 1e5.
+// Weights below the smallest normal number, 1.2e-38, become 0: a few hundred of them,
+// times factors up to 1e5.
 constexpr double kUnderflow = 1e-30;
-
-std::vector<float> random_values(std::string_view name, std::size_t count, float scale = 1.0F) {
-  const RandomStream random(11, name);
-  std::vector<float> values(count);
-  for (std::size_t i = 0; i < count; ++i) values[i] = scale * random.normal(i);
-  return values;
-}
-
-template <class T>
-std::vector<T> widened(const std::vector<float>& values) {
-  return {values.begin(), values.end()};
-}
-
-ConstTensorView view(const std::vector<float>& values, Shape shape) {
-  return tensor_view(std::span<const float>(values), shape);
-}
-TensorView view(std::vector<float>& values, Shape shape) {
-  return tensor_view(std::span<float>(values), shape);
-}
 
 // Operands and results of the operator; results start as NaN, so that what isn't assigned shows.
 struct Case {
@@ -56,10 +39,10 @@ struct Case {
 
   explicit Case(const AttentionProblem& p, float score_scale = 1.0F)
       : problem(p),
-        q(random_values("q", p.query_elements(), score_scale)),
-        k(random_values("k", p.key_elements())),
-        v(random_values("v", p.key_elements())),
-        dy(random_values("dy", p.query_elements())),
+        q(random_values(static_cast<std::int64_t>(p.query_elements()), "q", score_scale)),
+        k(random_values(static_cast<std::int64_t>(p.key_elements()), "k")),
+        v(random_values(static_cast<std::int64_t>(p.key_elements()), "v")),
+        dy(random_values(static_cast<std::int64_t>(p.query_elements()), "dy")),
         y(p.query_elements(), std::nanf("")),
         log_sum_exp(static_cast<std::size_t>(p.tokens() * p.heads), std::nanf("")),
         dq(q.size(), std::nanf("")),
@@ -145,8 +128,8 @@ void expect_near(const std::vector<float>& actual, const std::vector<double>& ex
 
 void expect_forward(const Case& c) {
   const Bounds bounds(c);
-  const auto expected =
-      test::reference_attention(c.problem, widened<double>(c.q), widened<double>(c.k), widened<double>(c.v));
+  const auto expected = test::reference_attention(c.problem, promoted<double>(c.q), promoted<double>(c.k),
+                                                  promoted<double>(c.v));
   expect_near(c.y, expected.y, bounds.y, expected.y_magnitude, "y");
   expect_near(c.log_sum_exp, expected.log_sum_exp, bounds.log_sum_exp,
               std::vector<double>(c.log_sum_exp.size(), 1.0), "log_sum_exp");
@@ -155,7 +138,7 @@ void expect_forward(const Case& c) {
 void expect_backward(const Case& c) {
   const Bounds bounds(c);
   const auto expected = test::reference_attention_backward(
-      c.problem, widened<double>(c.q), widened<double>(c.k), widened<double>(c.v), widened<double>(c.dy));
+      c.problem, promoted<double>(c.q), promoted<double>(c.k), promoted<double>(c.v), promoted<double>(c.dy));
   expect_near(c.dq, expected.dq.value, bounds.gradient, expected.dq.magnitude, "dq");
   expect_near(c.dk, expected.dk.value, bounds.gradient, expected.dk.magnitude, "dk");
   expect_near(c.dv, expected.dv.value, bounds.gradient, expected.dv.magnitude, "dv");
@@ -167,10 +150,11 @@ TEST(AttentionReference, BackwardIsTheComplexStepDerivative) {
   for (const bool causal : {true, false}) {
     const Case c(
         {.sequences = 2, .sequence_length = 3, .heads = 4, .kv_heads = 2, .head_dim = 3, .causal = causal});
-    const auto gradients = test::reference_attention_backward(
-        c.problem, widened<double>(c.q), widened<double>(c.k), widened<double>(c.v), widened<double>(c.dy));
+    const auto gradients =
+        test::reference_attention_backward(c.problem, promoted<double>(c.q), promoted<double>(c.k),
+                                           promoted<double>(c.v), promoted<double>(c.dy));
     using Complex = std::complex<double>;
-    std::vector<Complex> inputs[] = {widened<Complex>(c.q), widened<Complex>(c.k), widened<Complex>(c.v)};
+    std::vector<Complex> inputs[] = {promoted<Complex>(c.q), promoted<Complex>(c.k), promoted<Complex>(c.v)};
     const std::vector<double>* expected[] = {&gradients.dq.value, &gradients.dk.value, &gradients.dv.value};
     constexpr double kStep = 1e-100;
     for (int input = 0; input < 3; ++input) {
@@ -247,11 +231,10 @@ TEST(Attention, CausalResultsIgnoreTheFuture) {
 }
 
 TEST(Attention, ResultsDoNotDependOnTheNumberOfThreads) {
-  const int threads_before = omp_get_max_threads();
   const AttentionProblem problem{
       .sequences = 3, .sequence_length = 131, .heads = 4, .kv_heads = 2, .head_dim = 16};
   const auto run = [&](int threads) {
-    omp_set_num_threads(threads);
+    const test::ThreadCount scope(threads);
     Arena arena;
     Context ctx;
     ctx.arena = &arena;
@@ -269,7 +252,6 @@ TEST(Attention, ResultsDoNotDependOnTheNumberOfThreads) {
     EXPECT_EQ(one.dk, many.dk) << threads;
     EXPECT_EQ(one.dv, many.dv) << threads;
   }
-  omp_set_num_threads(threads_before);
 }
 
 // The last N of L positions, whatever N, against the reference of all L.
@@ -279,8 +261,8 @@ TEST(Attention, DecodeMatchesTheReference) {
   ctx.arena = &arena;
   for (const std::int64_t positions : {1, 5, 128, 129, 200}) {
     Case c({.sequences = 1, .sequence_length = positions, .heads = 4, .kv_heads = 2, .head_dim = 6});
-    const auto expected = test::reference_attention(c.problem, widened<double>(c.q), widened<double>(c.k),
-                                                    widened<double>(c.v));
+    const auto expected = test::reference_attention(c.problem, promoted<double>(c.q), promoted<double>(c.k),
+                                                    promoted<double>(c.v));
     const Bounds bounds(c);
     for (const std::int64_t count : {std::int64_t{1}, std::int64_t{3}, std::int64_t{70}, positions}) {
       if (count > positions) continue;

@@ -114,8 +114,8 @@ TEST_F(BalanceLossTest, IsOneAtPerfectBalanceForEveryTopK) {
   constexpr std::int64_t E = 8;
   for (const auto scope : {config::Moe::batch, config::Moe::sequence, config::Moe::global_batch})
     for (std::int64_t K = 1; K <= E; ++K) {
-      // Token t chooses experts t, t + 1, ..., t + K - 1: every expert K times. Uneven probabilities are all
-      // right.
+      // Token t chooses experts t, t + 1, ..., t + K - 1: every expert K times.
+      // Uneven probabilities are all right.
       Decisions decisions = random_decisions(static_cast<std::uint64_t>(K), 2, E, E, K);
       for (std::int64_t t = 0; t < decisions.tokens(); ++t)
         for (std::int64_t k = 0; k < K; ++k)

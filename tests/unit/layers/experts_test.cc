@@ -2,18 +2,11 @@
 
 #include <gtest/gtest.h>
 
-#include "layers/tensor/philox.h"
 #include "tests/support/moe_case.h"
+#include "tests/support/operator_test.h"
 
 namespace conclave::test {
 namespace {
-
-std::vector<float> normals(std::size_t count, std::string_view name) {
-  const RandomStream random(1, name);
-  std::vector<float> values(count);
-  for (std::size_t i = 0; i < count; ++i) values[i] = random.normal(i);
-  return values;
-}
 
 std::vector<Bounded> bounded(std::span<const float> values) { return {values.begin(), values.end()}; }
 
@@ -38,8 +31,8 @@ void expect_matches_reference(const std::vector<std::int64_t>& rows_per_expert, 
   module.collect_parameters(parameters);
   ASSERT_EQ(parameters.size(), 2u);
 
-  const std::vector<float> x = normals(static_cast<std::size_t>(rows * d_model), "x");
-  const std::vector<float> dy = normals(x.size(), "dy");
+  const std::vector<float> x = random_values(rows * d_model, "x");
+  const std::vector<float> dy = random_values(rows * d_model, "dy");
   const TensorView y = module.forward(ctx, tensor_view(std::span(x), {rows, d_model}), offsets);
   const std::vector<float> y_values(y.values<float>().begin(), y.values<float>().end());
   const TensorView dx = module.backward(ctx, tensor_view(std::span(dy), {rows, d_model}));

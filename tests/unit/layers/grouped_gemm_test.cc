@@ -1,11 +1,10 @@
 #include "layers/ops/grouped_gemm/grouped_gemm.h"
 
 #include <gtest/gtest.h>
-#include <omp.h>
 
 #include <cmath>
 
-#include "layers/tensor/philox.h"
+#include "tests/support/operator_test.h"
 #include "tests/support/tolerance.h"
 
 namespace conclave::test {
@@ -21,18 +20,11 @@ struct Case {
   std::int64_t rows() const { return offsets.back(); }
 };
 
-std::vector<float> normals(std::int64_t count, std::string_view name) {
-  const RandomStream random(1, name);
-  std::vector<float> values(static_cast<std::size_t>(count));
-  for (std::size_t i = 0; i < values.size(); ++i) values[i] = random.normal(i);
-  return values;
-}
-
 Case make_case(std::vector<std::int64_t> offsets, std::int64_t n, std::int64_t k) {
   Case c{.offsets = std::move(offsets), .n = n, .k = k, .x = {}, .dy = {}, .weights = {}};
-  c.x = normals(c.rows() * k, "x");
-  c.dy = normals(c.rows() * n, "dy");
-  c.weights = normals(c.experts() * n * k, "weights");
+  c.x = random_values(c.rows() * k, "x");
+  c.dy = random_values(c.rows() * n, "dy");
+  c.weights = random_values(c.experts() * n * k, "weights");
   return c;
 }
 
@@ -120,12 +112,12 @@ TEST(GroupedGemmTest, MoreRowsThanABlock) {
 
 TEST(GroupedGemmTest, BitsDoNotDependOnTheNumberOfThreads) {
   const Case c = make_case({0, 300, 300, 900, 931}, 300, 65);
-  const int threads = omp_get_max_threads();
-  omp_set_num_threads(1);
-  const Results one = run(c);
-  omp_set_num_threads(3);
-  const Results three = run(c);
-  omp_set_num_threads(threads);
+  const auto run_on = [&](int threads) {
+    const ThreadCount scope(threads);
+    return run(c);
+  };
+  const Results one = run_on(1);
+  const Results three = run_on(3);
   EXPECT_EQ(one.y, three.y);
   EXPECT_EQ(one.dx, three.dx);
   EXPECT_EQ(one.dweights, three.dweights);

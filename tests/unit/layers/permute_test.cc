@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "layers/tensor/philox.h"
+#include "tests/support/operator_test.h"
 #include "tests/support/tolerance.h"
 
 namespace conclave::test {
@@ -20,13 +21,6 @@ struct Case {
 
   std::int64_t row_count() const { return static_cast<std::int64_t>(choice_of_row.size()); }
 };
-
-std::vector<float> normals(std::int64_t count, std::string_view name) {
-  const RandomStream random(1, name);
-  std::vector<float> values(static_cast<std::size_t>(count));
-  for (std::size_t i = 0; i < values.size(); ++i) values[i] = random.normal(i);
-  return values;
-}
 
 Case make_case(std::int64_t tokens, std::int64_t top_k, std::int64_t width, std::int32_t drop_every) {
   Case c;
@@ -46,10 +40,10 @@ Case make_case(std::int64_t tokens, std::int64_t top_k, std::int64_t width, std:
   for (std::size_t row = 0; row < order.size(); ++row) {
     c.row_of_choice[static_cast<std::size_t>(order[row])] = static_cast<std::int32_t>(row);
   }
-  c.x = normals(tokens * width, "x");
-  c.rows = normals(c.row_count() * width, "rows");
-  c.weights = normals(choices, "weights");
-  c.dy = normals(tokens * width, "dy");
+  c.x = random_values(tokens * width, "x");
+  c.rows = random_values(c.row_count() * width, "rows");
+  c.weights = random_values(choices, "weights");
+  c.dy = random_values(tokens * width, "dy");
   return c;
 }
 

@@ -6,7 +6,7 @@
 #include <span>
 
 #include "comm/self/self_communicator.h"
-#include "layers/tensor/philox.h"
+#include "tests/support/operator_test.h"
 #include "tests/support/reference/balance_loss.h"
 #include "tests/support/reference/softmax_top_k.h"
 #include "tests/support/tolerance.h"
@@ -15,6 +15,8 @@ namespace conclave {
 namespace {
 
 using Complex = std::complex<double>;
+using test::promoted;
+using test::random_values;
 using test::SoftmaxErrors;
 
 constexpr std::int64_t D = 19;
@@ -33,13 +35,6 @@ config::Experiment experiment(std::int64_t experts, std::int64_t top_k, bool nor
   moe.set_z_loss(0.25);
   moe.set_balance_scope(config::Moe::sequence);
   return result;
-}
-
-std::vector<float> random_values(std::string_view name, std::int64_t count) {
-  const RandomStream random(5, name);
-  std::vector<float> values;
-  for (std::int64_t i = 0; i < count; ++i) values.push_back(random.normal(static_cast<std::uint64_t>(i)));
-  return values;
 }
 
 class SoftmaxRouterTest : public testing::Test {
@@ -90,11 +85,6 @@ T reference_loss(const std::vector<T>& x, const std::vector<T>& w, const config:
   return loss;
 }
 
-template <class T>
-std::vector<T> converted(std::span<const float> values) {
-  return {values.begin(), values.end()};
-}
-
 TEST_F(SoftmaxRouterTest, MatchesReferenceForwardAndBackward) {
   constexpr std::int64_t sequences = 3;
   constexpr std::int64_t T = sequences * S;
@@ -111,8 +101,8 @@ TEST_F(SoftmaxRouterTest, MatchesReferenceForwardAndBackward) {
         ASSERT_EQ(parameters.size(), 1U);
         const std::span<const float> w = parameters[0]->value().values<float>();
 
-        const std::vector<float> x = random_values("x", T * D);
-        const std::vector<float> dweights = random_values("dweights", T * K);
+        const std::vector<float> x = random_values(T * D, "x");
+        const std::vector<float> dweights = random_values(T * K, "dweights");
         Context ctx = context(sequences);
         statistics_ = {};
         const Routing routing =
@@ -177,8 +167,8 @@ TEST_F(SoftmaxRouterTest, MatchesReferenceForwardAndBackward) {
                                               SoftmaxErrors::unit() * static_cast<double>(E + K + 6)) +
                                  z * lse_error[at]);
         }
-        const auto complex_x = converted<Complex>(x);
-        const auto complex_w = converted<Complex>(w);
+        const auto complex_x = promoted<Complex>(x);
+        const auto complex_w = promoted<Complex>(w);
         for (std::size_t i = 0; i < complex_x.size(); ++i) {
           auto moved = complex_x;
           moved[i] += Complex(0, kStep);
@@ -214,8 +204,8 @@ TEST_F(SoftmaxRouterTest, GradientsOfParametersAddUp) {
   std::vector<Parameter*> parameters;
   router.collect_parameters(parameters);
   const std::span<const float> dw = parameters[0]->gradient().values<float>();
-  const std::vector<float> x = random_values("x", T * D);
-  const std::vector<float> dweights = random_values("dweights", T * 2);
+  const std::vector<float> x = random_values(T * D, "x");
+  const std::vector<float> dweights = random_values(T * 2, "dweights");
   Context ctx = context(2);
   std::vector<float> once;
   for (const int round : {1, 2}) {
@@ -235,7 +225,7 @@ TEST_F(SoftmaxRouterTest, GradientsOfParametersAddUp) {
 
 TEST_F(SoftmaxRouterTest, EvaluationTakesNoLossTerms) {
   SoftmaxRouter router(experiment(4, 2, true), "router");
-  const std::vector<float> x = random_values("x", S * D);
+  const std::vector<float> x = random_values(S * D, "x");
   Context ctx = context(1);
   ctx.training = false;
   ctx.grid = nullptr;  // nothing is communicated
@@ -267,7 +257,7 @@ TEST_F(SoftmaxRouterTest, IsMadeByNameWithWeightsOfSeedAndName) {
     EXPECT_EQ(parameters.at(0)->name(), name + ".weight");
     EXPECT_EQ(parameters.at(0)->global_shape(), (Shape{6, D}));
     EXPECT_EQ(parameters.at(0)->sharding(), Sharding::kReplicated);
-    return converted<float>(parameters.at(0)->value().values<float>());
+    return test::copy_of(parameters.at(0)->value());
   };
   EXPECT_EQ(weights("a"), weights("a"));
   EXPECT_NE(weights("a"), weights("b"));
@@ -281,8 +271,8 @@ TEST_F(SoftmaxRouterTest, IsMadeByNameWithWeightsOfSeedAndName) {
 // Micro-batches of the same size take nothing from the system after the first.
 TEST_F(SoftmaxRouterTest, AllocatesNothingInSteadyState) {
   SoftmaxRouter router(experiment(6, 2, true), "router");
-  const std::vector<float> x = random_values("x", 4 * S * D);
-  const std::vector<float> dweights = random_values("dweights", 4 * S * 2);
+  const std::vector<float> x = random_values(4 * S * D, "x");
+  const std::vector<float> dweights = random_values(4 * S * 2, "dweights");
   std::int64_t after_first = 0;
   for (int round = 0; round < 3; ++round) {
     Context ctx = context(4);

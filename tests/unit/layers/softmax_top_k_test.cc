@@ -132,9 +132,9 @@ TEST(SoftmaxTopK, MatchesReference) {
   });
 }
 
-// The derivative of  dweights w + dprobabilities p + z lse^2  in each logit of one token by the complex step,
-// and the magnitude of the terms that cancel in it: with their p and w, and of what p and w are multiplied
-// by.
+// The derivative of  dweights w + dprobabilities p + z lse^2  in each logit of one token by
+// the complex step, and the magnitude of the terms that cancel in it: with their p and w,
+// and of what p and w are multiplied by.
 struct LogitGradient {
   std::vector<double> value;
   std::vector<double> magnitude;

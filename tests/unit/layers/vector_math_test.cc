@@ -31,8 +31,8 @@ TEST(VectorExp, EndsOfTheRange) {
   EXPECT_TRUE(std::isnan(vector_exp(std::numeric_limits<float>::quiet_NaN())));
 }
 
-// A lane of a vectorised loop and its scalar remainder must agree, or results would depend on where an
-// element lies.
+// A lane of a vectorised loop and its scalar remainder must agree, or results would depend on
+// where an element lies.
 TEST(VectorExp, SameInEveryPositionOfALoop) {
   constexpr std::size_t kCount = 37;
   const std::vector<float> x(kCount, -3.14159F);

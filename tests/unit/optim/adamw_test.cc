@@ -1,7 +1,6 @@
 #include "optim/adamw.h"
 
 #include <gtest/gtest.h>
-#include <omp.h>
 
 #include <algorithm>
 #include <cmath>
@@ -12,6 +11,7 @@
 
 #include "layers/tensor/philox.h"
 #include "optim/make_optimizer.h"
+#include "tests/support/operator_test.h"
 #include "tests/support/reference/adamw.h"
 
 namespace conclave {
@@ -132,17 +132,17 @@ TEST(AdamW, DoesNotDependOnThePlaceOrTheThreads) {
 
   AdamW one(options(), {&whole});
   AdamW two(options(), {&front, &back});
-  const int threads = omp_get_max_threads();
   for (int t = 1; t <= 3; ++t) {
     set_gradient(whole, t);
     set_gradient(front, t);
     set_gradient(back, t, kFirst);
-    omp_set_num_threads(3);
-    one.update(1e-2, 0.7);
-    omp_set_num_threads(1);
+    {
+      const test::ThreadCount scope(3);
+      one.update(1e-2, 0.7);
+    }
+    const test::ThreadCount scope(1);
     two.update(1e-2, 0.7);
   }
-  omp_set_num_threads(threads);
   EXPECT_TRUE(std::ranges::equal(front.value().values<float>(), values.first(kFirst)));
   EXPECT_TRUE(std::ranges::equal(back.value().values<float>(), values.subspan(kFirst)));
 }

@@ -1,7 +1,6 @@
 #include "optim/gradient_clip.h"
 
 #include <gtest/gtest.h>
-#include <omp.h>
 
 #include <cmath>
 #include <cstdint>
@@ -11,6 +10,7 @@
 
 #include "comm/self/self_communicator.h"
 #include "layers/tensor/philox.h"
+#include "tests/support/operator_test.h"
 
 namespace conclave {
 namespace {
@@ -52,12 +52,11 @@ TEST_F(GradientNorm, EqualsTheRootOfTheSumOfSquares) {
 }
 
 TEST_F(GradientNorm, DoesNotDependOnThreads) {
-  const int threads = omp_get_max_threads();
-  omp_set_num_threads(1);
-  const double one = norm();
-  omp_set_num_threads(3);
-  EXPECT_EQ(norm(), one);
-  omp_set_num_threads(threads);
+  const auto norm_on = [&](int threads) {
+    const test::ThreadCount scope(threads);
+    return norm();
+  };
+  EXPECT_EQ(norm_on(3), norm_on(1));
 }
 
 TEST_F(GradientNorm, SeesValuesWhoseSquaresOverflowFloats) {
