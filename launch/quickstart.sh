@@ -9,7 +9,7 @@ config=configs/quickstart.yaml
 run_dir=runs/quickstart
 ranks=2
 
-launch/setup.sh
+launch/setup.sh bzip2 xz-utils  # the compressors for the comparison at the end
 launch/build.sh
 launch/prepare_quickstart_data.sh
 
