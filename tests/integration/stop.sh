@@ -37,7 +37,8 @@ stopped user_signal "received User defined signal 1"
 start terminated
 kill -TERM "$job"
 if (( ranks > 1 )); then
-  stopped terminated "received User defined signal 1"  # what the launcher makes of SIGTERM, so that there is time to save
+  # What the launcher makes of SIGTERM, so that there is time to save.
+  stopped terminated "received User defined signal 1"
 else
   stopped terminated "received Terminated"
 fi
