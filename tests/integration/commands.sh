@@ -40,7 +40,8 @@ for field in tokens loss balance_loss z_loss lr grad_norm step_ms tokens_per_sec
   (( values == 10 )) || fail "$values numbers for $field in metrics.jsonl, expected one every second step"
 done
 for field in eval_loss bits_per_byte; do
-  [[ $(metric run evaluation "$field" | cut -d ' ' -f 1 | paste -sd ' ') == "10 20" ]] || fail "no $field at steps 10 and 20"
+  [[ $(metric run evaluation "$field" | cut -d ' ' -f 1 | paste -sd ' ') == "10 20" ]] ||
+    fail "no $field at steps 10 and 20"
   grep --quiet "\"${field}_by_source\":{\"tiny\":" run/metrics.jsonl || fail "no $field by source"
 done
 # It learns: random bytes cost log(256) = 5.545 nats.

@@ -11,6 +11,8 @@ output=$workspace/output  # what the last command wrote to stdout and stderr
 trap 'rm -rf "$workspace"' EXIT
 cd "$workspace"
 export OMP_NUM_THREADS=1
+# Ranks that wait give up the core: other tests run beside these.
+export OMPI_MCA_mpi_yield_when_idle=1
 unset CONCLAVE_COLUMNS
 
 # Sentences from a small vocabulary: deterministic, and not all alike.
@@ -103,10 +105,10 @@ same_state() {
     fail "the held-out losses of $1 and $2 differ"
 }
 
-# wait_for CONDITION...: until the command succeeds; 30 s are more than anything here takes.
+# wait_for CONDITION...: until the command succeeds; a minute is more than anything here takes.
 wait_for() {
   local attempt
-  for (( attempt = 0; attempt < 300; ++attempt )); do
+  for (( attempt = 0; attempt < 600; ++attempt )); do
     if "$@" > /dev/null 2>&1; then return; fi
     sleep 0.1
   done

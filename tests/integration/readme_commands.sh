@@ -70,7 +70,9 @@ while IFS= read -r command; do
       ;;
     launch/* | .ci/run | cmake | ctest) reason="installs, builds or takes minutes" ;;
     mpirun | srun | sbatch | ssh) reason="needs a cluster" ;;
-    git | cd | sudo | apt-get | tensorboard | tail | head | cat | less | touch | kill) reason="no command of this tree" ;;
+    git | cd | sudo | apt-get | tensorboard | tail | head | cat | less | touch | kill)
+      reason="no command of this tree"
+      ;;
     *) fail "$readme has a command that this test does not know: $command" ;;
   esac
   if [[ -n $reason ]]; then

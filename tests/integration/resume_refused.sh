@@ -14,7 +14,8 @@ says "checkpoint.allow_changes=true"
 train 75 run log.every=5 run.name=renamed checkpoint.every=7 train.stop_after=6
 train 75 run optim.lr=2e-3 checkpoint.allow_changes=true train.stop_after=8
 says "resumed from run/checkpoints/step_000006, step 6"
-metric run step lr | awk '$1 == 7 && $2 > 0.001 { found = 1 } END { exit !found }' || fail "step 7 is not above the old rate"
+metric run step lr | awk '$1 == 7 && $2 > 0.001 { found = 1 } END { exit !found }' ||
+  fail "step 7 is not above the old rate"
 
 train 78 run checkpoint.resume=never optim.lr=2e-3
 says "checkpoint.resume is never, and run holds checkpoints"

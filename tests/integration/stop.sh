@@ -6,7 +6,7 @@ source "${BASH_SOURCE%/*}/common.sh"
 # Far more steps than any of these runs makes: each is ended by the stop.
 plan=(train.steps=100000 checkpoint.every=0 train.eval_every=0)
 
-# start RUN [KEY=VALUE...]: in the background, as the process $job, until its tenth step is done.
+# start RUN [KEY=VALUE...]: in the background, as the process $job, until its first step is done.
 start() {
   local run=$1
   shift
@@ -16,7 +16,7 @@ start() {
   "${program[@]}" train "$tiny" "run.dir=$run" "data.train.0.path=$workspace/text.txt" "${plan[@]}" "$@" \
     > "$output" 2>&1 &
   job=$!
-  wait_for grep --quiet "^step  *10/" "$output"
+  wait_for grep --quiet "^step  *1/" "$output"
 }
 
 # stopped RUN REASON: the job ends by itself, with its state saved at $steps.
@@ -37,7 +37,8 @@ stopped user_signal "received User defined signal 1"
 start terminated
 kill -TERM "$job"
 if (( ranks > 1 )); then
-  stopped terminated "received User defined signal 1"  # what the launcher makes of SIGTERM, so that there is time to save
+  # What the launcher makes of SIGTERM, so that there is time to save.
+  stopped terminated "received User defined signal 1"
 else
   stopped terminated "received Terminated"
 fi
