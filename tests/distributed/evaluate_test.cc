@@ -44,6 +44,7 @@ class EvaluateOverRanks : public testing::TestWithParam<int> {};
 TEST_P(EvaluateOverRanks, EqualsOneRank) {
   const std::string text = test::tiny_text_file();
   config::Experiment experiment = test::tiny_experiment(text);
+  experiment.mutable_model()->set_init_std(0.3);  // so that experts matter
   experiment.mutable_moe()->set_experts(5);
   experiment.mutable_moe()->set_capacity_factor(0.1);
   experiment.mutable_data()->add_train()->CopyFrom(experiment.data().train(0));

@@ -33,6 +33,7 @@ class EvaluateTest : public testing::Test {
     source.set_path(digits.string());
     source.set_weight(0.5);
     experiment_.mutable_data()->set_valid_fraction(0.04);
+    experiment_.mutable_model()->set_init_std(0.3);  // so that experts matter
   }
 
   static Evaluation run(Trainer& trainer, std::int64_t micro_batch, std::int64_t max_sequences = 0) {

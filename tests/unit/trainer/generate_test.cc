@@ -79,6 +79,7 @@ TEST(SampleToken, TopKKeepsTheMostProbable) {
 
 TEST(SampleToken, TopPKeepsTheMostProbableThatReachTheSum) {
   EXPECT_EQ(drawn_tokens(kLogits, {.top_p = 1.0}), (std::set<std::size_t>{0, 1, 2, 3, 4}));
+  EXPECT_EQ(drawn_tokens(kLogits, {.top_p = 0.97}), (std::set<std::size_t>{0, 1, 2, 3, 4}));
   EXPECT_EQ(drawn_tokens(kLogits, {.top_p = 0.93}), (std::set<std::size_t>{0, 1, 2, 3}));
   EXPECT_EQ(drawn_tokens(kLogits, {.top_p = 0.7}), (std::set<std::size_t>{0, 2, 3}));
   EXPECT_EQ(drawn_tokens(kLogits, {.top_p = 0.6}), (std::set<std::size_t>{0, 3}));

@@ -4,7 +4,10 @@
 #include <gtest/gtest.h>
 
 #include <csignal>
+#include <cstring>
+#include <filesystem>
 #include <fstream>
+#include <memory>
 
 #include "comm/self/self_communicator.h"
 #include "tests/support/temporary_directory.h"
