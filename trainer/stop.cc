@@ -7,6 +7,7 @@
 #include <csignal>
 #include <cstring>
 #include <filesystem>
+#include <system_error>
 
 namespace conclave {
 namespace {
@@ -17,8 +18,10 @@ constexpr std::array kSignals = {SIGTERM, SIGINT, SIGUSR1, SIGUSR2};
 volatile std::sig_atomic_t received_signal = 0;
 
 void note_signal(int signal) {
-  const bool wants_end = signal == SIGTERM || signal == SIGINT;
-  if (wants_end && received_signal != 0) _exit(128 + signal);
+  const auto wants_end = [](int number) { return number == SIGTERM || number == SIGINT; };
+  // A batch system's SIGUSR1 is followed by its SIGTERM while the state is being saved: that is no second
+  // wish to end.
+  if (wants_end(signal) && wants_end(received_signal)) _exit(128 + signal);
   received_signal = signal;
 }
 
@@ -38,7 +41,8 @@ StopCondition::StopCondition(const config::Experiment& experiment, Communicator&
   action.sa_handler = note_signal;
   action.sa_flags = SA_RESTART;
   for (const int signal : kSignals) sigaction(signal, &action, nullptr);
-  if (world_.rank() == 0) std::filesystem::remove(stop_file_);
+  std::error_code ignored;  // what can't be removed stops the run after its first step, and is named then
+  if (world_.rank() == 0) std::filesystem::remove(stop_file_, ignored);
 }
 
 StopCondition::~StopCondition() {

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "comm/mpi/mpi_communicator.h"
 #include "comm/self/self_communicator.h"
 #include "trainer/generate.h"
 #include "trainer/loaded_model.h"
@@ -42,6 +43,7 @@ std::vector<std::int32_t> prompt_tokens(const Options& options, const config::Ex
 }
 
 int generate_text(const Options& options) {
+  if (MpiRuntime::launched_rank() != 0) return 0;  // one writer is enough, whoever started several
   const auto world = make_self_communicator();
   const std::filesystem::path checkpoint = resolve_checkpoint(options.path);
   const config::Experiment experiment = checkpoint_experiment(checkpoint, {});

@@ -52,7 +52,7 @@ TEST_F(StopTest, ASecondInterruptionEndsTheProcessAtOnce) {
     EXPECT_EXIT(
         {
           const StopCondition stop(experiment_, *alone_);
-          std::raise(SIGUSR1);
+          std::raise(signal);
           std::raise(signal);
         },
         testing::ExitedWithCode(128 + signal), "");
