@@ -29,10 +29,14 @@ on_terminal() {
     "stty cols 100; '$binary' train '$tiny' run.dir=on_terminal_$1 data.train.0.path=text.txt" /dev/null
   says "100%  20/20"
 }
-on_terminal COLOURS=yes
-says $'\x1b[32m'
-on_terminal NO_COLOR=1
-says_not $'\x1b\\[[0-9;]*m'
+if script --quiet --return --command true /dev/null > /dev/null 2>&1; then
+  on_terminal COLOURS=yes
+  says $'\x1b[32m'
+  on_terminal NO_COLOR=1
+  says_not $'\x1b\\[[0-9;]*m'
+else
+  echo "skipped: the bar on a terminal: this machine gives out no pseudo-terminals"
+fi
 
 for field in tokens loss balance_loss z_loss lr grad_norm step_ms tokens_per_second load_imbalance dropped_fraction \
              exchange_fraction; do

@@ -122,32 +122,34 @@ TEST(ConsoleStyleTest, AFileIsNoTerminal) {
   EXPECT_EQ(style.columns, 80);
 }
 
-// A pseudo-terminal, open for writing, with a width (0: without a size, as mpirun makes it).
+// A pseudo-terminal, open for writing, with a width (0: without a size, as mpirun makes it). Some chroots and
+// sandboxes have none: then file() is null.
 class PseudoTerminal {
  public:
   explicit PseudoTerminal(unsigned short columns) : controller_(::posix_openpt(O_RDWR | O_NOCTTY)) {
-    EXPECT_GE(controller_, 0);
-    EXPECT_EQ(::grantpt(controller_), 0);
-    EXPECT_EQ(::unlockpt(controller_), 0);
+    if (controller_ < 0 || ::grantpt(controller_) != 0 || ::unlockpt(controller_) != 0) return;
     const winsize size{.ws_row = 24, .ws_col = columns, .ws_xpixel = 0, .ws_ypixel = 0};
-    EXPECT_EQ(::ioctl(controller_, TIOCSWINSZ, &size), 0);
-    file_ = std::fopen(::ptsname(controller_), "w");
-    EXPECT_NE(file_, nullptr);
+    const char* name = ::ptsname(controller_);
+    if (name != nullptr && ::ioctl(controller_, TIOCSWINSZ, &size) == 0) file_ = std::fopen(name, "w");
   }
   ~PseudoTerminal() {
-    std::fclose(file_);
-    ::close(controller_);
+    if (file_ != nullptr) std::fclose(file_);
+    if (controller_ >= 0) ::close(controller_);
   }
+  PseudoTerminal(const PseudoTerminal&) = delete;
+  PseudoTerminal& operator=(const PseudoTerminal&) = delete;
+
   std::FILE* file() const { return file_; }
 
  private:
   int controller_;
-  std::FILE* file_;
+  std::FILE* file_ = nullptr;
 };
 
 // NO_COLOR takes the colour and leaves the bar.
 TEST(ConsoleStyleTest, NoColorIsHonoured) {
   const PseudoTerminal terminal(100);
+  if (terminal.file() == nullptr) GTEST_SKIP() << "this machine gives out no pseudo-terminals";
   ::setenv("TERM", "xterm", 1);
   ::unsetenv("NO_COLOR");
   EXPECT_TRUE(ConsoleStyle::detect(terminal.file()).live);
@@ -163,6 +165,7 @@ TEST(ConsoleStyleTest, NoColorIsHonoured) {
 
 TEST(ConsoleStyleTest, UnderMpirunOnlyTheLauncherKnowsTheTerminal) {
   const PseudoTerminal terminal(0);
+  if (terminal.file() == nullptr) GTEST_SKIP() << "this machine gives out no pseudo-terminals";
   ::setenv("TERM", "xterm", 1);
   ::unsetenv("CONCLAVE_COLUMNS");
   EXPECT_FALSE(ConsoleStyle::detect(terminal.file()).live);
