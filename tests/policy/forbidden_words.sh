@@ -4,7 +4,7 @@
 set -euo pipefail
 cd "$1"
 
-words='\b(TODO|FIXME)\b|(^|[^[:alnum:]_.~-])/(work|root|home/[a-z])[/[:alnum:]]|/tmp/wt\b'
+words='\b(TODO|FIXME)\b|(^|[^[:alnum:]_.~-])/(root|home/[a-z])[/[:alnum:]]'
 mapfile -t files < <(find . \( -path './build*' -o -path './.git' -o -path ./runs -o -path ./data -o -path ./.cache \
                               -o -path ./tests/policy \) -prune -o -type f -print | sort)
 offences=0
