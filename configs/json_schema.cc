@@ -35,7 +35,8 @@ Json scalar_schema(const Field& field) {
     case Field::CPPTYPE_BOOL:
       return {{"type", "boolean"}};
     case Field::CPPTYPE_STRING:
-      return {{"type", "string"}, {"minLength", 1}};
+      return {{"type", "string"},
+              {"minLength", field.has_default_value() && field.default_value_string().empty() ? 0 : 1}};
     case Field::CPPTYPE_ENUM: {
       Json words = Json::array();
       for (int i = 0; i < field.enum_type()->value_count(); ++i)
@@ -58,7 +59,7 @@ Json field_schema(const Field& field) {
   Json schema = {{"description", field.options().GetExtension(doc)}};
   if (field.is_repeated()) {
     schema["type"] = "array";
-    schema["minItems"] = 1;
+    schema["minItems"] = default_text(field) == "[]" ? 0 : 1;
     schema["items"] = scalar_schema(field);
   } else {
     schema.update(scalar_schema(field));

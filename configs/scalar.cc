@@ -227,7 +227,8 @@ std::optional<Problem> store_typed(const Scalar& scalar, const Field& field, Mes
     case Field::CPPTYPE_BOOL:
       return store(parse_bool(scalar), field, message);
     case Field::CPPTYPE_STRING:
-      if (scalar.text.empty()) return Problem{"is empty", "give a value or leave the key out"};
+      if (scalar.text.empty() && !(field.has_default_value() && field.default_value_string().empty()))
+        return Problem{"is empty", "give a value or leave the key out"};
       set_or_add(message, field, scalar.text);
       return std::nullopt;
     case Field::CPPTYPE_ENUM:

@@ -14,6 +14,15 @@ std::string parent(const std::string& path) {
   return dot == std::string::npos ? "" : path.substr(0, dot);
 }
 
+// The list of maps that `path` lies in, "data.train" for "data.train.path"; "" if in none.
+std::string enclosing_list(std::string path) {
+  while (!(path = parent(path)).empty()) {
+    const Field* field = find_key(path);
+    if (field != nullptr && is_list_of_maps(*field)) return path;
+  }
+  return "";
+}
+
 }  // namespace
 
 std::size_t edit_distance(std::string_view from, std::string_view to) {
@@ -48,7 +57,12 @@ std::optional<std::string> nearest(std::string_view word, const std::vector<std:
 }
 
 std::vector<std::string> suggest_keys(std::string_view section, std::string_view word) {
-  const std::vector<Key> keys = all_keys();
+  std::vector<Key> keys = all_keys();
+  // What is said of one element of a list is meant there only.
+  std::erase_if(keys, [&](const Key& key) {
+    const std::string list = enclosing_list(key.path);
+    return !list.empty() && section != list && !section.starts_with(list + ".");
+  });
 
   std::vector<std::string> exact;
   for (const Key& key : keys) {

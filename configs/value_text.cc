@@ -67,7 +67,16 @@ std::string list_text(const Message& message, const Field& field) {
   if (size == 0) return default_text(field);
   std::vector<std::string> elements;
   for (int i = 0; i < size; ++i) {
-    elements.push_back(number_text(reflection.GetRepeatedDouble(message, &field, i)));
+    switch (field.cpp_type()) {
+      case Field::CPPTYPE_STRING:
+        elements.push_back(quoted_if_needed(reflection.GetRepeatedString(message, &field, i)));
+        break;
+      case Field::CPPTYPE_INT64:
+        elements.push_back(integer_text(reflection.GetRepeatedInt64(message, &field, i), field));
+        break;
+      default:
+        elements.push_back(double_text(reflection.GetRepeatedDouble(message, &field, i), field));
+    }
   }
   return fmt::format("[{}]", fmt::join(elements, ", "));
 }

@@ -125,7 +125,8 @@ void read_section(const YAML::Node& map, Message& message, const std::string& pa
 
 void read_value(const YAML::Node& value, const Field& field, Message& message, const std::string& path,
                 const std::string& key_place, const Origin& origin, Reading& reading) {
-  const bool is_empty = value.IsNull() || (value.IsSequence() && value.size() == 0);
+  const bool may_be_empty = field.is_repeated() && default_text(field) == "[]";
+  const bool is_empty = value.IsNull() || (value.IsSequence() && value.size() == 0 && !may_be_empty);
   if (is_empty) return reading.add_error(key_place, path, no_value(field, path));
 
   const std::string place = origin.place(value.Mark());

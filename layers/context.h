@@ -13,13 +13,22 @@ struct BatchPosition {
   std::int64_t step = 0;             // optimizer step
   std::int64_t micro_step = 0;       // 0 .. micro_steps - 1
   std::int64_t micro_steps = 1;      // of this optimizer step
+  std::int64_t first_sequence = 0;   // of this rank and micro-batch, counted over the global batch
   std::int64_t sequences = 0;        // on this rank, in this micro-batch; may be 0
   std::int64_t sequence_length = 0;  // S
   std::int64_t global_sequences =
       0;  // over all ranks and micro-batches of the step: what means are taken over
 
+  std::int64_t global_padding_tokens = 0;  // of those sequences: inputs shorter than sequence_length
+
   std::int64_t tokens() const { return sequences * sequence_length; }
-  std::int64_t global_tokens() const { return global_sequences * sequence_length; }
+  // What every mean of a step is taken over: padding is not counted.
+  std::int64_t global_tokens() const { return global_sequences * sequence_length - global_padding_tokens; }
+  // Token 0 of this micro-batch, counted over the whole run: the same token has the same number in every
+  // layout, which is what random numbers are drawn by.
+  std::int64_t first_token_of_run() const {
+    return (step * global_sequences + first_sequence) * sequence_length;
+  }
 };
 
 // Time spent waiting in exchanges, since the trainer last took it.
@@ -34,6 +43,14 @@ struct Context {
   StepClock* clock = nullptr;  // optional
   bool training = true;        // false: nothing is saved for backward, no tokens are dropped, no noise
   BatchPosition batch = {};
+  // The ids of the tokens of this micro-batch, int32 [T]; empty where the input is not tokens.
+  ConstTensorView token_ids = {};
+  // Which of them are padding, uint8 [T], 1 for padding; empty where none is.
+  ConstTensorView padding = {};
+
+  bool is_padding(std::int64_t token) const {
+    return padding.elements() > 0 && padding.data<std::uint8_t>()[token] != 0;
+  }
 };
 
 }  // namespace conclave

@@ -44,6 +44,8 @@ StepResult train_step(Trainer& trainer, std::int64_t step) {
   if (!result.skipped) {
     trainer.optimizer->update(result.learning_rate,
                               clip_scale(result.gradient_norm, experiment.optim().grad_clip()));
+    Context ctx = trainer.context({.step = step}, /*training=*/true);
+    trainer.model.end_step(ctx);  // routers that balance by a bias move it
   }
   return result;
 }

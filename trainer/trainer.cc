@@ -17,6 +17,7 @@ Trainer::Trainer(const config::Experiment& resolved, Communicator& all_ranks)
 std::vector<ShardedTensor> Trainer::checkpoint_tensors() {
   std::vector<ShardedTensor> tensors;
   for (const Parameter* parameter : model.parameters()) tensors.push_back(parameter->sharded());
+  for (ShardedTensor& tensor : model.state()) tensors.push_back(std::move(tensor));
   for (ShardedTensor& tensor : optimizer->state()) tensors.push_back(std::move(tensor));
   return tensors;
 }

@@ -32,7 +32,7 @@ struct Trainer {
   data::MicroBatch batch;  // tokens and targets of one micro-batch
   StepClock clock;
 
-  // Every tensor of a checkpoint: parameters and optimizer state.
+  // Every tensor of a checkpoint: parameters, router state and optimizer state.
   std::vector<ShardedTensor> checkpoint_tensors();
   // A context for the micro-batch at `position`.
   Context context(const BatchPosition& position, bool training);

@@ -34,6 +34,7 @@ LanguageModel::LanguageModel(const config::Experiment& experiment, const Process
 
 LinearCrossEntropyResult LanguageModel::forward(Context& ctx, ConstTensorView tokens,
                                                 ConstTensorView targets) {
+  ctx.token_ids = tokens;
   TensorView x = embedding_.forward(ctx, tokens);  // [T, D]
   for (const auto& block : blocks_) x = block->forward(ctx, x);
   const TensorView h = final_norm_.forward(ctx, x);  // [T, D]
@@ -47,9 +48,20 @@ void LanguageModel::backward(Context& ctx) {
   embedding_.backward(ctx, dx);
 }
 
+std::vector<ShardedTensor> LanguageModel::state() {
+  std::vector<ShardedTensor> state;
+  for (const auto& [block, layer] : moe_layers_) layer->collect_state(state);
+  return state;
+}
+
+void LanguageModel::end_step(Context& ctx) {
+  for (const auto& [block, layer] : moe_layers_) layer->end_step(ctx);
+}
+
 TensorView LanguageModel::next_token_logits(Context& ctx, ConstTensorView tokens,
                                             std::vector<KvCache>& caches) {
   const std::int64_t positions = tokens.elements();
+  ctx.token_ids = tokens;
   ctx.batch.sequences = 1;
   ctx.batch.sequence_length = positions;
   TensorView x = embedding_.forward(ctx, tokens);  // [N, D]

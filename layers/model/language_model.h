@@ -25,6 +25,11 @@ class LanguageModel {
   // Adds to every parameter's gradient; after a forward with ctx.training.
   void backward(Context& ctx);
 
+  // What the model keeps from step to step beside its parameters (router biases), for checkpoints.
+  std::vector<ShardedTensor> state();
+  // Once after the update of each optimizer step; collective over the world.
+  void end_step(Context& ctx);
+
   // tokens int32 [N], the N positions that follow what `caches` hold -> logits [1, V] of the last one. One
   // cache a layer, as made by make_caches; inference on a grid of one.
   TensorView next_token_logits(Context& ctx, ConstTensorView tokens, std::vector<KvCache>& caches);

@@ -4,6 +4,8 @@
 #include <numeric>
 #include <span>
 
+#include "layers/moe/routing.h"
+
 namespace conclave {
 namespace {
 
@@ -74,7 +76,9 @@ ConstTensorView BalanceLoss::balance(Context& ctx, ConstTensorView probabilities
 void BalanceLoss::count_choices(Context& ctx, std::span<const std::int32_t> chosen,
                                 std::span<std::int64_t> counts) {
   std::ranges::fill(counts, 0);
-  for (const std::int32_t expert : chosen) ++counts[static_cast<std::size_t>(expert)];
+  for (const std::int32_t expert : chosen) {
+    if (expert != kNoExpert) ++counts[static_cast<std::size_t>(expert)];
+  }
   if (scope_ == config::Moe::sequence) return;
 
   ctx.grid->world().all_reduce(buffer_view(counts)).wait();

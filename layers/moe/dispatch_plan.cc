@@ -17,6 +17,7 @@ void count_choices(std::span<const std::int32_t> chosen, std::int64_t experts,
                    std::vector<std::int64_t>& chosen_per_expert) {
   chosen_per_expert.assign(static_cast<std::size_t>(experts), 0);
   for (const std::int32_t expert : chosen) {
+    if (expert == kNoExpert) continue;
     CONCLAVE_CHECK(expert >= 0 && expert < experts, "a router chose expert {}, but there are {}", expert,
                    experts);
     ++chosen_per_expert[static_cast<std::size_t>(expert)];
@@ -50,6 +51,7 @@ void drop_latest(std::span<const std::int32_t> chosen, std::int64_t capacity, Di
   for (std::int64_t k = 0; k < plan.top_k; ++k) {
     for (std::int64_t t = 0; t < plan.tokens; ++t) {
       const auto choice = static_cast<std::size_t>(t * plan.top_k + k);
+      if (chosen[choice] == kNoExpert) continue;
       if (taken[static_cast<std::size_t>(chosen[choice])]++ >= capacity)
         plan.row_of_choice[choice] = DispatchPlan::kDropped;
     }
@@ -110,7 +112,10 @@ void make_dispatch_plan(const Routing& routing, std::int64_t experts, std::int64
   plan.tokens = shape[0];
   plan.top_k = shape[1];
   plan.experts = experts;
-  plan.row_of_choice.assign(chosen.size(), kKept);
+  plan.row_of_choice.resize(chosen.size());
+  std::ranges::transform(chosen, plan.row_of_choice.begin(), [](std::int32_t expert) {
+    return expert == kNoExpert ? DispatchPlan::kDropped : kKept;
+  });
   count_choices(chosen, experts, plan.chosen_per_expert);
 
   const bool over_capacity =
@@ -121,7 +126,7 @@ void make_dispatch_plan(const Routing& routing, std::int64_t experts, std::int64
 
   plan.dropped_per_choice.assign(static_cast<std::size_t>(plan.top_k), 0);
   for (std::size_t choice = 0; over_capacity && choice < chosen.size(); ++choice) {
-    if (plan.row_of_choice[choice] == DispatchPlan::kDropped)
+    if (chosen[choice] != kNoExpert && plan.row_of_choice[choice] == DispatchPlan::kDropped)
       ++plan.dropped_per_choice[choice % static_cast<std::size_t>(plan.top_k)];
   }
   number_rows(chosen, plan);

@@ -16,9 +16,10 @@ struct DispatchPlan {
   std::int64_t top_k = 0;    // K
   std::int64_t experts = 0;  // E
 
-  std::vector<std::int64_t> expert_offsets;      // [E + 1]: rows of expert e are [offsets[e], offsets[e + 1])
-  std::vector<std::int32_t> choice_of_row;       // [R]
-  std::vector<std::int32_t> row_of_choice;       // [T * K]; kDropped where the choice was dropped
+  std::vector<std::int64_t> expert_offsets;  // [E + 1]: rows of expert e are [offsets[e], offsets[e + 1])
+  std::vector<std::int32_t> choice_of_row;   // [R]
+  std::vector<std::int32_t>
+      row_of_choice;  // [T * K]; kDropped where there is none: no expert chosen, or dropped
   std::vector<std::int64_t> chosen_per_expert;   // [E], before dropping
   std::vector<std::int64_t> dropped_per_choice;  // [K]
 
@@ -35,7 +36,7 @@ std::int64_t expert_capacity(double capacity_factor, std::int64_t tokens, std::i
 // Fills `plan` from `routing` (experts [T, K], weights [T, K], `experts` = E). Over capacity an expert keeps
 //   position:    the earliest, all first choices (in token order) before any second choice
 //   probability: the largest weights; ties keep the lower token
-// Throws Error for an expert id outside [0, experts) or T * K beyond 32 bits.
+// Throws Error for an expert id that is neither kNoExpert nor in [0, experts), or T * K beyond 32 bits.
 void make_dispatch_plan(const Routing& routing, std::int64_t experts, std::int64_t capacity,
                         config::Moe::Drop drop, DispatchPlan& plan);
 

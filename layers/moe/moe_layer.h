@@ -38,6 +38,9 @@ class MoeLayer : public Module {
   TensorView backward(Context& ctx, ConstTensorView dy) override;
 
   void collect_parameters(std::vector<Parameter*>& parameters) override;
+  // The router's state beside its parameters (router.h), and its part in the end of an optimizer step.
+  void collect_state(std::vector<ShardedTensor>& state) { router_->collect_state(state); }
+  void end_step(Context& ctx) { router_->end_step(ctx); }
 
   // What this rank counted in all forwards since the statistics were last taken.
   const MoeStatistics& statistics() const { return statistics_; }

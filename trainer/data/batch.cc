@@ -36,6 +36,7 @@ BatchPosition position_of(const BatchCut& cut, std::int64_t step, std::int64_t m
   position.step = step;
   position.micro_step = micro_step;
   position.micro_steps = cut.micro_steps();
+  position.first_sequence = cut.sequences(micro_step, rank).begin;
   position.sequences = cut.sequences(micro_step, rank).size();
   position.sequence_length = sequence_length;
   position.global_sequences = cut.global_batch;

@@ -8,6 +8,8 @@ std::unique_ptr<Router> make_router(const config::Experiment& experiment, const 
   switch (experiment.moe().router()) {
     case config::Moe::softmax:
       return std::make_unique<SoftmaxRouter>(experiment, name);
+    default:
+      break;
   }
   throw ConfigError(fmt::format("moe.router: {} isn't built into this binary",
                                 config::Moe::Router_Name(experiment.moe().router())));

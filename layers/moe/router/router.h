@@ -11,6 +11,7 @@
 #include "layers/moe/routing.h"
 #include "layers/moe/statistics.h"
 #include "layers/parameter.h"
+#include "layers/tensor/sharded_tensor.h"
 
 namespace conclave {
 
@@ -18,9 +19,11 @@ class Router {
  public:
   virtual ~Router() = default;
 
-  // x [T, D] -> routing in ctx.arena; adds router_entropy_sum to `statistics`. In training it also takes the
-  // balance terms over the tokens they are defined on (which may communicate, so ranks with T = 0 take part)
-  // and adds balance_loss_raw and z_loss_raw.
+  // x [T, D] -> routing in ctx.arena, [T, K'] with the same K' for every call (K for most routers, E for
+  // those whose tokens may take any number of experts); padding (ctx.is_padding) takes no expert. Adds
+  // router_entropy_sum to `statistics`. In training it also takes the balance terms over the tokens they are
+  // defined on (which may communicate, so ranks with T = 0 take part) and adds balance_loss_raw and
+  // z_loss_raw.
   virtual Routing forward(Context& ctx, ConstTensorView x, MoeStatistics& statistics) = 0;
 
   // dweights [T, K]: gradient of the loss in the weights of the last forward. Returns dx [T, D], which
@@ -28,6 +31,14 @@ class Router {
   virtual TensorView backward(Context& ctx, ConstTensorView dweights) = 0;
 
   virtual void collect_parameters(std::vector<Parameter*>& parameters) = 0;
+
+  // Appends what the router keeps from step to step beside its parameters (a balancing bias), for
+  // checkpoints. The memory lives as long as the router. Most routers have none.
+  virtual void collect_state(std::vector<ShardedTensor>& state) = 0;
+
+  // Once an optimizer step, after the update; not after a skipped step. Collective over ctx.grid->world(),
+  // ranks without tokens included. Where balancing moves state rather than a loss, it does so here.
+  virtual void end_step(Context& ctx) = 0;
 };
 
 // The router that moe.router names. `name` is the global prefix of its parameters ("layers.3.moe.router").

@@ -8,6 +8,7 @@ namespace conclave {
 SoftmaxRouter::SoftmaxRouter(const config::Experiment& experiment, const std::string& name)
     : top_k_(experiment.moe().top_k()),
       normalize_(experiment.moe().normalize_top_k()),
+      routed_scale_(static_cast<float>(experiment.moe().routed_scale())),
       weight_(name + ".weight", {experiment.moe().experts(), experiment.model().d_model()}),
       balance_loss_(experiment.moe()) {
   weight_.initialise_normal(experiment.run().seed(), experiment.model().init_std());
@@ -27,6 +28,7 @@ Routing SoftmaxRouter::forward(Context& ctx, ConstTensorView x, MoeStatistics& s
     gemm(ctx, {.a = x, .b = weight_.value(), .c = logits, .transpose_b = true});
     softmax_top_k(ctx, {.logits = logits,
                         .normalize = normalize_,
+                        .scale = routed_scale_,
                         .probabilities = probabilities,
                         .experts = experts,
                         .weights = weights,
@@ -53,6 +55,7 @@ TensorView SoftmaxRouter::backward(Context& ctx, ConstTensorView dweights) {
                                .weights = saved_.weights,
                                .log_sum_exp = saved_.log_sum_exp,
                                .normalize = normalize_,
+                               .scale = routed_scale_,
                                .dweights = dweights,
                                .dprobabilities = saved_.balance.dprobabilities,
                                .z_coefficient = saved_.balance.z_coefficient,

@@ -1,6 +1,6 @@
 // The softmax top-K router: logits = x W^T in fp32, p = softmax(logits), the K most probable
 // experts. Weights are the chosen p, divided by their sum with moe.normalize_top_k (Mixtral),
-// as they are without (Switch, OLMoE).
+// as they are without (Switch, OLMoE), times moe.routed_scale (DeepSeek-V2).
 #pragma once
 
 #include "layers/moe/balance_loss.h"
@@ -16,10 +16,13 @@ class SoftmaxRouter : public Router {
   Routing forward(Context& ctx, ConstTensorView x, MoeStatistics& statistics) override;
   TensorView backward(Context& ctx, ConstTensorView dweights) override;
   void collect_parameters(std::vector<Parameter*>& parameters) override;
+  void collect_state(std::vector<ShardedTensor>&) override {}
+  void end_step(Context&) override {}
 
  private:
   std::int64_t top_k_;
   bool normalize_;
+  float routed_scale_;
   Parameter weight_;  // W [E, D]
   BalanceLoss balance_loss_;
 

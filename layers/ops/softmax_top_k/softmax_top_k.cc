@@ -11,6 +11,7 @@ void softmax_top_k(Context&, const SoftmaxTopKArgs& args) {
   const std::int64_t experts = args.logits.extent(1);
   const std::int64_t top_k = args.experts.extent(1);
   CONCLAVE_CHECK(1 <= top_k && top_k <= experts, "can't choose {} of {} experts", top_k, experts);
+  CONCLAVE_CHECK(args.scale > 0, "softmax_top_k can't scale weights by {}", args.scale);
   check_shape(args.probabilities, {tokens, experts}, "probabilities of softmax_top_k");
   check_shape(args.experts, {tokens, top_k}, "experts of softmax_top_k");
   check_shape(args.weights, {tokens, top_k}, "weights of softmax_top_k");

@@ -6,7 +6,7 @@
 
 namespace conclave {
 
-// p = softmax(l); the K experts with the largest logits are chosen; w = their p,
+// p = softmax(l); the K experts with the largest logits are chosen; w = scale * their p,
 // divided by its sum if `normalize`.
 //
 // A logit of -inf has probability 0 and is chosen last, with weight 0. At least one logit of a token must be
@@ -15,6 +15,7 @@ namespace conclave {
 struct SoftmaxTopKArgs {
   ConstTensorView logits;    // l [T, E]
   bool normalize = true;     // divide the weights by their sum
+  float scale = 1;           // of the weights, above 0
   TensorView probabilities;  // p [T, E]
   TensorView experts;        // int32 [T, K]: descending logit, ties to the lower id
   TensorView weights;        // w [T, K]
@@ -35,6 +36,7 @@ struct SoftmaxTopKBackwardArgs {
   ConstTensorView weights;        // [T, K]
   ConstTensorView log_sum_exp;    // [T]
   bool normalize = true;
+  float scale = 1;
 
   ConstTensorView dweights;  // [T, K]
   // [G, E]: each row holds for T / G tokens in a row. G = 1: one row for all; G = T:

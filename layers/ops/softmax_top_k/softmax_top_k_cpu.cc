@@ -62,7 +62,7 @@ void softmax_top_k(const SoftmaxTopKArgs& args) {
     float chosen_sum = 0;
     for (std::int64_t k = 0; k < top_k; ++k) chosen_sum += probabilities[chosen[k]];
     const float divisor = args.normalize ? chosen_sum : sum;
-    for (std::int64_t k = 0; k < top_k; ++k) weights[k] = probabilities[chosen[k]] / divisor;
+    for (std::int64_t k = 0; k < top_k; ++k) weights[k] = args.scale * (probabilities[chosen[k]] / divisor);
 #pragma omp simd
     for (std::int64_t e = 0; e < experts; ++e) probabilities[e] /= sum;
     log_sum_exp[t] = largest + std::log(sum);
@@ -84,8 +84,9 @@ void softmax_top_k_backward(const SoftmaxTopKBackwardArgs& args) {
   const std::int64_t tokens_a_row = has_dprobabilities ? tokens / args.dprobabilities.extent(0) : 0;
   float* all_dlogits = args.dlogits.data<float>();
 
-  // With g = dL/dp, softmax gives dl = p (g - sum p g). Normalised weights are a softmax of the chosen logits
-  // alone, so that the same rule with w and dweights holds among them; others are part of g.
+  // With g = dL/dp, softmax gives dl = p (g - sum p g). Normalised weights are scale times a softmax of the
+  // chosen logits alone, so that the same rule holds among them: dl = w (dw - sum w dw / scale); others are
+  // part of g.
 #pragma omp parallel for schedule(static)
   for (std::int64_t t = 0; t < tokens; ++t) {
     const float* probabilities = all_probabilities + t * experts;
@@ -111,7 +112,7 @@ void softmax_top_k_backward(const SoftmaxTopKBackwardArgs& args) {
 #pragma omp simd
       for (std::int64_t e = 0; e < experts; ++e) dlogits[e] = probabilities[e] * common;
     }
-    const float among_chosen = args.normalize ? mean_dweight : 0.0F;
+    const float among_chosen = args.normalize ? mean_dweight / args.scale : 0.0F;
     for (std::int64_t k = 0; k < top_k; ++k) dlogits[chosen[k]] += weights[k] * (dweights[k] - among_chosen);
   }
 }

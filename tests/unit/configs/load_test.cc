@@ -151,10 +151,10 @@ INSTANTIATE_TEST_SUITE_P(
                  "model.qk_norm: found yes, which is neither; valid: true or false; write true"},
         BadValue{"model.qk_norm=False",
                  "model.qk_norm: found False, which is neither; valid: true or false; write false"},
-        BadValue{
-            "moe.drop=positon",
-            "moe.drop: found positon, which is not one of them; valid: position or probability; did you mean "
-            "position?"},
+        BadValue{"moe.drop=positon",
+                 "moe.drop: found positon, which is not one of them; valid: position, probability or "
+                 "batch_prioritized; did you mean "
+                 "position?"},
         BadValue{"moe.capacity_factor=0",
                  "moe.capacity_factor: found 0, which is out of range; valid: a number above 0 and at most "
                  "65536, or "
@@ -179,10 +179,9 @@ INSTANTIATE_TEST_SUITE_P(
             "optim.betas=[0.9, 1]",
             "optim.betas.1: found 1, which is out of range; valid: a list, each element a number from 0 to "
             "0.9999999"},
-        BadValue{
-            "moe=3",
-            "moe: found 3; valid: a map with the keys experts, top_k, d_ff, every, shared_experts, router, "
-            "normalize_top_k, capacity_factor, drop, balance_loss, balance_scope, z_loss"},
+        BadValue{"schedule=3",
+                 "schedule: found 3; valid: a map with the keys kind, warmup_steps, min_lr_fraction, "
+                 "decay_fraction"},
         BadValue{"data.train={name: a, path: b}",
                  "data.train: found a map; valid: a list of maps {name, path, weight}"},
         BadValue{"data.train=[text.txt]",
@@ -199,7 +198,7 @@ TEST(LoadTest, UnknownKeysComeWithWhatWasMeant) {
 moe.top_k: 2
 optm: {lr: 1}
 train: {warmup_steps: 10}
-model: {zzz: 1}
+precision: {zzz: 1}
 data: {train: [{name: text, pth: text.txt}]}
 )");
   EXPECT_THAT(
@@ -208,9 +207,7 @@ data: {train: [{name: text, pth: text.txt}]}
                   "run.yaml:2:1: moe.top_k: unknown key; write it as moe: {top_k: ...}",
                   "run.yaml:3:1: optm: unknown key; did you mean optim?",
                   "run.yaml:4:9: train.warmup_steps: unknown key; did you mean schedule.warmup_steps?",
-                  "run.yaml:5:9: model.zzz: unknown key; valid in model: layers, d_model, heads, "
-                  "kv_heads, head_dim, max_seq, rope_theta, norm_eps, qk_norm, tie_embeddings, d_ff, "
-                  "vocab_size, init_std",
+                  "run.yaml:5:13: precision.zzz: unknown key; valid in precision: compute",
                   "run.yaml:6:29: data.train.0.pth: unknown key; did you mean data.train.0.path?"));
 }
 

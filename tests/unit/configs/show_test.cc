@@ -37,8 +37,8 @@ train: {eval_sequences: all}
 
 TEST(ShowTest, YamlHoldsDefaultsAndResolvedValuesInSchemaOrder) {
   const std::string yaml = config::to_yaml(ConfigFiles().load(kSource));
-  EXPECT_THAT(yaml, testing::StartsWith(
-                        "run:\n  name: run\n  dir: runs/run\n  seed: 42\n  max_wall_time: 0s\nmodel:\n"));
+  EXPECT_THAT(yaml,
+              testing::StartsWith("run:\n  name: run\n  dir: runs/run\n  seed: 42\n  max_wall_time: 0s\n"));
   EXPECT_THAT(yaml, HasSubstr("  head_dim: 64\n"));
   EXPECT_THAT(yaml, HasSubstr("  betas: [0.9, 0.95]\n  eps: 1e-8\n"));
   EXPECT_THAT(yaml, HasSubstr("  train:\n    - name: text\n      path: text.txt\n      weight: 1\n"));
