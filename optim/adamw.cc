@@ -38,15 +38,16 @@ void update_elements(std::int64_t count, const Coefficients& c, const float* gra
 
 }  // namespace
 
-AdamW::AdamW(const config::Optim& options, std::vector<Parameter*> parameters)
-    : beta1_(config::betas(options).first),
+AdamW::AdamW(const config::Optim& options, const Ownership& ownership)
+    : sharded_(ownership.sharded()),
+      beta1_(config::betas(options).first),
       beta2_(config::betas(options).second),
       eps_(options.eps()),
       weight_decay_(options.weight_decay()) {
-  slots_.reserve(parameters.size());
-  for (Parameter* parameter : parameters) {
-    const Shape shape = parameter->value().shape();
-    slots_.push_back({parameter, Buffer(shape, DType::kFloat32), Buffer(shape, DType::kFloat32)});
+  slots_.reserve(ownership.parameters().size());
+  for (const OwnedParameter& owned : ownership.parameters()) {
+    const Shape shape{owned.mine.size(), owned.columns};
+    slots_.push_back({&owned, Buffer(shape, DType::kFloat32), Buffer(shape, DType::kFloat32)});
   }
 }
 
@@ -65,11 +66,13 @@ void AdamW::update(double learning_rate, double gradient_scale) {
       .kept = 1.0F,
   };
   for (Slot& slot : slots_) {
-    const Parameter& parameter = *slot.parameter;
+    const OwnedParameter& owned = *slot.owned;
+    const Parameter& parameter = *owned.parameter;
     coefficients.kept = parameter.decays ? static_cast<float>(1.0 - learning_rate * weight_decay_) : 1.0F;
-    update_elements(parameter.value().elements(), coefficients, parameter.gradient().data<float>(),
-                    parameter.value().data<float>(), slot.first_moment.view().data<float>(),
-                    slot.second_moment.view().data<float>());
+    const std::span<float> values = owned.elements(parameter.value(), owned.mine);
+    update_elements(static_cast<std::int64_t>(values.size()), coefficients,
+                    owned.elements(parameter.gradient(), owned.mine).data(), values.data(),
+                    slot.first_moment.view().data<float>(), slot.second_moment.view().data<float>());
   }
 }
 
@@ -77,10 +80,15 @@ std::vector<ShardedTensor> AdamW::state() {
   std::vector<ShardedTensor> tensors;
   tensors.reserve(2 * slots_.size());
   const auto add = [&](const char* moment, const Slot& slot, TensorView values) {
-    ShardedTensor tensor = slot.parameter->sharded();
-    tensor.name = moment + tensor.name;
-    tensor.local = values;
-    tensors.push_back(std::move(tensor));
+    const OwnedParameter& owned = *slot.owned;
+    const Parameter& parameter = *owned.parameter;
+    const std::int64_t units = parameter.sharding() == Sharding::kExpert ? parameter.global_shape()[0] : 1;
+    const std::int64_t offset = owned.first_global_row();
+    tensors.push_back({.name = moment + parameter.name(),
+                       .global_shape = {units * owned.unit_rows, owned.columns},
+                       .sharding = sharded_ ? Sharding::kOwner : parameter.sharding(),
+                       .local_rows = {offset + owned.mine.begin, offset + owned.mine.end},
+                       .local = values});
   };
   for (const Slot& slot : slots_) {
     add("adamw.m/", slot, slot.first_moment.view());

@@ -7,6 +7,7 @@
 
 #include "configs/run.pb.h"
 #include "optim/optimizer.h"
+#include "optim/ownership.h"
 
 namespace conclave {
 
@@ -14,12 +15,12 @@ namespace conclave {
 //   m = beta1 m + (1 - beta1) g
 //   v = beta2 v + (1 - beta2) g^2
 //   p = p - lr (m / (1 - beta1^t) / (sqrt(v / (1 - beta2^t)) + eps) + weight_decay p)
-// weight_decay is 0 where !parameter.decays. State: "adamw.m/<parameter>", "adamw.v/<parameter>", shaped and
-// sharded like the parameter.
+// weight_decay is 0 where !parameter.decays. State: "adamw.m/<parameter>", "adamw.v/<parameter>", as the
+// matrices [M, N] of ownership.h, of the rows that this rank owns.
 class AdamW final : public Optimizer {
  public:
-  // The parameters must outlive the optimizer.
-  AdamW(const config::Optim& options, std::vector<Parameter*> parameters);
+  // `ownership` must outlive the optimizer.
+  AdamW(const config::Optim& options, const Ownership& ownership);
 
   void update(double learning_rate, double gradient_scale) override;
   std::int64_t updates() const override { return updates_; }
@@ -28,11 +29,12 @@ class AdamW final : public Optimizer {
 
  private:
   struct Slot {
-    Parameter* parameter;
-    Buffer first_moment;
-    Buffer second_moment;
+    const OwnedParameter* owned;
+    Buffer first_moment;   // [rows owned, N]
+    Buffer second_moment;  // [rows owned, N]
   };
 
+  bool sharded_;
   std::vector<Slot> slots_;
   double beta1_;
   double beta2_;

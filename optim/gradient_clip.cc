@@ -11,7 +11,6 @@ namespace conclave {
 namespace {
 
 // A block is summed by one thread in a fixed order of 16 interleaved sums.
-constexpr std::int64_t kBlockElements = 16 * 1024;
 constexpr std::size_t kLanes = 16;
 
 double block_sum_of_squares(std::span<const float> values) {
@@ -32,51 +31,68 @@ double block_sum_of_squares(std::span<const float> values) {
   return sum;
 }
 
-// `block_sums` is scratch memory.
-double sum_of_squares(std::span<const float> values, std::vector<double>& block_sums) {
-  const auto count = static_cast<std::int64_t>(values.size());
-  const std::int64_t blocks = (count + kBlockElements - 1) / kBlockElements;
-  block_sums.resize(static_cast<std::size_t>(blocks));
-#pragma omp parallel for schedule(static) if (blocks > 4)
-  for (std::int64_t block = 0; block < blocks; ++block) {
-    const std::int64_t begin = block * kBlockElements;
-    block_sums[static_cast<std::size_t>(block)] = block_sum_of_squares(values.subspan(
-        static_cast<std::size_t>(begin), static_cast<std::size_t>(std::min(kBlockElements, count - begin))));
+// The sums of squares of all blocks of the parameters of one sharding, in the order of parameters, global
+// units (experts) and blocks. A rank fills in the blocks that it owns; the others are 0.
+std::vector<double> block_sums(const Ownership& ownership, Sharding sharding) {
+  struct Block {
+    std::span<const float> gradient;
+    std::size_t place;
+  };
+  std::vector<Block> owned_blocks;
+  std::size_t places = 0;
+  for (const OwnedParameter& owned : ownership.parameters()) {
+    const Parameter& parameter = *owned.parameter;
+    if (parameter.sharding() != sharding) continue;
+    const bool is_expert = sharding == Sharding::kExpert;
+    const std::int64_t of_unit = owned.blocks_of_unit();
+    const std::int64_t first_unit = is_expert ? parameter.local_rows().begin : 0;
+    for (std::int64_t unit = 0; unit < owned.units(); ++unit) {
+      for (std::int64_t block = 0; block < of_unit; ++block) {
+        const Range rows = owned.block(unit, block);
+        if (rows.begin < owned.mine.begin || rows.end > owned.mine.end) continue;
+        owned_blocks.push_back({owned.elements(parameter.gradient(), rows),
+                                places + static_cast<std::size_t>((first_unit + unit) * of_unit + block)});
+      }
+    }
+    places += static_cast<std::size_t>((is_expert ? parameter.global_shape()[0] : 1) * of_unit);
   }
+
+  std::vector<double> sums(places);
+#pragma omp parallel for schedule(static) if (owned_blocks.size() > 16)
+  for (std::size_t i = 0; i < owned_blocks.size(); ++i) {
+    sums[owned_blocks[i].place] = block_sum_of_squares(owned_blocks[i].gradient);
+  }
+  return sums;
+}
+
+// Adds up block by block within a unit, then unit by unit.
+double sum_units(const Ownership& ownership, Sharding sharding, std::span<const double> block_sums) {
   double sum = 0.0;
-  for (const double block_sum : block_sums) sum += block_sum;
+  auto next = block_sums.begin();
+  for (const OwnedParameter& owned : ownership.parameters()) {
+    if (owned.parameter->sharding() != sharding) continue;
+    const std::int64_t units = sharding == Sharding::kExpert ? owned.parameter->global_shape()[0] : 1;
+    for (std::int64_t unit = 0; unit < units; ++unit) {
+      double term = 0.0;
+      for (std::int64_t block = 0; block < owned.blocks_of_unit(); ++block) term += *next++;
+      sum += term;
+    }
+  }
   return sum;
 }
 
 }  // namespace
 
-double global_gradient_norm(const std::vector<Parameter*>& parameters, const ProcessGrid& grid) {
-  // One term for each replicated parameter and each expert of the others, in the order of parameters
-  // and global expert ids. A rank fills in the experts that it holds; the others are zero until the
-  // ranks are added up.
-  std::vector<double> replicated_terms;
-  std::vector<double> expert_terms;
-  std::vector<double> block_sums;
-  for (const Parameter* parameter : parameters) {
-    if (parameter->sharding() == Sharding::kReplicated) {
-      replicated_terms.push_back(sum_of_squares(parameter->gradient().values<float>(), block_sums));
-      continue;
-    }
-    const std::size_t first = expert_terms.size();
-    expert_terms.resize(first + static_cast<std::size_t>(parameter->global_shape()[0]));
-    const Range held = parameter->local_rows();
-    for (std::int64_t expert = held.begin; expert < held.end; ++expert) {
-      const std::int64_t row = expert - held.begin;
-      expert_terms[first + static_cast<std::size_t>(expert)] =
-          sum_of_squares(parameter->gradient().rows(row, row + 1).values<float>(), block_sums);
-    }
-  }
-  grid.expert_parallel().all_reduce(buffer_view(std::span(expert_terms)));
-
-  double sum = 0.0;
-  for (const double term : replicated_terms) sum += term;
-  for (const double term : expert_terms) sum += term;
-  return std::sqrt(sum);
+double global_gradient_norm(const Ownership& ownership) {
+  const ProcessGrid& grid = ownership.grid();
+  std::vector<double> replicated = block_sums(ownership, Sharding::kReplicated);
+  std::vector<double> experts = block_sums(ownership, Sharding::kExpert);
+  // Each block is filled in by one rank of the group that adds up; the zeros of the others change nothing.
+  if (ownership.sharded()) grid.world().all_reduce(buffer_view(std::span(replicated)));
+  Communicator& holders = ownership.sharded() ? grid.world() : grid.expert_parallel();
+  holders.all_reduce(buffer_view(std::span(experts)));
+  return std::sqrt(sum_units(ownership, Sharding::kReplicated, replicated) +
+                   sum_units(ownership, Sharding::kExpert, experts));
 }
 
 double clip_scale(double norm, double max_norm) {

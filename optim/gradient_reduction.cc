@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "comm/ordered_reduction.h"
+
 namespace conclave {
 namespace {
 
@@ -16,9 +18,11 @@ std::size_t elements_of(const std::vector<std::span<float>>& gradients) {
 
 }  // namespace
 
-GradientReduction::GradientReduction(const std::vector<Parameter*>& parameters, const ProcessGrid& grid) {
-  plan(parameters, Sharding::kReplicated, grid.world());
-  plan(parameters, Sharding::kExpert, grid.expert_data());
+GradientReduction::GradientReduction(const Ownership& ownership)
+    : owner_buckets_(make_owner_buckets(ownership)) {
+  if (ownership.sharded()) return;
+  plan(ownership, ownership.grid().world());
+  plan(ownership, ownership.grid().expert_data());
 
   std::size_t largest = 0;
   for (const Bucket& bucket : buckets_) {
@@ -27,13 +31,12 @@ GradientReduction::GradientReduction(const std::vector<Parameter*>& parameters, 
   packed_.resize(largest);
 }
 
-void GradientReduction::plan(const std::vector<Parameter*>& parameters, Sharding sharding,
-                             Communicator& group) {
+void GradientReduction::plan(const Ownership& ownership, Communicator& group) {
   if (group.size() == 1) return;
   Bucket shared{&group, {}};
-  for (const Parameter* parameter : parameters) {
-    if (parameter->sharding() != sharding) continue;
-    std::span<float> gradient = parameter->gradient().values<float>();
+  for (const OwnedParameter& owned : ownership.parameters()) {
+    if (owned.replicas != &group) continue;
+    std::span<float> gradient = owned.parameter->gradient().values<float>();
     while (gradient.size() >= kBucketElements) {
       buckets_.push_back({&group, {gradient.first(kBucketElements)}});
       gradient = gradient.subspan(kBucketElements);
@@ -49,20 +52,49 @@ void GradientReduction::plan(const std::vector<Parameter*>& parameters, Sharding
 }
 
 void GradientReduction::reduce() {
-  for (const Bucket& bucket : buckets_) {
-    if (bucket.gradients.size() == 1) {
-      bucket.group->all_reduce(buffer_view(bucket.gradients.front()));
-      continue;
-    }
-    auto packed = packed_.begin();
-    for (const auto gradient : bucket.gradients) packed = std::ranges::copy(gradient, packed).out;
-    bucket.group->all_reduce(buffer_view(std::span(packed_.begin(), packed)));
-    auto reduced = packed_.cbegin();
-    for (const auto gradient : bucket.gradients) {
-      std::copy_n(reduced, gradient.size(), gradient.begin());
-      reduced += static_cast<std::ptrdiff_t>(gradient.size());
-    }
+  for (const Bucket& bucket : buckets_) sum_on_every_rank(bucket);
+  for (const OwnerBucket& bucket : owner_buckets_) sum_on_owners(bucket);
+}
+
+void GradientReduction::sum_on_every_rank(const Bucket& bucket) {
+  if (bucket.gradients.size() == 1) {
+    bucket.group->all_reduce(buffer_view(bucket.gradients.front()));
+    return;
   }
+  auto packed = packed_.begin();
+  for (const auto gradient : bucket.gradients) packed = std::ranges::copy(gradient, packed).out;
+  bucket.group->all_reduce(buffer_view(std::span(packed_.begin(), packed)));
+  auto reduced = packed_.cbegin();
+  for (const auto gradient : bucket.gradients) {
+    std::copy_n(reduced, gradient.size(), gradient.begin());
+    reduced += static_cast<std::ptrdiff_t>(gradient.size());
+  }
+}
+
+void GradientReduction::sum_on_owners(const OwnerBucket& bucket) {
+  Communicator& group = *bucket.group;
+  packed_.clear();
+  for (int rank = 0; rank < group.size(); ++rank) {
+    bucket.for_each(rank, [&](const OwnedParameter& owned, Range rows) {
+      const std::span<const float> gradient = owned.elements(owned.parameter->gradient(), rows);
+      packed_.insert(packed_.end(), gradient.begin(), gradient.end());
+    });
+  }
+  const std::int64_t mine = bucket.elements_of_rank[static_cast<std::size_t>(group.rank())];
+  received_.resize(static_cast<std::size_t>(mine * group.size()));
+  const std::vector<std::int64_t> mine_of_each(static_cast<std::size_t>(group.size()), mine);
+  group.all_to_all_v(buffer_view(std::span<const float>(packed_)), bucket.elements_of_rank,
+                     buffer_view(std::span(received_)), mine_of_each);
+
+  sources_.clear();
+  for (int rank = 0; rank < group.size(); ++rank) sources_.push_back(received_.data() + rank * mine);
+  reduce_in_order(sources_, received_.data(), mine, DType::kFloat32, ReduceOp::kSum);
+  auto reduced = received_.cbegin();
+  bucket.for_each(group.rank(), [&](const OwnedParameter& owned, Range rows) {
+    const std::span<float> gradient = owned.elements(owned.parameter->gradient(), rows);
+    std::copy_n(reduced, gradient.size(), gradient.begin());
+    reduced += static_cast<std::ptrdiff_t>(gradient.size());
+  });
 }
 
 }  // namespace conclave

@@ -5,18 +5,19 @@
 #include <span>
 #include <vector>
 
-#include "comm/process_grid.h"
-#include "layers/parameter.h"
+#include "optim/ownership.h"
 
 namespace conclave {
 
 // Replicated parameters are summed over the world, experts over the expert-data group. Sums, not means: every
 // loss is already divided by the tokens of the global batch. The result is bitwise the same on every rank of
-// the group, repeatable, and does not depend on how tensors share buckets.
+// the group, repeatable, and does not depend on how tensors share buckets. Where state is sharded each rank
+// gets the same sums of the rows that it owns (a reduce-scatter), and what other rows hold afterwards is of
+// no use.
 class GradientReduction {
  public:
-  // `parameters`: in the same order on every rank. They, and the grid, must outlive the object.
-  GradientReduction(const std::vector<Parameter*>& parameters, const ProcessGrid& grid);
+  // `ownership` must outlive the object.
+  explicit GradientReduction(const Ownership& ownership);
 
   // Collective over the world; once per optimizer step, when the gradients of all micro-batches are in.
   void reduce();
@@ -27,10 +28,15 @@ class GradientReduction {
     Communicator* group;
     std::vector<std::span<float>> gradients;
   };
-  void plan(const std::vector<Parameter*>& parameters, Sharding sharding, Communicator& group);
+  void plan(const Ownership& ownership, Communicator& group);
+  void sum_on_every_rank(const Bucket& bucket);
+  void sum_on_owners(const OwnerBucket& bucket);
 
-  std::vector<Bucket> buckets_;
-  std::vector<float> packed_;  // the bucket under way
+  std::vector<Bucket> buckets_;             // without sharding
+  std::vector<OwnerBucket> owner_buckets_;  // with it
+  std::vector<float> packed_;               // the bucket under way
+  std::vector<float> received_;             // every rank's part of the rows of this one
+  std::vector<const void*> sources_;        // where they begin
 };
 
 }  // namespace conclave

@@ -96,12 +96,17 @@ std::string memory_line(const Trainer& trainer) {
   for (const Parameter* parameter : trainer.model.parameters()) {
     weight_bytes[parameter->sharding()] += static_cast<double>(parameter->value().elements()) * sizeof(float);
   }
+  double optimizer_bytes = 0;
+  for (const OwnedParameter& owned : trainer.ownership.parameters()) {
+    optimizer_bytes += 2 * static_cast<double>(owned.mine.size() * owned.columns) * sizeof(float);
+  }
   const double weights = weight_bytes[Sharding::kReplicated] + weight_bytes[Sharding::kExpert];
   return fmt::format(
       "memory     of this rank: weights {:.1f} MiB ({:.1f} of them experts), gradients {:.1f}, optimizer "
-      "{:.1f}; "
+      "{:.1f}{}; "
       "activations follow with the first step\n",
-      weights / kMiB, weight_bytes[Sharding::kExpert] / kMiB, weights / kMiB, 2 * weights / kMiB);
+      weights / kMiB, weight_bytes[Sharding::kExpert] / kMiB, weights / kMiB, optimizer_bytes / kMiB,
+      trainer.ownership.sharded() ? " (its part of the state)" : "");
 }
 
 }  // namespace

@@ -35,7 +35,7 @@ StepResult train_step(Trainer& trainer, std::int64_t step) {
 
   StepResult result;
   result.loss = loss;
-  result.gradient_norm = global_gradient_norm(trainer.model.parameters(), trainer.grid);
+  result.gradient_norm = global_gradient_norm(trainer.ownership);
   result.learning_rate =
       learning_rate(experiment.schedule(), experiment.optim().lr(), experiment.train().steps(), step);
 
@@ -44,6 +44,7 @@ StepResult train_step(Trainer& trainer, std::int64_t step) {
   if (!result.skipped) {
     trainer.optimizer->update(result.learning_rate,
                               clip_scale(result.gradient_norm, experiment.optim().grad_clip()));
+    trainer.value_gather.gather();  // optim.zero: each rank updated the rows that it owns
     Context ctx = trainer.context({.step = step}, /*training=*/true);
     trainer.model.end_step(ctx);  // routers that balance by a bias move it
   }

@@ -11,8 +11,10 @@ Trainer::Trainer(const config::Experiment& resolved, Communicator& all_ranks)
       grid(all_ranks, expert_parallel_size(resolved, all_ranks.size())),
       dataset(on_all_ranks(all_ranks, [&] { return data::Dataset(resolved); })),
       model(experiment, grid),
-      gradient_reduction(model.parameters(), grid),
-      optimizer(make_optimizer(experiment.optim(), model.parameters())) {}
+      ownership(model.parameters(), grid, experiment.optim().zero() == 1),
+      gradient_reduction(ownership),
+      optimizer(make_optimizer(experiment.optim(), ownership)),
+      value_gather(ownership) {}
 
 std::vector<ShardedTensor> Trainer::checkpoint_tensors() {
   std::vector<ShardedTensor> tensors;

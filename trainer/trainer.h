@@ -9,6 +9,8 @@
 #include "layers/model/language_model.h"
 #include "optim/gradient_reduction.h"
 #include "optim/optimizer.h"
+#include "optim/ownership.h"
+#include "optim/value_gather.h"
 #include "trainer/data/batch.h"
 #include "trainer/data/dataset.h"
 
@@ -25,8 +27,10 @@ struct Trainer {
   data::Dataset dataset;
 
   LanguageModel model;
+  Ownership ownership;
   GradientReduction gradient_reduction;
   std::unique_ptr<Optimizer> optimizer;
+  ValueGather value_gather;
 
   Arena arena;             // activations of one micro-batch
   data::MicroBatch batch;  // tokens and targets of one micro-batch

@@ -1,4 +1,4 @@
-// A global tensor of which this rank holds all (replicated) or a range of rows (sharded by expert).
+// A global tensor of which this rank holds all (replicated) or a range of rows.
 #pragma once
 
 #include <cstdint>
@@ -11,7 +11,8 @@ namespace conclave {
 
 enum class Sharding : std::uint8_t {
   kReplicated,  // the whole tensor on every rank of the world
-  kExpert       // rows `local_rows` (experts) on this rank, the same on every rank of its expert-data group
+  kExpert,      // rows `local_rows` (experts) on this rank, the same on every rank of its expert-data group
+  kOwner        // rows `local_rows` on this rank alone: sharded optimizer state
 };
 
 // What a checkpoint needs to know of one tensor; the memory belongs to the parameter or the optimizer.

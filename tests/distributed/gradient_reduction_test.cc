@@ -5,6 +5,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <limits>
@@ -16,6 +17,7 @@
 #include "comm/process_grid.h"
 #include "layers/tensor/philox.h"
 #include "optim/gradient_clip.h"
+#include "optim/value_gather.h"
 #include "tests/support/mpi_environment.h"
 
 namespace conclave::test {
@@ -23,6 +25,8 @@ namespace {
 
 constexpr std::int64_t kExperts = 5;  // over 2, 3 or 4 ranks: uneven shards
 constexpr std::int64_t kMoreThanABucket = (std::int64_t{1} << 20) + 12'345;
+constexpr std::int64_t kEmbeddingColumns = 131;
+constexpr std::int64_t kEmbeddingRows = kMoreThanABucket / kEmbeddingColumns + 1;
 
 // The parameters of a small model on one rank. Several share a bucket, one needs two, one is empty.
 struct Model {
@@ -31,7 +35,7 @@ struct Model {
 
   explicit Model(const ProcessGrid& grid) {
     const Range local = grid.local_experts(kExperts);
-    add(std::make_unique<Parameter>("embedding", Shape{kMoreThanABucket}));
+    add(std::make_unique<Parameter>("embedding", Shape{kEmbeddingRows, kEmbeddingColumns}));
     add(std::make_unique<Parameter>("norm", Shape{13}));
     add(std::make_unique<Parameter>("experts.up", Shape{kExperts, 31, 17}, local));
     add(std::make_unique<Parameter>("empty", Shape{0}));
@@ -93,7 +97,8 @@ TEST(GradientReduction, AddsDenseOverTheWorldAndExpertsOverTheirReplicas) {
   for (const int expert_parallel_size : expert_parallel_sizes()) {
     const ProcessGrid grid(world(), expert_parallel_size);
     const Model model(grid);
-    GradientReduction reduction(model.parameters, grid);
+    const Ownership ownership(model.parameters, grid, /*sharded=*/false);
+    GradientReduction reduction(ownership);
     for (int repeat = 0; repeat < 2; ++repeat) {
       set_gradients(model, world().rank());
       reduction.reduce();
@@ -123,7 +128,7 @@ TEST(GradientNorm, CountsEachReplicaAndEachExpertOnceInEveryArrangement) {
     const ProcessGrid grid(world(), expert_parallel_size);
     const Model model(grid);
     set_gradients(model, 0);
-    return global_gradient_norm(model.parameters, grid);
+    return global_gradient_norm(Ownership(model.parameters, grid, /*sharded=*/false));
   };
   // The reference holds every expert on this rank.
   const double with_all_experts = norm_with(1);
@@ -147,7 +152,7 @@ TEST(GradientNorm, EqualsTheRootOfTheSumOfSquares) {
   }
   const auto wanted = static_cast<double>(std::sqrt(sum));
   const double additions = static_cast<double>(kMoreThanABucket) + 1e4;
-  EXPECT_NEAR(global_gradient_norm(model.parameters, grid), wanted,
+  EXPECT_NEAR(global_gradient_norm(Ownership(model.parameters, grid, /*sharded=*/false)), wanted,
               additions * 0.5 * std::numeric_limits<double>::epsilon() * wanted);
 }
 
@@ -159,7 +164,47 @@ TEST(GradientNorm, ANaNInOneExpertReachesEveryRank) {
   if (experts.local_rows().contains(kExperts - 1)) {
     experts.gradient().values<float>().back() = std::numeric_limits<float>::quiet_NaN();
   }
-  EXPECT_TRUE(std::isnan(global_gradient_norm(model.parameters, grid)));
+  EXPECT_TRUE(std::isnan(global_gradient_norm(Ownership(model.parameters, grid, /*sharded=*/false))));
+}
+
+// optim.zero: 1 must change nothing but the place where state is kept.
+TEST(ShardedState, RowsAreOwnedOnceAndSumsNormAndValuesAreThoseOfTheUnshardedWay) {
+  for (const int expert_parallel_size : expert_parallel_sizes()) {
+    const ProcessGrid grid(world(), expert_parallel_size);
+    const Model whole(grid);
+    const Model model(grid);
+    set_gradients(whole, world().rank());
+    set_gradients(model, world().rank());
+    const Ownership everything(whole.parameters, grid, /*sharded=*/false);
+    const Ownership ownership(model.parameters, grid, /*sharded=*/true);
+    GradientReduction(everything).reduce();
+    GradientReduction(ownership).reduce();
+    EXPECT_EQ(global_gradient_norm(everything), global_gradient_norm(ownership));
+
+    std::int64_t owned_elements = 0;
+    for (std::size_t p = 0; p < model.parameters.size(); ++p) {
+      const OwnedParameter& owned = ownership.parameters()[p];
+      std::int64_t rows_of_all = 0;
+      for (const Range rows : owned.rows_of_rank) rows_of_all += rows.size();
+      EXPECT_EQ(rows_of_all * owned.columns, model.parameters[p]->value().elements())
+          << owned.parameter->name();
+      owned_elements += owned.mine.size() * owned.columns;
+      const auto sums = owned.elements(model.parameters[p]->gradient(), owned.mine);
+      EXPECT_TRUE(std::ranges::equal(sums, owned.elements(whole.parameters[p]->gradient(), owned.mine)))
+          << owned.parameter->name();
+      // The "update": owners alone set what all must have afterwards.
+      std::ranges::copy(sums, owned.elements(model.parameters[p]->value(), owned.mine).begin());
+    }
+    ValueGather(ownership).gather();
+    for (std::size_t p = 0; p < model.parameters.size(); ++p) {
+      EXPECT_TRUE(std::ranges::equal(model.parameters[p]->value().values<float>(),
+                                     whole.parameters[p]->gradient().values<float>()))
+          << model.parameters[p]->name() << ", expert_parallel_size " << expert_parallel_size;
+    }
+    // Nobody keeps much more than its share of the large tensors.
+    const std::int64_t shared_out = kEmbeddingRows * kEmbeddingColumns / world().size();
+    EXPECT_LT(owned_elements, shared_out + 2 * 5 * 31 * 33 + Ownership::kBlockElements);
+  }
 }
 
 }  // namespace

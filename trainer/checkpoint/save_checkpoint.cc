@@ -49,17 +49,29 @@ std::int64_t byte_count(const ShardedTensor& tensor) {
   return static_cast<std::int64_t>(bytes_of(tensor.local).size());
 }
 
-// For each tensor, the rank that writes it (-1: expert tensors, which each rank of expert-data rank 0 writes
-// its part of). Largest first, each to the rank with the fewest bytes so far; the same answer on every rank.
+// Whether this rank writes its rows of a tensor that isn't replicated: one of the ranks that hold them must.
+bool writes_part(const ProcessGrid& grid, const ShardedTensor& tensor) {
+  switch (tensor.sharding) {
+    case Sharding::kReplicated:
+      return false;
+    case Sharding::kExpert:
+      return grid.expert_data().rank() == 0;
+    case Sharding::kOwner:
+      return true;
+  }
+  return false;
+}
+
+// For each replicated tensor, the rank that writes it (-1 for the others, whose parts are written where they
+// are). Largest first, each to the rank with the fewest bytes so far; the same answer on every rank.
 std::vector<int> deal_replicated_tensors(const ProcessGrid& grid, std::span<const ShardedTensor> tensors) {
   Communicator& world = grid.world();
-  std::int64_t expert_bytes = 0;
+  std::int64_t part_bytes = 0;
   for (const ShardedTensor& tensor : tensors) {
-    if (tensor.sharding == Sharding::kExpert && grid.expert_data().rank() == 0)
-      expert_bytes += byte_count(tensor);
+    if (writes_part(grid, tensor)) part_bytes += byte_count(tensor);
   }
   std::vector<std::int64_t> bytes_of_rank(static_cast<std::size_t>(world.size()));
-  world.all_gather(BufferView{&expert_bytes, 1, DType::kInt64, {}}, buffer_view(std::span(bytes_of_rank)))
+  world.all_gather(BufferView{&part_bytes, 1, DType::kInt64, {}}, buffer_view(std::span(bytes_of_rank)))
       .wait();
 
   std::vector<std::size_t> largest_first(tensors.size());
@@ -68,7 +80,7 @@ std::vector<int> deal_replicated_tensors(const ProcessGrid& grid, std::span<cons
                            [&](std::size_t i) { return byte_count(tensors[i]); });
   std::vector<int> writer(tensors.size(), -1);
   for (const std::size_t i : largest_first) {
-    if (tensors[i].sharding == Sharding::kExpert) continue;
+    if (tensors[i].sharding != Sharding::kReplicated) continue;
     const auto lightest = std::ranges::min_element(bytes_of_rank);
     *lightest += byte_count(tensors[i]);
     writer[i] = static_cast<int>(lightest - bytes_of_rank.begin());
@@ -83,8 +95,9 @@ checkpoint::Tensor describe(const ShardedTensor& tensor) {
   for (int dimension = 0; dimension < tensor.global_shape.rank(); ++dimension) {
     description.add_shape(tensor.global_shape[dimension]);
   }
-  description.set_sharding(tensor.sharding == Sharding::kExpert ? checkpoint::SHARDING_EXPERT
-                                                                : checkpoint::SHARDING_REPLICATED);
+  description.set_sharding(tensor.sharding == Sharding::kReplicated ? checkpoint::SHARDING_REPLICATED
+                           : tensor.sharding == Sharding::kExpert   ? checkpoint::SHARDING_EXPERT
+                                                                    : checkpoint::SHARDING_OWNER);
   return description;
 }
 
@@ -103,7 +116,7 @@ checkpoint::RankPieces write_pieces(const path& directory, const ProcessGrid& gr
     CONCLAVE_CHECK(tensor.local.shape() == shape_of_rows(tensor.global_shape, rows.size()),
                    "{}: shape {} of the part in memory, expected {} rows of {}", tensor.name,
                    tensor.local.shape().text(), rows.size(), tensor.global_shape.text());
-    const bool writes = whole ? writer[i] == rank : grid.expert_data().rank() == 0;
+    const bool writes = whole ? writer[i] == rank : writes_part(grid, tensor);
     if (!writes || rows.size() == 0) continue;
     entries.push_back({entry_name(tensor.name, rows, all_rows), tensor.local});
     checkpoint::Tensor& piece = *pieces.add_tensors();

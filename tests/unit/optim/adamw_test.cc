@@ -1,4 +1,4 @@
-#include "optim/adamw.h"
+#include "optim/make_optimizer.h"
 
 #include <gtest/gtest.h>
 
@@ -6,11 +6,12 @@
 #include <cmath>
 #include <cstdint>
 #include <limits>
+#include <memory>
 #include <string>
 #include <vector>
 
+#include "comm/self/self_communicator.h"
 #include "layers/tensor/philox.h"
-#include "optim/make_optimizer.h"
 #include "tests/support/operator_test.h"
 #include "tests/support/reference/adamw.h"
 
@@ -27,6 +28,20 @@ config::Optim options() {
   options.set_weight_decay(0.1);
   return options;
 }
+// The optimizer of a world of one, with the ownership that it needs.
+class OwnedAdamW {
+ public:
+  explicit OwnedAdamW(const std::vector<Parameter*>& parameters)
+      : ownership_(parameters, grid_, /*sharded=*/false), optimizer_(make_optimizer(options(), ownership_)) {}
+  Optimizer* operator->() { return optimizer_.get(); }
+
+ private:
+  std::unique_ptr<Communicator> world_ = make_self_communicator();
+  ProcessGrid grid_{*world_, 1};
+  Ownership ownership_;
+  std::unique_ptr<Optimizer> optimizer_;
+};
+
 constexpr test::AdamWOptions kReferenceOptions{0.9, 0.95, 1e-8, 0.1};
 
 // The gradient of element i in update t: a fixed part, so that moments build up, and noise of the same size.
@@ -59,11 +74,11 @@ TEST(AdamW, FollowsThePaper) {
 
     test::AdamWOptions reference = kReferenceOptions;
     if (!parameter->decays) reference.weight_decay = 0.0;
-    AdamW optimizer(options(), {parameter});
+    OwnedAdamW optimizer({parameter});
     for (int t = 1; t <= kUpdates; ++t) {
       const double learning_rate = 1e-2 / t;
       set_gradient(*parameter, t);
-      optimizer.update(learning_rate, kGradientScale);
+      optimizer->update(learning_rate, kGradientScale);
       for (std::size_t i = 0; i < values.size(); ++i) {
         test::AdamWElement<double>& element = wanted[i];
         const double gradient =
@@ -97,13 +112,13 @@ TEST(AdamW, TheFirstUpdateMovesEveryElementByTheLearningRateAgainstItsGradient) 
   parameter.decays = false;
   parameter.gradient().data<float>()[0] = 5.0F;
   parameter.gradient().data<float>()[1] = -1e-3F;
-  AdamW optimizer(options(), {&parameter});
-  optimizer.update(0.01, 1.0);
+  OwnedAdamW optimizer({&parameter});
+  optimizer->update(0.01, 1.0);
   // eps / |g| = 1e-5 is the largest deviation.
   EXPECT_NEAR(parameter.value().data<float>()[0], -0.01F, 0.01 * 2e-5);
   EXPECT_NEAR(parameter.value().data<float>()[1], 0.01F, 0.01 * 2e-5);
   EXPECT_EQ(parameter.value().data<float>()[2], 0.0F);
-  EXPECT_EQ(optimizer.updates(), 1);
+  EXPECT_EQ(optimizer->updates(), 1);
 }
 
 TEST(AdamW, WithoutGradientOnlyTheDecayIsLeft) {
@@ -112,8 +127,8 @@ TEST(AdamW, WithoutGradientOnlyTheDecayIsLeft) {
   plain.decays = false;
   decaying.initialise_constant(2.0F);
   plain.initialise_constant(2.0F);
-  AdamW optimizer(options(), {&decaying, &plain});
-  optimizer.update(0.5, 1.0);
+  OwnedAdamW optimizer({&decaying, &plain});
+  optimizer->update(0.5, 1.0);
   EXPECT_FLOAT_EQ(decaying.value().data<float>()[0], 2.0F * (1.0F - 0.5F * 0.1F));
   EXPECT_EQ(plain.value().data<float>()[0], 2.0F);
 }
@@ -130,18 +145,18 @@ TEST(AdamW, DoesNotDependOnThePlaceOrTheThreads) {
   std::ranges::copy(values.first(kFirst), front.value().data<float>());
   std::ranges::copy(values.subspan(kFirst), back.value().data<float>());
 
-  AdamW one(options(), {&whole});
-  AdamW two(options(), {&front, &back});
+  OwnedAdamW one({&whole});
+  OwnedAdamW two({&front, &back});
   for (int t = 1; t <= 3; ++t) {
     set_gradient(whole, t);
     set_gradient(front, t);
     set_gradient(back, t, kFirst);
     {
       const test::ThreadCount scope(3);
-      one.update(1e-2, 0.7);
+      one->update(1e-2, 0.7);
     }
     const test::ThreadCount scope(1);
-    two.update(1e-2, 0.7);
+    two->update(1e-2, 0.7);
   }
   EXPECT_TRUE(std::ranges::equal(front.value().values<float>(), values.first(kFirst)));
   EXPECT_TRUE(std::ranges::equal(back.value().values<float>(), values.subspan(kFirst)));
@@ -151,21 +166,21 @@ TEST(AdamW, ContinuesBitForBitFromItsState) {
   Parameter original("p", Shape{7, 11});
   Parameter resumed("p", Shape{7, 11});
   original.initialise_normal(1, 0.02);
-  AdamW first(options(), {&original});
-  AdamW second(options(), {&resumed});
-  const auto step = [](AdamW& optimizer, const Parameter& parameter, int t) {
+  OwnedAdamW first({&original});
+  OwnedAdamW second({&resumed});
+  const auto step = [](OwnedAdamW& optimizer, const Parameter& parameter, int t) {
     set_gradient(parameter, t);
-    optimizer.update(1e-3 * t, 1.0);
+    optimizer->update(1e-3 * t, 1.0);
   };
   for (int t = 1; t <= 5; ++t) step(first, original, t);
 
   std::ranges::copy(original.value().values<float>(), resumed.value().data<float>());
-  const auto from = first.state();
-  const auto to = second.state();
+  const auto from = first->state();
+  const auto to = second->state();
   for (std::size_t i = 0; i < from.size(); ++i) {
     std::ranges::copy(from[i].local.values<float>(), to[i].local.data<float>());
   }
-  second.set_updates(first.updates());
+  second->set_updates(first->updates());
   for (int t = 6; t <= 10; ++t) {
     step(first, original, t);
     step(second, resumed, t);
@@ -173,11 +188,11 @@ TEST(AdamW, ContinuesBitForBitFromItsState) {
   EXPECT_TRUE(std::ranges::equal(original.value().values<float>(), resumed.value().values<float>()));
 }
 
-TEST(AdamW, StateIsNamedAndShardedLikeItsParameter) {
+TEST(AdamW, StateIsNamedLikeItsParameterAndLiesInMatricesOfItsRows) {
   Parameter dense("dense", Shape{2, 3});
   Parameter experts("experts", Shape{8, 4, 5}, Range{2, 5});
   Parameter none("none", Shape{1, 4}, Range{1, 1});  // this rank holds no expert of it
-  const auto optimizer = make_optimizer(options(), {&dense, &experts, &none});
+  OwnedAdamW optimizer({&dense, &experts, &none});
   const auto state = optimizer->state();
   std::vector<std::string> names;
   for (const ShardedTensor& tensor : state) names.push_back(tensor.name);
@@ -186,9 +201,9 @@ TEST(AdamW, StateIsNamedAndShardedLikeItsParameter) {
   EXPECT_EQ(state[0].sharding, Sharding::kReplicated);
   EXPECT_EQ(state[0].local.shape(), (Shape{2, 3}));
   EXPECT_EQ(state[3].sharding, Sharding::kExpert);
-  EXPECT_EQ(state[3].global_shape, (Shape{8, 4, 5}));
-  EXPECT_EQ(state[3].local_rows, (Range{2, 5}));
-  EXPECT_EQ(state[3].local.shape(), (Shape{3, 4, 5}));
+  EXPECT_EQ(state[3].global_shape, (Shape{8 * 4, 5}));
+  EXPECT_EQ(state[3].local_rows, (Range{2 * 4, 5 * 4}));
+  EXPECT_EQ(state[3].local.shape(), (Shape{3 * 4, 5}));
   optimizer->update(1e-3, 1.0);
 }
 

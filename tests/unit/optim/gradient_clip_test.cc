@@ -24,11 +24,11 @@ class GradientNorm : public testing::Test {
       for (std::size_t i = 0; i < gradient.size(); ++i) gradient[i] = random.normal(i);
     }
   }
-  double norm() { return global_gradient_norm(parameters, grid); }
+  double norm() { return global_gradient_norm(Ownership(parameters, grid, /*sharded=*/false)); }
 
   std::unique_ptr<Communicator> world = make_self_communicator();
   ProcessGrid grid{*world, 1};
-  Parameter large{"large", Shape{90'001}};  // several blocks and a rest
+  Parameter large{"large", Shape{9, 10'001}};  // several blocks and a rest
   Parameter small{"small", Shape{3}};
   Parameter experts{"experts", Shape{5, 7, 3}, Range{0, 5}};
   Parameter empty{"empty", Shape{0, 4}};

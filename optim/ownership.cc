@@ -1,0 +1,116 @@
+#include "optim/ownership.h"
+
+#include <algorithm>
+
+namespace conclave {
+namespace {
+
+// Large enough to make latency vanish, small enough that the sums run in cache.
+constexpr std::int64_t kBucketElements = std::int64_t{1} << 20;  // 4 MiB
+
+// Blocks [begin, end) as rows; blocks are numbered unit by unit.
+Range rows_of_blocks(const OwnedParameter& owned, Range blocks) {
+  if (blocks.size() == 0) return {0, 0};
+  const std::int64_t of_unit = owned.blocks_of_unit();
+  const std::int64_t last = blocks.end - 1;
+  return {owned.block(blocks.begin / of_unit, blocks.begin % of_unit).begin,
+          owned.block(last / of_unit, last % of_unit).end};
+}
+
+OwnedParameter deal(Parameter& parameter, std::int64_t index, const ProcessGrid& grid, bool sharded) {
+  const bool is_expert = parameter.sharding() == Sharding::kExpert;
+  const Shape shape = parameter.value().shape();
+  const Shape& global_shape = parameter.global_shape();
+  OwnedParameter owned;
+  owned.parameter = &parameter;
+  owned.replicas = is_expert ? &grid.expert_data() : &grid.world();
+  owned.columns = shape[shape.rank() - 1];
+  const std::int64_t unit_elements = is_expert ? global_shape.row_elements() : global_shape.elements();
+  owned.unit_rows = owned.columns == 0 ? 0 : unit_elements / owned.columns;
+  owned.block_rows =
+      std::max<std::int64_t>(1, Ownership::kBlockElements / std::max<std::int64_t>(1, owned.columns));
+
+  const std::int64_t rows = owned.units() * owned.unit_rows;
+  const auto ranks = static_cast<std::int64_t>(owned.replicas->size());
+  const std::int64_t blocks = owned.units() * owned.blocks_of_unit();
+  for (std::int64_t rank = 0; rank < ranks; ++rank) {
+    // Parameters of one block go to the ranks in turn.
+    const Range dealt = partition(blocks, ranks, (rank + index) % ranks);
+    owned.rows_of_rank.push_back(sharded ? rows_of_blocks(owned, dealt) : Range{0, rows});
+  }
+  owned.mine = owned.rows_of_rank[static_cast<std::size_t>(owned.replicas->rank())];
+  return owned;
+}
+
+// Cuts one parameter into buckets of its own, or adds it to `shared` if it's small.
+void add_to_buckets(const OwnedParameter& owned, OwnerBucket& shared, std::vector<OwnerBucket>& buckets) {
+  const auto ranks = static_cast<std::int64_t>(owned.replicas->size());
+  std::int64_t longest = 0;
+  for (const Range rows : owned.rows_of_rank) longest = std::max(longest, rows.size());
+  if (longest == 0) return;
+  const std::int64_t rows_at_once = std::max<std::int64_t>(1, kBucketElements / (ranks * owned.columns));
+  for (std::int64_t done = 0; done < longest; done += rows_at_once) {
+    OwnerBucket::Item item{&owned, {}};
+    std::int64_t elements = 0;
+    for (const Range rows : owned.rows_of_rank) {
+      const std::int64_t begin = std::min(rows.begin + done, rows.end);
+      item.rows_of_rank.push_back({begin, std::min(begin + rows_at_once, rows.end)});
+      elements += item.rows_of_rank.back().size() * owned.columns;
+    }
+    std::int64_t gathered = 0;
+    for (const std::int64_t count : shared.elements_of_rank) gathered += count;
+    if (!shared.items.empty() && gathered + elements > kBucketElements) {
+      buckets.push_back(shared);
+      shared.items.clear();
+      std::ranges::fill(shared.elements_of_rank, 0);
+    }
+    for (std::size_t rank = 0; rank < item.rows_of_rank.size(); ++rank) {
+      shared.elements_of_rank[rank] += item.rows_of_rank[rank].size() * owned.columns;
+    }
+    shared.items.push_back(std::move(item));
+  }
+}
+
+}  // namespace
+
+std::int64_t OwnedParameter::units() const {
+  return parameter->sharding() == Sharding::kExpert ? parameter->local_rows().size() : 1;
+}
+
+Range OwnedParameter::block(std::int64_t unit, std::int64_t block) const {
+  const std::int64_t begin = block * block_rows;
+  return {unit * unit_rows + begin, unit * unit_rows + std::min(begin + block_rows, unit_rows)};
+}
+
+std::int64_t OwnedParameter::first_global_row() const {
+  return parameter->sharding() == Sharding::kExpert ? parameter->local_rows().begin * unit_rows : 0;
+}
+
+std::span<float> OwnedParameter::elements(TensorView tensor, Range rows) const {
+  return tensor.values<float>().subspan(static_cast<std::size_t>(rows.begin * columns),
+                                        static_cast<std::size_t>(rows.size() * columns));
+}
+
+Ownership::Ownership(const std::vector<Parameter*>& parameters, const ProcessGrid& grid, bool sharded)
+    : sharded_(sharded), grid_(&grid) {
+  parameters_.reserve(parameters.size());
+  for (Parameter* parameter : parameters) {
+    parameters_.push_back(deal(*parameter, static_cast<std::int64_t>(parameters_.size()), grid, sharded));
+  }
+}
+
+std::vector<OwnerBucket> make_owner_buckets(const Ownership& ownership) {
+  std::vector<OwnerBucket> buckets;
+  if (!ownership.sharded()) return buckets;
+  for (Communicator* group : {&ownership.grid().world(), &ownership.grid().expert_data()}) {
+    if (group->size() == 1) continue;
+    OwnerBucket shared{group, {}, std::vector<std::int64_t>(static_cast<std::size_t>(group->size()))};
+    for (const OwnedParameter& owned : ownership.parameters()) {
+      if (owned.replicas == group) add_to_buckets(owned, shared, buckets);
+    }
+    if (!shared.items.empty()) buckets.push_back(std::move(shared));
+  }
+  return buckets;
+}
+
+}  // namespace conclave
