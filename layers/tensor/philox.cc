@@ -4,6 +4,12 @@
 #include <numbers>
 
 namespace conclave {
+namespace {
+
+// The upper 24 bits, in [0, 1).
+float uniform_of(std::uint32_t bits) { return static_cast<float>(bits >> 8) * 0x1.0p-24F; }
+
+}  // namespace
 
 std::array<std::uint32_t, 4> philox4x32(std::array<std::uint32_t, 4> counter,
                                         std::array<std::uint32_t, 2> key) {
@@ -44,8 +50,11 @@ std::array<std::uint32_t, 4> RandomStream::block(std::uint64_t index) const {
 
 std::uint32_t RandomStream::bits(std::uint64_t index) const { return block(index)[0]; }
 
-float RandomStream::uniform(std::uint64_t index) const {
-  return static_cast<float>(bits(index) >> 8) * 0x1.0p-24F;
+float RandomStream::uniform(std::uint64_t index) const { return uniform_of(bits(index)); }
+
+std::array<float, 4> RandomStream::uniform4(std::uint64_t index) const {
+  const auto random = block(index);
+  return {uniform_of(random[0]), uniform_of(random[1]), uniform_of(random[2]), uniform_of(random[3])};
 }
 
 float RandomStream::normal(std::uint64_t index) const {

@@ -24,6 +24,9 @@ class RandomStream {
   std::uint32_t bits(std::uint64_t index) const;
   // Uniform in [0, 1), 24 bits.
   float uniform(std::uint64_t index) const;
+  // Four independent ones for one index; the first is uniform(index). For many numbers in a row: one draw
+  // costs as much as four.
+  std::array<float, 4> uniform4(std::uint64_t index) const;
   // Standard normal by Box-Muller, computed in double precision.
   float normal(std::uint64_t index) const;
 

@@ -4,6 +4,11 @@
 
 namespace conclave {
 
+double router_init_std(const config::Experiment& experiment) {
+  const double configured = experiment.moe().router_init_std();
+  return configured < 0 ? experiment.model().init_std() : configured;  // negative: auto
+}
+
 std::unique_ptr<Router> make_router(const config::Experiment& experiment, const std::string& name) {
   switch (experiment.moe().router()) {
     case config::Moe::softmax:

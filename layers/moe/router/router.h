@@ -41,8 +41,11 @@ class Router {
   virtual void end_step(Context& ctx) = 0;
 };
 
+// Standard deviation of a router's initial weights: moe.router_init_std, or model.init_std for auto.
+double router_init_std(const config::Experiment& experiment);
+
 // The router that moe.router names. `name` is the global prefix of its parameters ("layers.3.moe.router").
-// Weights are N(0, init_std^2).
+// Weights are N(0, router_init_std^2).
 std::unique_ptr<Router> make_router(const config::Experiment& experiment, const std::string& name);
 
 }  // namespace conclave

@@ -9,12 +9,14 @@ SoftmaxRouter::SoftmaxRouter(const config::Experiment& experiment, const std::st
     : top_k_(experiment.moe().top_k()),
       normalize_(experiment.moe().normalize_top_k()),
       routed_scale_(static_cast<float>(experiment.moe().routed_scale())),
+      jitter_(experiment, name),
       weight_(name + ".weight", {experiment.moe().experts(), experiment.model().d_model()}),
       balance_loss_(experiment.moe()) {
-  weight_.initialise_normal(experiment.run().seed(), experiment.model().init_std());
+  weight_.initialise_normal(experiment.run().seed(), router_init_std(experiment));
 }
 
 Routing SoftmaxRouter::forward(Context& ctx, ConstTensorView x, MoeStatistics& statistics) {
+  x = jitter_.forward(ctx, x);
   const std::int64_t T = x.extent(0);
   const std::int64_t E = weight_.value().extent(0);
   const TensorView probabilities = ctx.arena->allocate({T, E});
@@ -61,6 +63,7 @@ TensorView SoftmaxRouter::backward(Context& ctx, ConstTensorView dweights) {
                                .z_coefficient = saved_.balance.z_coefficient,
                                .dlogits = dlogits});
   gemm(ctx, {.a = dlogits, .b = weight_.value(), .c = dx});
+  jitter_.backward(ctx, dx);
   gemm(ctx, {.a = dlogits, .b = saved_.x, .c = weight_.gradient(), .transpose_a = true, .accumulate = true});
   return dx;
 }

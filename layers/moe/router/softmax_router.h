@@ -4,6 +4,7 @@
 #pragma once
 
 #include "layers/moe/balance_loss.h"
+#include "layers/moe/router/input_jitter.h"
 #include "layers/moe/router/router.h"
 
 namespace conclave {
@@ -23,12 +24,13 @@ class SoftmaxRouter : public Router {
   std::int64_t top_k_;
   bool normalize_;
   float routed_scale_;
+  InputJitter jitter_;
   Parameter weight_;  // W [E, D]
   BalanceLoss balance_loss_;
 
   // Of the last forward in training, in its arena.
   struct Saved {
-    ConstTensorView x;              // [T, D]
+    ConstTensorView x;              // [T, D], as the router saw it
     ConstTensorView probabilities;  // [T, E]
     ConstTensorView experts;        // [T, K]
     ConstTensorView weights;        // [T, K]
