@@ -22,6 +22,7 @@ LoadedModel load_model(const std::filesystem::path& checkpoint, const config::Ex
   loaded.model = std::make_unique<LanguageModel>(experiment, *loaded.grid);
   std::vector<ShardedTensor> tensors;
   for (const Parameter* parameter : loaded.model->parameters()) tensors.push_back(parameter->sharded());
+  for (ShardedTensor& tensor : loaded.model->state()) tensors.push_back(std::move(tensor));
   loaded.progress = load_checkpoint(world, checkpoint, tensors, LoadScope::kNamedOnly);
   return loaded;
 }

@@ -1,5 +1,6 @@
 #include "layers/moe/router/router.h"
 
+#include "layers/moe/router/sigmoid_router.h"
 #include "layers/moe/router/softmax_router.h"
 
 namespace conclave {
@@ -13,6 +14,8 @@ std::unique_ptr<Router> make_router(const config::Experiment& experiment, const 
   switch (experiment.moe().router()) {
     case config::Moe::softmax:
       return std::make_unique<SoftmaxRouter>(experiment, name);
+    case config::Moe::sigmoid:
+      return std::make_unique<SigmoidRouter>(experiment, name);
     default:
       break;
   }

@@ -9,6 +9,7 @@ SoftmaxRouter::SoftmaxRouter(const config::Experiment& experiment, const std::st
     : top_k_(experiment.moe().top_k()),
       normalize_(experiment.moe().normalize_top_k()),
       routed_scale_(static_cast<float>(experiment.moe().routed_scale())),
+      groups_{experiment.moe().expert_groups(), experiment.moe().top_groups()},
       jitter_(experiment, name),
       weight_(name + ".weight", {experiment.moe().experts(), experiment.model().d_model()}),
       balance_loss_(experiment.moe()) {
@@ -31,6 +32,7 @@ Routing SoftmaxRouter::forward(Context& ctx, ConstTensorView x, MoeStatistics& s
     softmax_top_k(ctx, {.logits = logits,
                         .normalize = normalize_,
                         .scale = routed_scale_,
+                        .groups = groups_,
                         .probabilities = probabilities,
                         .experts = experts,
                         .weights = weights,

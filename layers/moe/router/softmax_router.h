@@ -1,11 +1,14 @@
 // The softmax top-K router: logits = x W^T in fp32, p = softmax(logits), the K most probable
 // experts. Weights are the chosen p, divided by their sum with moe.normalize_top_k (Mixtral),
-// as they are without (Switch, OLMoE), times moe.routed_scale (DeepSeek-V2).
+// as they are without (Switch, OLMoE), times moe.routed_scale (DeepSeek-V2). In training moe.jitter puts
+// noise on x (Switch); with moe.expert_groups only the experts of the moe.top_groups best groups compete
+// (DeepSeek-V2).
 #pragma once
 
 #include "layers/moe/balance_loss.h"
 #include "layers/moe/router/input_jitter.h"
 #include "layers/moe/router/router.h"
+#include "layers/ops/select_top_k.h"
 
 namespace conclave {
 
@@ -24,6 +27,7 @@ class SoftmaxRouter : public Router {
   std::int64_t top_k_;
   bool normalize_;
   float routed_scale_;
+  GroupLimit groups_;
   InputJitter jitter_;
   Parameter weight_;  // W [E, D]
   BalanceLoss balance_loss_;

@@ -4,20 +4,22 @@
 
 namespace conclave {
 
-void softmax_top_k(Context&, const SoftmaxTopKArgs& args) {
+void softmax_top_k(Context& ctx, const SoftmaxTopKArgs& args) {
   check_matrix(args.logits, "logits of softmax_top_k");
   check_matrix(args.experts, "experts of softmax_top_k");
   const std::int64_t tokens = args.logits.extent(0);
   const std::int64_t experts = args.logits.extent(1);
   const std::int64_t top_k = args.experts.extent(1);
-  CONCLAVE_CHECK(1 <= top_k && top_k <= experts, "can't choose {} of {} experts", top_k, experts);
+  check_selection(experts, top_k, args.groups);
   CONCLAVE_CHECK(args.scale > 0, "softmax_top_k can't scale weights by {}", args.scale);
   check_shape(args.probabilities, {tokens, experts}, "probabilities of softmax_top_k");
   check_shape(args.experts, {tokens, top_k}, "experts of softmax_top_k");
   check_shape(args.weights, {tokens, top_k}, "weights of softmax_top_k");
   check_shape(args.log_sum_exp, {tokens}, "log_sum_exp of softmax_top_k");
   check_shape(args.entropy, {tokens}, "entropy of softmax_top_k");
-  cpu::softmax_top_k(args);
+  if (!args.groups.limits()) return cpu::softmax_top_k(args, {});
+  const Arena::Mark scratch(*ctx.arena);
+  cpu::softmax_top_k(args, allocate_group_scratch(ctx, args.groups, tokens));
 }
 
 void softmax_top_k_backward(Context&, const SoftmaxTopKBackwardArgs& args) {

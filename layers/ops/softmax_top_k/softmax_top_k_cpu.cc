@@ -8,25 +8,12 @@
 namespace conclave::cpu {
 namespace {
 
-// Insertion into the list of the best so far. Only a strictly larger logit passes another, so ties keep the
-// lower id; comparisons with NaN are false, so NaN never breaks the list.
-void choose_largest(const float* logits, std::int64_t experts, std::int64_t top_k, std::int32_t* chosen) {
-  std::int64_t count = 0;
-  for (std::int32_t expert = 0; expert < experts; ++expert) {
-    if (count == top_k) {
-      if (!(logits[expert] > logits[chosen[count - 1]])) continue;
-      --count;
-    }
-    std::int64_t place = count++;
-    for (; place > 0 && logits[expert] > logits[chosen[place - 1]]; --place)
-      chosen[place] = chosen[place - 1];
-    chosen[place] = expert;
-  }
-}
+// ln(e^a + e^b), a >= b: orders groups by the sum of two probabilities, also where those underflow.
+float log_add_exp(float a, float b) { return a + std::log1p(vector_exp(b - a)); }
 
 }  // namespace
 
-void softmax_top_k(const SoftmaxTopKArgs& args) {
+void softmax_top_k(const SoftmaxTopKArgs& args, const GroupScratch& scratch) {
   const std::int64_t tokens = args.logits.extent(0);
   const std::int64_t experts = args.logits.extent(1);
   const std::int64_t top_k = args.experts.extent(1);
@@ -36,6 +23,9 @@ void softmax_top_k(const SoftmaxTopKArgs& args) {
   float* all_weights = args.weights.data<float>();
   float* log_sum_exp = args.log_sum_exp.data<float>();
   float* entropy = args.entropy.data<float>();
+  const GroupLimit& groups = args.groups;
+  float* all_group_scores = scratch.scores.data<float>();
+  std::int32_t* all_best_groups = groups.limits() ? scratch.best.data<std::int32_t>() : nullptr;
 
 #pragma omp parallel for schedule(static)
   for (std::int64_t t = 0; t < tokens; ++t) {
@@ -43,7 +33,13 @@ void softmax_top_k(const SoftmaxTopKArgs& args) {
     float* probabilities = all_probabilities + t * experts;
     std::int32_t* chosen = all_chosen + t * top_k;
     float* weights = all_weights + t * top_k;
-    choose_largest(logits, experts, top_k, chosen);
+    if (groups.limits()) {
+      select_top_k_of_groups(logits, experts, top_k, groups, log_add_exp,
+                             all_group_scores + t * groups.groups, all_best_groups + t * groups.top_groups,
+                             chosen);
+    } else {
+      select_top_k(logits, experts, top_k, chosen);
+    }
 
     float largest = -std::numeric_limits<float>::infinity();
 #pragma omp simd reduction(max : largest)

@@ -1,0 +1,141 @@
+#include "layers/moe/router/sigmoid_router.h"
+
+#include <algorithm>
+#include <numeric>
+#include <span>
+
+#include "layers/ops/gemm/gemm.h"
+#include "layers/ops/sigmoid_top_k/sigmoid_top_k.h"
+
+namespace conclave {
+namespace {
+
+// Padding takes no expert and adds nothing to any sum.
+void clear_padding(const Context& ctx, TensorView probabilities, TensorView experts, TensorView weights,
+                   TensorView log_sum_exp, TensorView entropy) {
+  if (ctx.padding.elements() == 0) return;
+  for (std::int64_t t = 0; t < experts.extent(0); ++t) {
+    if (!ctx.is_padding(t)) continue;
+    std::ranges::fill(probabilities.rows(t, t + 1).values<float>(), 0.0F);
+    std::ranges::fill(experts.rows(t, t + 1).values<std::int32_t>(), kNoExpert);
+    std::ranges::fill(weights.rows(t, t + 1).values<float>(), 0.0F);
+    std::ranges::fill(log_sum_exp.rows(t, t + 1).values<float>(), 0.0F);
+    std::ranges::fill(entropy.rows(t, t + 1).values<float>(), 0.0F);
+  }
+}
+
+int sign(std::int64_t value) { return value > 0 ? 1 : value < 0 ? -1 : 0; }
+
+}  // namespace
+
+SigmoidRouter::SigmoidRouter(const config::Experiment& experiment, const std::string& name)
+    : top_k_(experiment.moe().top_k()),
+      normalize_(experiment.moe().normalize_top_k()),
+      routed_scale_(static_cast<float>(experiment.moe().routed_scale())),
+      groups_{experiment.moe().expert_groups(), experiment.moe().top_groups()},
+      bias_update_rate_(experiment.moe().bias_update_rate()),
+      jitter_(experiment, name),
+      weight_(name + ".weight", {experiment.moe().experts(), experiment.model().d_model()}),
+      bias_name_(name + ".bias"),
+      bias_({experiment.moe().experts()}, DType::kFloat32),
+      balance_loss_(experiment.moe()),
+      chosen_this_step_(static_cast<std::size_t>(experiment.moe().experts()), 0) {
+  weight_.initialise_normal(experiment.run().seed(), router_init_std(experiment));
+}
+
+Routing SigmoidRouter::forward(Context& ctx, ConstTensorView x, MoeStatistics& statistics) {
+  x = jitter_.forward(ctx, x);
+  const std::int64_t T = x.extent(0);
+  const std::int64_t E = weight_.value().extent(0);
+  const TensorView logits = ctx.arena->allocate({T, E});
+  const TensorView probabilities = ctx.arena->allocate({T, E});
+  const TensorView experts = ctx.arena->allocate({T, top_k_}, DType::kInt32);
+  const TensorView weights = ctx.arena->allocate({T, top_k_});
+  const TensorView log_sum_exp = ctx.arena->allocate({T});
+  {
+    const Arena::Mark scratch(*ctx.arena);
+    const TensorView entropy = ctx.arena->allocate({T});
+    gemm(ctx, {.a = x, .b = weight_.value(), .c = logits, .transpose_b = true});
+    sigmoid_top_k(ctx, {.logits = logits,
+                        .bias = bias_.view(),
+                        .normalize = normalize_,
+                        .scale = routed_scale_,
+                        .groups = groups_,
+                        .probabilities = probabilities,
+                        .experts = experts,
+                        .weights = weights,
+                        .log_sum_exp = log_sum_exp,
+                        .entropy = entropy});
+    clear_padding(ctx, probabilities, experts, weights, log_sum_exp, entropy);
+    for (const float value : entropy.values<float>()) statistics.router_entropy_sum += value;
+  }
+  if (ctx.training) {
+    count_choices(ctx, experts);
+    saved_ = {x,
+              logits,
+              probabilities,
+              experts,
+              weights,
+              log_sum_exp,
+              balance_loss_.forward(ctx, probabilities, experts, log_sum_exp, statistics)};
+  }
+  return {experts, weights};
+}
+
+TensorView SigmoidRouter::backward(Context& ctx, ConstTensorView dweights) {
+  const TensorView dx = ctx.arena->allocate(saved_.x.shape());
+
+  const Arena::Mark scratch(*ctx.arena);
+  const TensorView dlogits = ctx.arena->allocate(saved_.logits.shape());
+  sigmoid_top_k_backward(ctx, {.logits = saved_.logits,
+                               .probabilities = saved_.probabilities,
+                               .experts = saved_.experts,
+                               .weights = saved_.weights,
+                               .log_sum_exp = saved_.log_sum_exp,
+                               .normalize = normalize_,
+                               .scale = routed_scale_,
+                               .dweights = dweights,
+                               .dprobabilities = saved_.balance.dprobabilities,
+                               .z_coefficient = saved_.balance.z_coefficient,
+                               .dlogits = dlogits});
+  gemm(ctx, {.a = dlogits, .b = weight_.value(), .c = dx});
+  jitter_.backward(ctx, dx);
+  gemm(ctx, {.a = dlogits, .b = saved_.x, .c = weight_.gradient(), .transpose_a = true, .accumulate = true});
+  return dx;
+}
+
+void SigmoidRouter::collect_parameters(std::vector<Parameter*>& parameters) {
+  parameters.push_back(&weight_);
+}
+
+void SigmoidRouter::collect_state(std::vector<ShardedTensor>& state) {
+  const Shape shape = bias_.view().shape();
+  state.push_back({bias_name_, shape, Sharding::kReplicated, {0, shape[0]}, bias_.view()});
+}
+
+void SigmoidRouter::count_choices(const Context& ctx, ConstTensorView experts) {
+  // A step that was skipped never came to its end: its counts are forgotten here.
+  if (ctx.batch.micro_step == 0) std::ranges::fill(chosen_this_step_, 0);
+  for (const std::int32_t expert : experts.values<std::int32_t>()) {
+    if (expert != kNoExpert) ++chosen_this_step_[static_cast<std::size_t>(expert)];
+  }
+}
+
+void SigmoidRouter::end_step(Context& ctx) {
+  if (bias_update_rate_ == 0) return;
+  const std::span<std::int64_t> chosen(chosen_this_step_);
+  ctx.grid->world().all_reduce(buffer_view(chosen)).wait();
+
+  const auto experts = static_cast<std::int64_t>(chosen.size());
+  const std::int64_t all = std::accumulate(chosen.begin(), chosen.end(), std::int64_t{0});
+  const std::span<float> bias = bias_.view().values<float>();
+  double mean = 0;
+  for (std::size_t e = 0; e < chosen.size(); ++e) {
+    // Exactly the sign of mean(c) - c[e].
+    bias[e] += static_cast<float>(bias_update_rate_ * sign(all - experts * chosen[e]));
+    mean += bias[e] / static_cast<double>(experts);
+  }
+  for (float& value : bias) value = static_cast<float>(value - mean);
+}
+
+}  // namespace conclave

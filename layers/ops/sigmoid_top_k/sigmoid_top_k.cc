@@ -1,0 +1,47 @@
+#include "layers/ops/sigmoid_top_k/sigmoid_top_k.h"
+
+#include "layers/ops/check_shape.h"
+
+namespace conclave {
+
+void sigmoid_top_k(Context& ctx, const SigmoidTopKArgs& args) {
+  check_matrix(args.logits, "logits of sigmoid_top_k");
+  check_matrix(args.experts, "experts of sigmoid_top_k");
+  const std::int64_t tokens = args.logits.extent(0);
+  const std::int64_t experts = args.logits.extent(1);
+  const std::int64_t top_k = args.experts.extent(1);
+  check_selection(experts, top_k, args.groups);
+  CONCLAVE_CHECK(args.scale > 0, "sigmoid_top_k can't scale weights by {}", args.scale);
+  check_shape(args.bias, {experts}, "bias of sigmoid_top_k");
+  check_shape(args.probabilities, {tokens, experts}, "probabilities of sigmoid_top_k");
+  check_shape(args.experts, {tokens, top_k}, "experts of sigmoid_top_k");
+  check_shape(args.weights, {tokens, top_k}, "weights of sigmoid_top_k");
+  check_shape(args.log_sum_exp, {tokens}, "log_sum_exp of sigmoid_top_k");
+  check_shape(args.entropy, {tokens}, "entropy of sigmoid_top_k");
+  if (!args.groups.limits()) return cpu::sigmoid_top_k(args, {});
+  const Arena::Mark scratch(*ctx.arena);
+  cpu::sigmoid_top_k(args, allocate_group_scratch(ctx, args.groups, tokens));
+}
+
+void sigmoid_top_k_backward(Context&, const SigmoidTopKBackwardArgs& args) {
+  check_matrix(args.probabilities, "probabilities of sigmoid_top_k_backward");
+  check_matrix(args.experts, "experts of sigmoid_top_k_backward");
+  const std::int64_t tokens = args.probabilities.extent(0);
+  const std::int64_t experts = args.probabilities.extent(1);
+  const std::int64_t top_k = args.experts.extent(1);
+  check_shape(args.logits, {tokens, experts}, "logits of sigmoid_top_k_backward");
+  check_shape(args.experts, {tokens, top_k}, "experts of sigmoid_top_k_backward");
+  check_shape(args.weights, {tokens, top_k}, "weights of sigmoid_top_k_backward");
+  check_shape(args.log_sum_exp, {tokens}, "log_sum_exp of sigmoid_top_k_backward");
+  check_shape(args.dweights, {tokens, top_k}, "dweights of sigmoid_top_k_backward");
+  check_shape(args.dlogits, {tokens, experts}, "dlogits of sigmoid_top_k_backward");
+  if (args.dprobabilities.elements() > 0) {
+    const std::int64_t groups = args.dprobabilities.extent(0);
+    check_shape(args.dprobabilities, {groups, experts}, "dprobabilities of sigmoid_top_k_backward");
+    CONCLAVE_CHECK(tokens % groups == 0, "{} rows of dprobabilities can't share {} tokens evenly", groups,
+                   tokens);
+  }
+  cpu::sigmoid_top_k_backward(args);
+}
+
+}  // namespace conclave
