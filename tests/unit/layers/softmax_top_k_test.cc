@@ -6,6 +6,8 @@
 #include <span>
 
 #include "layers/tensor/philox.h"
+#include "tests/support/operator_test.h"
+#include "tests/support/reference/sigmoid_top_k.h"
 #include "tests/support/reference/softmax_top_k.h"
 
 namespace conclave {
@@ -26,20 +28,25 @@ std::vector<float> random_values(std::uint64_t seed, std::int64_t count, double 
 
 // The operator's results for logits [T, E].
 struct Forward {
-  Forward(std::vector<float> values, std::int64_t expert_count, std::int64_t k, bool normalized)
+  Forward(std::vector<float> values, std::int64_t expert_count, std::int64_t k, bool normalized,
+          float factor = 1, const GroupLimit& limit = {})
       : logits(std::move(values)),
         E(expert_count),
         K(k),
         T(static_cast<std::int64_t>(logits.size()) / E),
         normalize(normalized),
+        scale(factor),
+        groups(limit),
         probabilities(logits.size(), -1),
         experts(static_cast<std::size_t>(T * K), -1),
         weights(static_cast<std::size_t>(T * K), -1),
         log_sum_exp(static_cast<std::size_t>(T), -1),
         entropy(static_cast<std::size_t>(T), -1) {
-    Context ctx;
+    test::LocalContext ctx;
     softmax_top_k(ctx, {.logits = tensor_view(std::span<const float>(logits), {T, E}),
                         .normalize = normalize,
+                        .scale = scale,
+                        .groups = groups,
                         .probabilities = tensor_view(std::span(probabilities), {T, E}),
                         .experts = tensor_view(std::span(experts), {T, K}),
                         .weights = tensor_view(std::span(weights), {T, K}),
@@ -51,15 +58,16 @@ struct Forward {
   std::vector<float> backward(const std::vector<float>& dweights, const std::vector<float>& dprobabilities,
                               float z_coefficient) const {
     std::vector<float> dlogits(logits.size(), kInfinity);
-    const std::int64_t groups = static_cast<std::int64_t>(dprobabilities.size()) / E;
+    const std::int64_t rows = static_cast<std::int64_t>(dprobabilities.size()) / E;
     Context ctx;
     softmax_top_k_backward(ctx, {.probabilities = tensor_view(std::span(probabilities), {T, E}),
                                  .experts = tensor_view(std::span(experts), {T, K}),
                                  .weights = tensor_view(std::span(weights), {T, K}),
                                  .log_sum_exp = tensor_view(std::span(log_sum_exp), {T}),
                                  .normalize = normalize,
+                                 .scale = scale,
                                  .dweights = tensor_view(std::span(dweights), {T, K}),
-                                 .dprobabilities = tensor_view(std::span(dprobabilities), {groups, E}),
+                                 .dprobabilities = tensor_view(std::span(dprobabilities), {rows, E}),
                                  .z_coefficient = z_coefficient,
                                  .dlogits = tensor_view(std::span(dlogits), {T, E})});
     return dlogits;
@@ -81,6 +89,8 @@ struct Forward {
   std::int64_t K;
   std::int64_t T;
   bool normalize;
+  float scale;
+  GroupLimit groups;
   std::vector<float> probabilities;
   std::vector<std::int32_t> experts;
   std::vector<float> weights;
@@ -99,7 +109,11 @@ void for_each_case(Check check) {
           for (const double scale : {0.1, 3.0, 20.0}) {
             SCOPED_TRACE(fmt::format("T {} E {} K {} normalize {} scale {}", T, E, K, normalize, scale));
             ++seed;
-            check(Forward(random_values(seed, T * E, scale), E, K, normalize), seed);
+            // 12 of 33 experts compete in every other case.
+            const GroupLimit groups = E == 33 && K < E && seed % 2 == 0 ? GroupLimit{11, 4} : GroupLimit{};
+            check(Forward(random_values(seed, T * E, scale), E, K, normalize, seed % 3 == 0 ? 1.0F : 2.5F,
+                          groups),
+                  seed);
           }
       }
 }
@@ -108,7 +122,10 @@ TEST(SoftmaxTopK, MatchesReference) {
   for_each_case([](const Forward& op, std::uint64_t) {
     for (std::int64_t t = 0; t < op.T; ++t) {
       const std::vector<double> logits = op.row(t);
-      const auto chosen = test::reference_top_k(logits, op.K);
+      std::vector<double> exponentials;
+      for (const double logit : logits) exponentials.push_back(std::exp(logit));
+      const auto chosen =
+          test::reference_top_k_of_groups(exponentials, op.K, op.groups.groups, op.groups.top_groups);
       ASSERT_EQ(op.chosen(t), chosen);
       const auto wanted = test::reference_softmax_top_k(logits, chosen, op.normalize);
       const SoftmaxErrors errors = op.errors(t);
@@ -121,8 +138,10 @@ TEST(SoftmaxTopK, MatchesReference) {
                     p * errors.probability() + SoftmaxErrors::underflow());
       }
       for (std::size_t k = 0; k < chosen.size(); ++k) {
-        EXPECT_NEAR(op.weights[static_cast<std::size_t>(t * op.K) + k], wanted.weights[k],
-                    wanted.weights[k] * errors.probability() + SoftmaxErrors::underflow());
+        const double weight = op.scale * wanted.weights[k];
+        EXPECT_NEAR(
+            op.weights[static_cast<std::size_t>(t * op.K) + k], weight,
+            weight * (errors.probability() + SoftmaxErrors::unit()) + op.scale * SoftmaxErrors::underflow());
       }
       EXPECT_NEAR(op.log_sum_exp[static_cast<std::size_t>(t)], wanted.log_sum_exp,
                   errors.log_sum_exp(largest));
@@ -142,7 +161,7 @@ struct LogitGradient {
 };
 
 LogitGradient reference_gradient(const std::vector<double>& logits, const std::vector<std::int32_t>& chosen,
-                                 bool normalize, std::span<const float> dweights,
+                                 bool normalize, double scale, std::span<const float> dweights,
                                  std::span<const float> dprobabilities, double z) {
   constexpr double kStep = 1e-40;
   LogitGradient gradient;
@@ -154,8 +173,8 @@ LogitGradient reference_gradient(const std::vector<double>& logits, const std::v
     double mean_dweight = 0;
     double mean_dprobability = 0;
     for (std::size_t k = 0; k < chosen.size(); ++k) {
-      loss += static_cast<double>(dweights[k]) * result.weights[k];
-      mean_dweight += std::abs(dweights[k]) * result.weights[k].real();
+      loss += scale * static_cast<double>(dweights[k]) * result.weights[k];
+      mean_dweight += scale * std::abs(dweights[k]) * result.weights[k].real();
     }
     for (std::size_t other = 0; other < dprobabilities.size(); ++other) {
       loss += static_cast<double>(dprobabilities[other]) * result.probabilities[other];
@@ -168,8 +187,8 @@ LogitGradient reference_gradient(const std::vector<double>& logits, const std::v
     double magnitude = result.probabilities[e].real() * coefficient;
     for (std::size_t k = 0; k < chosen.size(); ++k) {
       if (chosen[k] != static_cast<std::int32_t>(e)) continue;
-      magnitude += result.weights[k].real() * (std::abs(dweights[k]) + mean_dweight);
-      coefficient += std::abs(dweights[k]) + mean_dweight;
+      magnitude += result.weights[k].real() * (scale * std::abs(dweights[k]) + mean_dweight);
+      coefficient += scale * std::abs(dweights[k]) + mean_dweight;
     }
     gradient.coefficient.push_back(coefficient);
     gradient.magnitude.push_back(magnitude);
@@ -194,12 +213,12 @@ TEST(SoftmaxTopK, BackwardMatchesComplexStep) {
         const auto dweight =
             std::span(dweights).subspan(static_cast<std::size_t>(t * op.K), static_cast<std::size_t>(op.K));
         const LogitGradient wanted =
-            reference_gradient(op.row(t), op.chosen(t), op.normalize, dweight, dprobability, z);
-        // A term holds up to three of p and w; sums over E and K, and five more operations. log_sum_exp has
+            reference_gradient(op.row(t), op.chosen(t), op.normalize, op.scale, dweight, dprobability, z);
+        // A term holds up to three of p and w; sums over E and K, and seven more operations. log_sum_exp has
         // an absolute error.
         const SoftmaxErrors errors = op.errors(t);
         const double relative =
-            3 * errors.probability() + SoftmaxErrors::unit() * static_cast<double>(op.E + op.K + 5);
+            3 * errors.probability() + SoftmaxErrors::unit() * static_cast<double>(op.E + op.K + 7);
         const double largest = std::ranges::max(op.row(t));
         for (std::size_t e = 0; e < wanted.value.size(); ++e) {
           const std::size_t at = static_cast<std::size_t>(t * op.E) + e;
@@ -211,6 +230,47 @@ TEST(SoftmaxTopK, BackwardMatchesComplexStep) {
       }
     }
   });
+}
+
+// Powers of two round nothing: all that a scale does is multiply the weights and their gradients.
+TEST(SoftmaxTopK, TheScaleMultipliesWeightsAndTheirGradients) {
+  for (const bool normalize : {false, true}) {
+    const std::vector<float> logits = random_values(1, 5 * 7, 2);
+    const Forward plain(logits, 7, 3, normalize);
+    const Forward scaled(logits, 7, 3, normalize, 4);
+    EXPECT_EQ(scaled.probabilities, plain.probabilities);
+    EXPECT_EQ(scaled.experts, plain.experts);
+    const auto times_four = [](std::vector<float> values) {
+      for (float& value : values) value *= 4;
+      return values;
+    };
+    EXPECT_EQ(scaled.weights, times_four(plain.weights));
+    const std::vector<float> dweights = random_values(2, 5 * 3, 1);
+    EXPECT_EQ(scaled.backward(dweights, {}, 0), times_four(plain.backward(dweights, {}, 0)));
+    // Without a scale a weight that isn't normalised is the probability itself, to the last bit.
+    for (std::size_t i = 0; !normalize && i < plain.weights.size(); ++i) {
+      EXPECT_EQ(plain.weights[i],
+                plain.probabilities[i / 3 * 7 + static_cast<std::size_t>(plain.experts[i])]);
+    }
+  }
+}
+
+// Group 0 has the most probable expert, group 1 the most probable pair.
+TEST(SoftmaxTopK, AGroupIsAsGoodAsItsTwoBest) {
+  const std::vector<float> logits{3, -3, -3, 2.5F, 2.5F, -3};
+  const auto chosen = [](const std::vector<float>& values, std::int64_t groups, std::int64_t top_groups) {
+    return Forward(values, 6, 2, true, 1, {groups, top_groups}).experts;
+  };
+  EXPECT_EQ(chosen(logits, 2, 1), (std::vector<std::int32_t>{3, 4}));
+  EXPECT_EQ(chosen(logits, 2, 2), (std::vector<std::int32_t>{0, 3}));
+  EXPECT_EQ(chosen(logits, 6, 3), (std::vector<std::int32_t>{0, 3}));
+  EXPECT_EQ(chosen(std::vector<float>(6, 1.0F), 3, 1), (std::vector<std::int32_t>{0, 1}));
+  // The same where no fp32 probability is left, and where a group has no possible expert.
+  EXPECT_EQ(chosen({-300, -300, 0, 0, -301, -301}, 3, 2), (std::vector<std::int32_t>{2, 3}));
+  EXPECT_EQ(Forward({-300, -300, 0, 0, -301, -301}, 6, 4, true, 1, {3, 2}).experts,
+            (std::vector<std::int32_t>{2, 3, 0, 1}));
+  EXPECT_EQ(chosen({-kInfinity, -kInfinity, -kInfinity, -kInfinity, -9, -kInfinity}, 3, 1),
+            (std::vector<std::int32_t>{4, 5}));
 }
 
 TEST(SoftmaxTopK, TiesGoToTheLowerExpert) {
@@ -275,6 +335,8 @@ TEST(SoftmaxTopK, TakesZeroTokens) {
 TEST(SoftmaxTopK, RefusesShapesThatDoNotFit) {
   EXPECT_THROW(Forward({1, 2}, 2, 3, true), Error);
   EXPECT_THROW(Forward({1, 2}, 2, 0, true), Error);
+  EXPECT_THROW(Forward({1, 2}, 2, 2, true, 1, {2, 1}), Error);  // one expert competes
+  EXPECT_THROW(Forward({1, 2}, 2, 1, true, -1), Error);
   const Forward op({1, 2, 3, 4, 5, 6}, 2, 1, true);
   EXPECT_THROW(op.backward({1, 1, 1}, {1, 1, 1, 1}, 0), Error);  // 2 rows for 3 tokens
 }
