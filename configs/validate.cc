@@ -81,6 +81,66 @@ void check_experts(const Experiment& experiment, std::vector<Violation>& broken)
   }
 }
 
+// The values of `from` to `to` as a list of what works.
+std::string from_to(std::int64_t from, std::int64_t to) {
+  return from == to ? std::to_string(from) : fmt::format("from {} to {}", from, to);
+}
+
+void check_expert_groups(const Experiment& experiment, std::vector<Violation>& broken) {
+  const Moe& moe = experiment.moe();
+  const std::int64_t groups = moe.expert_groups();
+  if (moe.experts() == 0) return;
+  const bool takes_groups =
+      moe.router() == Moe::softmax || moe.router() == Moe::sigmoid || moe.router() == Moe::hierarchical;
+  if (groups > 1 && !takes_groups) {
+    broken.push_back(
+        {{"moe.expert_groups", "moe.router"},
+         fmt::format(
+             "moe.expert_groups: {} groups are nothing to moe.router: {}; valid: moe.expert_groups=1, "
+             "or moe.router=softmax, sigmoid or hierarchical",
+             groups, Moe::Router_Name(moe.router()))});
+    return;
+  }
+  if (moe.router() == Moe::hierarchical) return;  // chooses in groups by rules of its own
+  if (moe.experts() % groups != 0) {
+    broken.push_back({{"moe.expert_groups", "moe.experts"},
+                      fmt::format("moe.expert_groups: {} does not divide moe.experts, {}; valid: {}", groups,
+                                  moe.experts(), one_of(divisors(moe.experts(), moe.experts())))});
+    return;
+  }
+  if (moe.top_groups() > groups) {
+    broken.push_back({{"moe.top_groups", "moe.expert_groups"},
+                      fmt::format("moe.top_groups: {} is more than moe.expert_groups, {}; valid: "
+                                  "moe.top_groups {}, or moe.expert_groups of at least {}",
+                                  moe.top_groups(), groups, from_to(1, groups), moe.top_groups())});
+    return;
+  }
+  const std::int64_t group_size = moe.experts() / groups;
+  const std::int64_t needed = (moe.top_k() + group_size - 1) / group_size;
+  if (moe.top_groups() < needed && moe.top_k() <= moe.experts()) {
+    broken.push_back(
+        {{"moe.top_groups", "moe.top_k", "moe.expert_groups"},
+         fmt::format("moe.top_groups: {} of {} groups hold {} experts, fewer than moe.top_k, {}; valid: "
+                     "moe.top_groups {}, or moe.top_k {}",
+                     moe.top_groups(), groups, moe.top_groups() * group_size, moe.top_k(),
+                     from_to(needed, groups), from_to(1, moe.top_groups() * group_size))});
+  }
+}
+
+// Keys that only the sigmoid router reads: set for another one, they would be silently nothing.
+void check_sigmoid_keys(const Experiment& experiment, std::vector<Violation>& broken) {
+  const Moe& moe = experiment.moe();
+  const auto is_sigmoid = [](const auto& holder) { return holder.router() == Moe::sigmoid; };
+  if (moe.experts() == 0 || is_sigmoid(moe) || std::ranges::any_of(moe.layers(), is_sigmoid)) return;
+  const double unset = Moe::default_instance().bias_update_rate();
+  if (moe.bias_update_rate() != unset) {
+    broken.push_back({{"moe.bias_update_rate", "moe.router"},
+                      fmt::format("moe.bias_update_rate: {} is nothing to moe.router: {}, which has no bias; "
+                                  "valid: moe.router=sigmoid, or moe.bias_update_rate={}",
+                                  moe.bias_update_rate(), Moe::Router_Name(moe.router()), unset)});
+  }
+}
+
 void check_vocabulary(const Experiment& experiment, std::vector<Violation>& broken) {
   const std::int64_t vocab_size = experiment.model().vocab_size();
   const bool is_bytes = experiment.data().tokenizer() == Data::bytes;
@@ -157,6 +217,8 @@ std::vector<Violation> violations(const Experiment& experiment) {
   std::vector<Violation> broken;
   check_heads(experiment, broken);
   check_experts(experiment, broken);
+  check_expert_groups(experiment, broken);
+  check_sigmoid_keys(experiment, broken);
   check_vocabulary(experiment, broken);
   check_sources(experiment, broken);
   check_optimization(experiment, broken);

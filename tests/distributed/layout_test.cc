@@ -1,6 +1,6 @@
 // ranks: 1 2 3 4
 // The same experiment on every layout of these ranks and on one rank alone: losses,
-// gradient norms and all gradients.
+// gradient norms, all gradients and the state of the routers.
 //
 // Every rank also trains the one-rank reference by itself, in a world of one, and compares its own shards
 // with it. The bound is the error of the arithmetic itself: fp32 rounding is amplified from step to step by
@@ -69,6 +69,16 @@ Deviation deviation(const Trainer& run, const StepResult& result, const Trainer&
   return deviation;
 }
 
+// What routers keep beside their weights. It is made of counts: the same to the last bit.
+std::vector<float> router_state(Trainer& trainer) {
+  std::vector<float> all;
+  for (const ShardedTensor& tensor : trainer.model.state()) {
+    const std::span<const float> values = ConstTensorView(tensor.local).values<float>();
+    all.insert(all.end(), values.begin(), values.end());
+  }
+  return all;
+}
+
 // Moves every weight by one unit in the last place, up or down.
 void perturb(Trainer& trainer) {
   for (Parameter* parameter : trainer.model.parameters()) {
@@ -129,12 +139,14 @@ TEST_P(LayoutTest, TrainsTheSame) {
       EXPECT_LE(actual.loss, kRoundings * (amplified.loss + kUnit));
       EXPECT_LE(actual.norm, kRoundings * (amplified.norm + kUnit));
       EXPECT_LE(actual.gradient, kRoundings * (amplified.gradient + kUnit));
+      EXPECT_EQ(router_state(*layout.trainer), router_state(reference));
     }
   }
 }
 
 INSTANTIATE_TEST_SUITE_P(Variants, LayoutTest,
-                         testing::Values("", "untied", "shared", "top1", "top_all", "dense_every_second"),
+                         testing::Values("", "untied", "shared", "top_all", "dense_every_second", "switch",
+                                         "sigmoid", "groups"),
                          [](const auto& variant) {
                            return std::string(variant.param).empty() ? std::string("base")
                                                                      : std::string(variant.param);

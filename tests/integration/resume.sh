@@ -1,9 +1,11 @@
 #!/usr/bin/env bash
-# 20 steps equal 10, a stop and 10 more, bit for bit, and two equal runs are equal. Two micro-batches a step.
+# 20 steps equal 10, a stop and 10 more, bit for bit, and two equal runs are equal. Two micro-batches a step, and a
+# router that has what may get lost on the way: a bias that moves from step to step, and noise drawn by step.
 # usage: resume.sh BINARY SOURCE_DIR RANKS
 source "${BASH_SOURCE%/*}/common.sh"
 
-batch=(train.micro_batch=2 "train.global_batch=$(( 4 * ranks ))")
+batch=(train.micro_batch=2 "train.global_batch=$(( 4 * ranks ))"
+       moe.router=sigmoid moe.bias_update_rate=0.05 moe.jitter=0.1)
 
 train 0 straight "${batch[@]}"
 says "in 2 micro-batches of at most 2 a rank"
@@ -13,9 +15,15 @@ same_state straight again 20
 train 75 resumed "${batch[@]}" train.stop_after=10
 says "train.stop_after=10 was reached; the same command continues"
 [[ -d resumed/checkpoints/step_000010 ]] || fail "no checkpoint of step 10"
+grep --quiet --text --fixed-strings layers.1.moe.router.bias resumed/checkpoints/step_000010/*.safetensors ||
+  fail "the checkpoint has no bias"
 train 0 resumed "${batch[@]}"
 says "resumed from resumed/checkpoints/step_000010, step 10"
 same_state straight resumed 20
+
+# The bias is part of the model: without it other experts would be chosen.
+expect 0 "$binary" eval straight
+says "$(metric straight evaluation bits_per_byte | tail -n 1 | awk '{ printf "%.3f", $2 }')"
 
 # Another seed must make another run, or the comparison sees nothing.
 train 0 other "${batch[@]}" run.seed=43

@@ -61,6 +61,21 @@ void apply(config::Experiment& experiment, const std::string& variant) {
     moe.set_top_k(1);
     moe.set_normalize_top_k(false);
   }
+  if (variant == "switch") {
+    moe.set_top_k(1);
+    moe.set_normalize_top_k(false);
+    moe.set_jitter(0.1);
+  }
+  if (variant == "sigmoid") {
+    moe.set_router(config::Moe::sigmoid);
+    moe.set_bias_update_rate(0.02);
+    moe.set_routed_scale(1.5);
+  }
+  if (variant == "groups") {
+    moe.set_experts(6);
+    moe.set_expert_groups(3);
+    moe.set_top_groups(2);
+  }
   if (variant == "top_all") moe.set_top_k(moe.experts());
   if (variant == "dense_every_second") moe.set_every(2);
 }

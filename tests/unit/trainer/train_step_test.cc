@@ -114,6 +114,28 @@ TEST_F(TrainStepTest, GradientsDoNotDependOnTheMicroBatch) {
   }
 }
 
+// Counts have no rounding: the bias of a router is the same to the last bit.
+TEST_F(TrainStepTest, RouterStateDoesNotDependOnTheMicroBatch) {
+  test::apply(experiment_, "sigmoid");
+  experiment_.mutable_moe()->set_capacity_factor(0);
+  experiment_.mutable_moe()->set_balance_scope(config::Moe::sequence);
+  std::vector<std::vector<float>> biases;
+  for (const std::int64_t micro_batch : {4, 2, 1}) {  // 1, 2 and 4 micro-batches
+    experiment_.mutable_train()->set_micro_batch(micro_batch);
+    Trainer trainer(experiment_, *alone_);
+    for (std::int64_t step = 0; step < 4; ++step) train_step(trainer, step);
+    biases.emplace_back();
+    for (const ShardedTensor& tensor : trainer.model.state()) {
+      const std::vector<float> bias = copy_of(tensor.local);
+      biases.back().insert(biases.back().end(), bias.begin(), bias.end());
+    }
+  }
+  EXPECT_EQ(biases[0].size(), 2U * 4U);  // layers, experts
+  EXPECT_GT(norm_of(biases[0]), 0);
+  EXPECT_EQ(biases[1], biases[0]);
+  EXPECT_EQ(biases[2], biases[0]);
+}
+
 TEST_F(TrainStepTest, AllocatesNoActivationsAfterTheSecondStep) {
   Trainer trainer(experiment_, *alone_);
   train_step(trainer, 0);
