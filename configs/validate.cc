@@ -116,14 +116,15 @@ void check_expert_groups(const Experiment& experiment, std::vector<Violation>& b
     return;
   }
   const std::int64_t group_size = moe.experts() / groups;
+  const std::int64_t held = moe.top_groups() * group_size;
   const std::int64_t needed = (moe.top_k() + group_size - 1) / group_size;
   if (moe.top_groups() < needed && moe.top_k() <= moe.experts()) {
     broken.push_back(
         {{"moe.top_groups", "moe.top_k", "moe.expert_groups"},
-         fmt::format("moe.top_groups: {} of {} groups hold {} experts, fewer than moe.top_k, {}; valid: "
+         fmt::format("moe.top_groups: {} of {} groups hold {} expert{}, fewer than moe.top_k, {}; valid: "
                      "moe.top_groups {}, or moe.top_k {}",
-                     moe.top_groups(), groups, moe.top_groups() * group_size, moe.top_k(),
-                     from_to(needed, groups), from_to(1, moe.top_groups() * group_size))});
+                     moe.top_groups(), groups, held, held == 1 ? "" : "s", moe.top_k(),
+                     from_to(needed, groups), from_to(1, held))});
   }
 }
 

@@ -39,27 +39,27 @@ INSTANTIATE_TEST_SUITE_P(
             "run.yaml:3:17: moe.every: 5 is more than model.layers, 4, which leaves no MoE layer; valid: "
             "moe.every from 1 to 4, or moe.experts=0 for a dense model"},
         BrokenRule{kSource + "moe: {experts: 6, expert_groups: 4}\n",
-                   "run.yaml:2:19: moe.expert_groups: 4 does not divide moe.experts, 6; valid: 1, 2, 3 or 6"},
+                   "run.yaml:2:34: moe.expert_groups: 4 does not divide moe.experts, 6; valid: 1, 2, 3 or 6"},
         BrokenRule{
             kSource + "moe: {experts: 6, expert_groups: 3, top_groups: 4}\n",
-            "run.yaml:2:37: moe.top_groups: 4 is more than moe.expert_groups, 3; valid: moe.top_groups "
+            "run.yaml:2:49: moe.top_groups: 4 is more than moe.expert_groups, 3; valid: moe.top_groups "
             "from 1 to 3, or moe.expert_groups of at least 4"},
         BrokenRule{
             kSource + "moe: {experts: 6, top_groups: 2}\n",
-            "run.yaml:2:19: moe.top_groups: 2 is more than moe.expert_groups, 1; valid: moe.top_groups "
+            "run.yaml:2:31: moe.top_groups: 2 is more than moe.expert_groups, 1; valid: moe.top_groups "
             "1, or moe.expert_groups of at least 2"},
         BrokenRule{kSource + "moe: {experts: 6, expert_groups: 3, top_k: 3}\n",
-                   "run.yaml:2:37: moe.top_groups: 1 of 3 groups hold 2 experts, fewer than moe.top_k, 3; "
+                   "run.yaml:2:44: moe.top_groups: 1 of 3 groups hold 2 experts, fewer than moe.top_k, 3; "
                    "valid: moe.top_groups from 2 to 3, or moe.top_k from 1 to 2"},
         BrokenRule{kSource + "moe: {experts: 6, expert_groups: 6, top_k: 6, router: sigmoid}\n",
-                   "run.yaml:2:37: moe.top_groups: 1 of 6 groups hold 1 experts, fewer than moe.top_k, 6; "
+                   "run.yaml:2:44: moe.top_groups: 1 of 6 groups hold 1 expert, fewer than moe.top_k, 6; "
                    "valid: moe.top_groups 6, or moe.top_k 1"},
         BrokenRule{kSource + "moe: {experts: 6, expert_groups: 3, router: gshard}\n",
-                   "run.yaml:2:19: moe.expert_groups: 3 groups are nothing to moe.router: gshard; valid: "
+                   "run.yaml:2:45: moe.expert_groups: 3 groups are nothing to moe.router: gshard; valid: "
                    "moe.expert_groups=1, or moe.router=softmax, sigmoid or hierarchical"},
         BrokenRule{
             kSource + "moe: {experts: 6, bias_update_rate: 0.01}\n",
-            "run.yaml:2:19: moe.bias_update_rate: 0.01 is nothing to moe.router: softmax, which has no "
+            "run.yaml:2:37: moe.bias_update_rate: 0.01 is nothing to moe.router: softmax, which has no "
             "bias; valid: moe.router=sigmoid, or moe.bias_update_rate=0.001"},
         BrokenRule{kSource + "model: {heads: 6, kv_heads: 4, head_dim: 8}\n",
                    "run.yaml:2:29: model.kv_heads: 4 does not divide model.heads, 6; valid: 1, 2, 3 or 6"},
