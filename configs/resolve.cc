@@ -12,7 +12,8 @@ void resolve(Experiment& experiment) {
   }
   constexpr std::int64_t kByteVocabulary = 256;
   if (model.vocab_size() == 0 && experiment.data().tokenizer() == Data::bytes) {
-    model.set_vocab_size(kByteVocabulary);
+    const bool masked = experiment.train().objective() == Train::masked;
+    model.set_vocab_size(kByteVocabulary + (masked ? 1 : 0));  // the last id is the mask token's
   }
 }
 

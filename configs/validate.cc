@@ -91,12 +91,14 @@ void check_vocabulary(const Experiment& experiment, std::vector<Violation>& brok
          "token ids, such as model.vocab_size=50257 for GPT-2's"});
   }
   constexpr std::int64_t kByteValues = 256;
-  if (is_bytes && vocab_size != 0 && vocab_size < kByteValues) {
+  const bool masked = experiment.train().objective() == Train::masked;
+  const std::int64_t needed = kByteValues + (masked ? 1 : 0);
+  if (is_bytes && vocab_size != 0 && vocab_size < needed) {
     broken.push_back(
-        {{"model.vocab_size", "data.tokenizer"},
-         fmt::format("model.vocab_size: {} is too small for data.tokenizer: bytes; valid: auto, or {} or "
+        {{"model.vocab_size", "data.tokenizer", "train.objective"},
+         fmt::format("model.vocab_size: {} is too small for data.tokenizer: bytes{}; valid: auto, or {} or "
                      "more",
-                     vocab_size, kByteValues)});
+                     vocab_size, masked ? " and the mask token of train.objective: masked" : "", needed)});
   }
 }
 
@@ -134,6 +136,18 @@ void check_sources(const Experiment& experiment, std::vector<Violation>& broken)
   }
 }
 
+// A causal model can't use what follows a masked token, and one that sees the next token needn't predict it.
+void check_objective(const Experiment& experiment, std::vector<Violation>& broken) {
+  const bool masked = experiment.train().objective() == Train::masked;
+  if (masked != experiment.model().causal()) return;
+  broken.push_back(
+      {{"train.objective", "model.causal"},
+       masked ? "train.objective: masked predicts tokens from both sides, and model.causal is true; valid: "
+                "model.causal=false, or train.objective=next_token"
+              : "model.causal: false lets every token see the next one, which train.objective: next_token "
+                "predicts; valid: train.objective=masked, or model.causal=true"});
+}
+
 void check_optimization(const Experiment& experiment, std::vector<Violation>& broken) {
   const int betas_count = experiment.optim().betas_size();
   if (betas_count != 0 && betas_count != 2) {
@@ -159,6 +173,7 @@ std::vector<Violation> violations(const Experiment& experiment) {
   check_experts(experiment, broken);
   check_vocabulary(experiment, broken);
   check_sources(experiment, broken);
+  check_objective(experiment, broken);
   check_optimization(experiment, broken);
   return broken;
 }

@@ -16,10 +16,15 @@ bool tokens_are_bytes(const config::Experiment& experiment) {
   return experiment.data().tokenizer() == config::Data::bytes;
 }
 
+bool predicts_masked(const config::Experiment& experiment) {
+  return experiment.train().objective() == config::Train::masked;
+}
+
 std::string held_out_table(const Evaluation& evaluation, const config::Experiment& experiment) {
   const bool bytes = tokens_are_bytes(experiment);
-  std::vector<std::string> header = {"held-out text", bytes ? "bytes" : "tokens", "loss"};
-  if (bytes) header.push_back("bits per byte");
+  const std::string masked = predicts_masked(experiment) ? "masked " : "";
+  std::vector<std::string> header = {"held-out text", masked + (bytes ? "bytes" : "tokens"), "loss"};
+  if (bytes) header.push_back("bits per " + masked + "byte");
 
   std::vector<std::vector<std::string>> rows;
   const auto add_row = [&](const std::string& name, std::int64_t targets, double loss) {

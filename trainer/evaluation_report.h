@@ -11,6 +11,8 @@ namespace conclave {
 // Bits per byte of a loss in nats per token, for a tokenizer whose tokens are bytes.
 double bits_per_byte(double loss);
 bool tokens_are_bytes(const config::Experiment& experiment);
+// Only tokens that were masked out of the input are predicted (train.objective: masked).
+bool predicts_masked(const config::Experiment& experiment);
 
 // Loss (and bits per byte) by source and over all.
 std::string held_out_table(const Evaluation& evaluation, const config::Experiment& experiment);

@@ -38,7 +38,7 @@ LinearCrossEntropyResult LanguageModel::forward(Context& ctx, ConstTensorView to
   TensorView x = embedding_.forward(ctx, tokens);  // [T, D]
   for (const auto& block : blocks_) x = block->forward(ctx, x);
   const TensorView h = final_norm_.forward(ctx, x);  // [T, D]
-  const float scale = 1.0F / static_cast<float>(ctx.batch.global_tokens());
+  const float scale = 1.0F / static_cast<float>(ctx.batch.loss_targets());
   return head_->forward(ctx, h, targets, scale);
 }
 

@@ -1,4 +1,4 @@
-// The decoder-only language model: embedding, blocks, norm, head.
+// The language model, causal (decoder-only) or, with model.causal: false, bidirectional: embedding, blocks, norm, head.
 #pragma once
 
 #include <memory>
@@ -20,7 +20,7 @@ class LanguageModel {
 
   // tokens, targets int32 [T], T = ctx.batch.tokens(); a target of -1 is not predicted. Returns the sum of
   // -ln p(target) over this rank's targets and their number. In training the loss that is differentiated is
-  // that sum / ctx.batch.global_tokens() plus the balance terms.
+  // that sum / ctx.batch.loss_targets() plus the balance terms.
   LinearCrossEntropyResult forward(Context& ctx, ConstTensorView tokens, ConstTensorView targets);
   // Adds to every parameter's gradient; after a forward with ctx.training.
   void backward(Context& ctx);

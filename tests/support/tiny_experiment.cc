@@ -63,6 +63,11 @@ void apply(config::Experiment& experiment, const std::string& variant) {
   }
   if (variant == "top_all") moe.set_top_k(moe.experts());
   if (variant == "dense_every_second") moe.set_every(2);
+  if (variant == "masked") {
+    experiment.mutable_train()->set_objective(config::Train::masked);
+    experiment.mutable_model()->set_causal(false);
+    experiment.mutable_model()->set_vocab_size(257);
+  }
 }
 
 }  // namespace conclave::test

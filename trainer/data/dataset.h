@@ -4,15 +4,21 @@
 // model.max_seq, start every S tokens: S inputs and, one place on, S targets, so that no target occurs twice.
 // Training windows lie wholly in the training part. Held-out windows predict every held-out token once: the
 // first has the last training token as its first input, the last is filled up with ignored targets.
+//
+// With train.objective: masked the same windows hold S tokens, some of which are hidden (masking.h) and are
+// the only targets; a training sequence by its global sample, anew each epoch, a held-out one always alike,
+// whatever the run's seed. The last held-out window is moved back to be full, and hides new tokens only.
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
 
 #include "comm/base/partition.h"
 #include "configs/run.pb.h"
+#include "trainer/data/masking.h"
 #include "trainer/data/sampler.h"
 #include "trainer/data/token_source.h"
 
@@ -52,6 +58,9 @@ class Dataset {
   void training_sequence(std::int64_t sample, std::span<std::int32_t> tokens,
                          std::span<std::int32_t> targets) const;
 
+  // Predicted tokens of `sequences` training sequences with train.objective: masked; else 0.
+  std::int64_t masked_targets(std::int64_t sequences) const;
+
   // ceil(held-out tokens / S); 0 where nothing is held out.
   std::int64_t held_out_sequences(int source) const;
 
@@ -66,7 +75,12 @@ class Dataset {
   std::string describe() const;
 
  private:
+  void masked_held_out_sequence(int source, std::int64_t index, std::span<std::int32_t> tokens,
+                                std::span<std::int32_t> targets) const;
+
   std::int64_t sequence_length_;
+  std::uint64_t seed_;
+  std::optional<Masking> masking_;  // with train.objective: masked
   std::vector<TokenSource> token_sources_;
   std::vector<SourceInfo> sources_;
   std::vector<std::string> names_;

@@ -45,6 +45,7 @@ struct EvaluationRecord {
   double eval_loss = 0;  // nats a token, over all sources
   double bits_per_byte = 0;
   bool tokens_are_bytes = true;  // bits_per_byte has a meaning
+  bool masked = false;           // ... of the bytes that were masked, the only ones that are predicted
   std::vector<SourceEvaluation> by_source;
 };
 
