@@ -28,6 +28,10 @@ EvaluationRecord evaluation_record(std::int64_t completed_steps, const Evaluatio
   record.bits_per_byte = bits_per_byte(evaluation.loss());
   record.tokens_are_bytes = tokens_are_bytes(experiment);
   record.masked = predicts_masked(experiment);
+  if (is_regression(experiment)) {
+    record.mean_squared_error = evaluation.total().mean_squared_error();
+    record.best_mean_squared_error = evaluation.total().best_mean_squared_error();
+  }
   for (const HeldOutSource& source : evaluation.sources) {
     record.by_source.push_back({source.name, source.loss(), bits_per_byte(source.loss())});
   }
@@ -129,7 +133,7 @@ void RunRecord::finish(const Evaluation& final_evaluation) {
   if (!final_evaluation.sources.empty()) {
     say("\n" + held_out_table(final_evaluation, trainer_.experiment));
     if (!trainer_.model.moe_layers().empty()) say(expert_tables(final_evaluation, trainer_.model));
-    write_evaluation_table(final_evaluation);
+    if (!is_regression(trainer_.experiment)) write_evaluation_table(final_evaluation);
   }
   say(fmt::format("done: {} steps; the run is in {}", trainer_.experiment.train().steps(),
                   trainer_.experiment.run().dir()));

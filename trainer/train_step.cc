@@ -24,7 +24,7 @@ StepResult train_step(Trainer& trainer, std::int64_t step) {
     position.global_targets = trainer.dataset.masked_targets(position.global_sequences);
 
     Context ctx = trainer.context(position, /*training=*/true);
-    const auto sum = trainer.model.forward(ctx, trainer.batch.token_view(), trainer.batch.target_view());
+    const auto sum = trainer.model.forward(ctx, trainer.batch.input_view(), trainer.batch.target_view());
     trainer.model.backward(ctx);
     trainer.arena.reset();
     loss += sum.loss_sum / static_cast<double>(position.loss_targets());

@@ -9,8 +9,10 @@ Trainer::Trainer(const config::Experiment& resolved, Communicator& all_ranks)
     : experiment(resolved),
       world(all_ranks),
       grid(all_ranks, expert_parallel_size(resolved, all_ranks.size())),
-      dataset(on_all_ranks(all_ranks, [&] { return data::Dataset(resolved); })),
-      model(experiment, grid),
+      owned_dataset(on_all_ranks(all_ranks, [&] { return data::open_data(resolved); })),
+      dataset(*owned_dataset),
+      owned_model(make_model(experiment, grid)),
+      model(*owned_model),
       gradient_reduction(model.parameters(), grid),
       optimizer(make_optimizer(experiment.optim(), model.parameters())) {}
 

@@ -135,7 +135,7 @@ TEST_P(LayoutTest, TrainsTheSame) {
 
 INSTANTIATE_TEST_SUITE_P(Variants, LayoutTest,
                          testing::Values("", "untied", "shared", "top1", "top_all", "dense_every_second",
-                                         "masked"),
+                                         "masked", "local_experts"),
                          [](const auto& variant) {
                            return std::string(variant.param).empty() ? std::string("base")
                                                                      : std::string(variant.param);

@@ -59,7 +59,7 @@ int generate_text(const Options& options) {
 
   const bool is_text = options.prompt_ids.empty();
   if (is_text) std::fwrite(options.prompt.data(), 1, options.prompt.size(), stdout);
-  generate(*loaded.model, *loaded.grid, experiment.model().max_seq(), prompt, options.tokens,
+  generate(loaded.language_model(), *loaded.grid, experiment.model().max_seq(), prompt, options.tokens,
            options.sampling, [&](std::int32_t token) {
              if (is_text) {
                std::fputc(token, stdout);

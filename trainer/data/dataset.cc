@@ -91,6 +91,18 @@ void check_sizes(const config::Experiment& experiment, const std::vector<SourceI
       too_small, global_batch, sequence_length, experiment.data().valid_fraction());
 }
 
+// Makes room for `sequences` and calls fill(i, tokens [S], targets [S]) for each.
+template <class Fill>
+void fill_sequences(std::int64_t sequences, std::int64_t sequence_length, MicroBatch& batch, Fill fill) {
+  const auto length = static_cast<std::size_t>(sequence_length);
+  batch.tokens.resize(static_cast<std::size_t>(sequences) * length);
+  batch.targets.resize(batch.tokens.size());
+  for (std::int64_t i = 0; i < sequences; ++i) {
+    const std::size_t first = static_cast<std::size_t>(i) * length;
+    fill(i, std::span(batch.tokens).subspan(first, length), std::span(batch.targets).subspan(first, length));
+  }
+}
+
 }  // namespace
 
 Dataset::Dataset(const config::Experiment& experiment)
@@ -159,6 +171,20 @@ void Dataset::masked_held_out_sequence(int source, std::int64_t index, std::span
   token_sources_[static_cast<std::size_t>(source)].read(first, tokens);
   masking_->apply(RandomStream(kSeed, "mask/held_out/" + info.name, static_cast<std::uint64_t>(index)),
                   {first_new - first, sequence_length_}, tokens, targets);
+}
+
+void Dataset::load_samples(Range samples, MicroBatch& batch) const {
+  fill_sequences(samples.size(), sequence_length_, batch,
+                 [&](std::int64_t i, std::span<std::int32_t> tokens, std::span<std::int32_t> targets) {
+                   training_sequence(samples.begin + i, tokens, targets);
+                 });
+}
+
+void Dataset::load_held_out(int source, std::span<const std::int64_t> sequences, MicroBatch& batch) const {
+  fill_sequences(static_cast<std::int64_t>(sequences.size()), sequence_length_, batch,
+                 [&](std::int64_t i, std::span<std::int32_t> tokens, std::span<std::int32_t> targets) {
+                   held_out_sequence(source, sequences[static_cast<std::size_t>(i)], tokens, targets);
+                 });
 }
 
 double Dataset::epochs(int source, std::int64_t samples) const {

@@ -21,35 +21,23 @@
 #include "trainer/data/masking.h"
 #include "trainer/data/sampler.h"
 #include "trainer/data/token_source.h"
+#include "trainer/data/training_data.h"
 
 namespace conclave::data {
 
 // The target of a place that is not predicted; its input is token 0.
 inline constexpr std::int32_t kIgnoredTarget = -1;
 
-struct SourceInfo {
-  std::string name;
-  std::string path;
-  std::string format;  // "text", "nanoGPT (uint16)", ...
-  double share = 0.0;  // of the training samples
-  Range training;      // tokens; of a text: bytes
-  Range held_out;      // tokens; of a text: bytes
-  std::int64_t training_windows = 0;
-
-  std::int64_t tokens() const { return held_out.end; }
-};
-
-// Reading is const and thread-safe.
-class Dataset {
+class Dataset : public TrainingData {
  public:
   // `experiment` is resolved (configs/resolve.h). Opens every source and checks all token ids. Throws Error
   // that lists every file that is missing, or every source that is too small for its share of one global
   // batch; or names the first file that is damaged or has ids outside the vocabulary.
   explicit Dataset(const config::Experiment& experiment);
 
-  std::int64_t sequence_length() const { return sequence_length_; }
-  const std::vector<std::string>& source_names() const { return names_; }
-  const std::vector<SourceInfo>& sources() const { return sources_; }
+  std::int64_t sequence_length() const override { return sequence_length_; }
+  const std::vector<std::string>& source_names() const override { return names_; }
+  const std::vector<SourceInfo>& sources() const override { return sources_; }
 
   // Where global sample `sample` (counted over the whole run) comes from.
   Sample training_sample(std::int64_t sample) const { return sampler_.at(sample); }
@@ -58,11 +46,10 @@ class Dataset {
   void training_sequence(std::int64_t sample, std::span<std::int32_t> tokens,
                          std::span<std::int32_t> targets) const;
 
-  // Predicted tokens of `sequences` training sequences with train.objective: masked; else 0.
-  std::int64_t masked_targets(std::int64_t sequences) const;
+  std::int64_t masked_targets(std::int64_t sequences) const override;
 
   // ceil(held-out tokens / S); 0 where nothing is held out.
-  std::int64_t held_out_sequences(int source) const;
+  std::int64_t held_out_sequences(int source) const override;
 
   // Fills S tokens and S targets with held-out sequence `index` of a source.
   void held_out_sequence(int source, std::int64_t index, std::span<std::int32_t> tokens,
@@ -71,8 +58,10 @@ class Dataset {
   // How often a source's training part has been read after `samples` global samples.
   double epochs(int source, std::int64_t samples) const;
 
-  // One line a source, for the start of a run.
-  std::string describe() const;
+  void load_samples(Range samples, MicroBatch& batch) const override;
+  void load_held_out(int source, std::span<const std::int64_t> sequences, MicroBatch& batch) const override;
+
+  std::string describe() const override;
 
  private:
   void masked_held_out_sequence(int source, std::int64_t index, std::span<std::int32_t> tokens,

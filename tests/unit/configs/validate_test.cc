@@ -55,6 +55,14 @@ INSTANTIATE_TEST_SUITE_P(
                    "run.yaml:2:19: model.head_dim: found 7, which is odd; the rotary embedding turns pairs; "
                    "valid: 6 or "
                    "8"},
+        BrokenRule{kSource + "model: {kind: mixture_regression}\nmoe: {experts: 2, router: dense}\n"
+                             "data: {regression: {path: a.csv}}\n",
+                   "run.yaml:1:8: data.train: holds texts, and model.kind: mixture_regression learns from "
+                   "rows of numbers; valid: data.regression in its place"},
+        BrokenRule{
+            "model: {kind: mixture_regression}\nmoe: {experts: 2}\ndata: {regression: {path: a.csv}}\n",
+            "run.yaml:1:9: moe.router: softmax does not fit model.kind: mixture_regression, in which "
+            "every expert answers; valid: dense"},
         BrokenRule{kSource + "train: {objective: masked}\n",
                    "run.yaml:2:20: train.objective: masked predicts tokens from both sides, and model.causal "
                    "is true; valid: model.causal=false, or train.objective=next_token"},
