@@ -25,9 +25,11 @@ void resolve(Experiment& experiment) {
   if (model.head_dim() == 0) {
     model.set_head_dim(model.d_model() / std::max<std::int64_t>(model.heads(), 1));
   }
+  if (model.kind() == Model::mixture_regression) model.set_max_seq(1);  // a sample is one row
   constexpr std::int64_t kByteVocabulary = 256;
   if (model.vocab_size() == 0 && experiment.data().tokenizer() == Data::bytes) {
-    model.set_vocab_size(kByteVocabulary);
+    const bool masked = experiment.train().objective() == Train::masked;
+    model.set_vocab_size(kByteVocabulary + (masked ? 1 : 0));  // the last id is the mask token's
   }
 }
 

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstdint>
 #include <map>
+#include <set>
 #include <string>
 
 #include "comm/base/error.h"
@@ -64,7 +65,7 @@ void check_heads(const Experiment& experiment, std::vector<Violation>& broken) {
 
 void check_experts(const Experiment& experiment, std::vector<Violation>& broken) {
   const Moe& moe = experiment.moe();
-  if (moe.experts() == 0) return;
+  if (moe.experts() == 0 || experiment.model().kind() == Model::mixture_regression) return;
   check_router(experiment, broken);
   // The dense router's top_k follows from its experts.
   if (moe.router() != Moe::dense && moe.top_k() > moe.experts()) {
@@ -155,17 +156,20 @@ void check_vocabulary(const Experiment& experiment, std::vector<Violation>& brok
          "token ids, such as model.vocab_size=50257 for GPT-2's"});
   }
   constexpr std::int64_t kByteValues = 256;
-  if (is_bytes && vocab_size != 0 && vocab_size < kByteValues) {
+  const bool masked = experiment.train().objective() == Train::masked;
+  const std::int64_t needed = kByteValues + (masked ? 1 : 0);
+  if (is_bytes && vocab_size != 0 && vocab_size < needed) {
     broken.push_back(
-        {{"model.vocab_size", "data.tokenizer"},
-         fmt::format("model.vocab_size: {} is too small for data.tokenizer: bytes; valid: auto, or {} or "
+        {{"model.vocab_size", "data.tokenizer", "train.objective"},
+         fmt::format("model.vocab_size: {} is too small for data.tokenizer: bytes{}; valid: auto, or {} or "
                      "more",
-                     vocab_size, kByteValues)});
+                     vocab_size, masked ? " and the mask token of train.objective: masked" : "", needed)});
   }
 }
 
 void check_sources(const Experiment& experiment, std::vector<Violation>& broken) {
   const Data& data = experiment.data();
+  if (experiment.model().kind() == Model::mixture_regression) return;
   if (data.train_size() == 0) {
     broken.push_back(
         {{"data.train"},
@@ -198,6 +202,79 @@ void check_sources(const Experiment& experiment, std::vector<Violation>& broken)
   }
 }
 
+void check_region(const Regression& data, int index, std::vector<Violation>& broken) {
+  const Region& region = data.regions(index);
+  const std::string path = fmt::format("data.regression.regions.{}", index);
+  const auto check = [&](const char* key, std::int64_t found, std::int64_t needed, const char* of_what) {
+    if (found == needed) return;
+    broken.push_back(
+        {{fmt::format("{}.{}", path, key), "data.regression.inputs", "data.regression.outputs"},
+         fmt::format("{}.{}: found {} numbers; valid: {}, {}", path, key, found, needed, of_what)});
+  };
+  check("center", region.center_size(), data.inputs(), "one for each of data.regression.inputs");
+  if (!data.path().empty()) return;
+  check("slope", region.slope_size(), data.inputs() * data.outputs(),
+        "data.regression.outputs x data.regression.inputs");
+  check("offset", region.offset_size(), data.outputs(), "one for each of data.regression.outputs");
+}
+
+void check_regression(const Experiment& experiment, std::vector<Violation>& broken) {
+  const Regression& data = experiment.data().regression();
+  if (experiment.model().kind() != Model::mixture_regression) {
+    if (!experiment.data().has_regression()) return;
+    broken.push_back({{"data.regression", "model.kind"},
+                      "data.regression: is for model.kind: mixture_regression only; valid: "
+                      "model.kind=mixture_regression, or no data.regression"});
+    return;
+  }
+  if (experiment.data().train_size() > 0) {
+    broken.push_back(
+        {{"data.train", "model.kind"},
+         "data.train: holds texts, and model.kind: mixture_regression learns from rows of numbers; "
+         "valid: data.regression in its place"});
+  }
+  if (experiment.moe().experts() == 0) {
+    broken.push_back(
+        {{"moe.experts", "model.kind"},
+         "moe.experts: 0 leaves model.kind: mixture_regression nothing that answers; valid: 1 or "
+         "more"});
+  }
+  if (experiment.moe().router() != Moe::dense) {
+    broken.push_back(
+        {{"moe.router", "model.kind"},
+         fmt::format("moe.router: {} does not fit model.kind: mixture_regression, in which every "
+                     "expert answers; valid: dense",
+                     Moe::Router_Name(experiment.moe().router()))});
+  }
+  if (data.path().empty() && data.regions_size() == 0) {
+    broken.push_back(
+        {{"data.regression"},
+         "data.regression: neither a file nor regions; valid: a path, or regions to make samples "
+         "up from"});
+  }
+  std::set<std::string> names;
+  for (int index = 0; index < data.regions_size(); ++index) {
+    check_region(data, index, broken);
+    const std::string& name = data.regions(index).name();
+    if (!name.empty() && names.insert(name).second) continue;
+    const std::string path = fmt::format("data.regression.regions.{}.name", index);
+    broken.push_back({{path}, fmt::format("{}: \"{}\"; valid: a name of its own", path, name)});
+  }
+}
+
+// A causal model can't use what follows a masked token, and one that sees the next token needn't predict it.
+void check_objective(const Experiment& experiment, std::vector<Violation>& broken) {
+  const bool masked = experiment.train().objective() == Train::masked;
+  if (experiment.model().kind() != Model::language) return;
+  if (masked != experiment.model().causal()) return;
+  broken.push_back(
+      {{"train.objective", "model.causal"},
+       masked ? "train.objective: masked predicts tokens from both sides, and model.causal is true; valid: "
+                "model.causal=false, or train.objective=next_token"
+              : "model.causal: false lets every token see the next one, which train.objective: next_token "
+                "predicts; valid: train.objective=masked, or model.causal=true"});
+}
+
 void check_optimization(const Experiment& experiment, std::vector<Violation>& broken) {
   const int betas_count = experiment.optim().betas_size();
   if (betas_count != 0 && betas_count != 2) {
@@ -225,6 +302,8 @@ std::vector<Violation> violations(const Experiment& experiment) {
   check_sigmoid_keys(experiment, broken);
   check_vocabulary(experiment, broken);
   check_sources(experiment, broken);
+  check_objective(experiment, broken);
+  check_regression(experiment, broken);
   check_optimization(experiment, broken);
   return broken;
 }

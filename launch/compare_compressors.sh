@@ -10,6 +10,10 @@ if [[ ! -f $table ]]; then
   echo "$table does not exist: it is written when a run with text sources ends" >&2
   exit 1
 fi
+if head -n 1 "$table" | grep -q masked; then
+  echo "$table counts masked bytes only, which no compressor codes: train with train.objective: next_token" >&2
+  exit 1
+fi
 for tool in gzip bzip2 xz; do
   command -v "$tool" > /dev/null || { echo "$tool is not installed: apt-get install gzip bzip2 xz-utils" >&2; exit 1; }
 done

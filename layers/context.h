@@ -21,8 +21,12 @@ struct BatchPosition {
 
   std::int64_t global_padding_tokens = 0;  // of those sequences: inputs shorter than sequence_length
 
+  std::int64_t global_targets = 0;  // of the step, where only some tokens are predicted; 0: every token
+
   std::int64_t tokens() const { return sequences * sequence_length; }
-  // What every mean of a step is taken over: padding is not counted.
+  // What the loss of a step is divided by.
+  std::int64_t loss_targets() const { return global_targets > 0 ? global_targets : global_tokens(); }
+  // What every other mean of a step is taken over: padding is not counted.
   std::int64_t global_tokens() const { return global_sequences * sequence_length - global_padding_tokens; }
   // Token 0 of this micro-batch, counted over the whole run: the same token has the same number in every
   // layout, which is what random numbers are drawn by.

@@ -26,27 +26,30 @@ HeldOutSource evaluate_source(const EvaluationArgs& args, int source) {
       chosen_sequences(args.dataset.held_out_sequences(source), args.max_sequences);
   const auto count = static_cast<std::int64_t>(sequences.size());
   const std::int64_t at_once = args.micro_batch * world.size();
-  double sums[2] = {0.0, 0.0};  // loss, targets
+  double sums[4] = {};  // loss, targets, squared errors
   for (std::int64_t begin = 0; begin < count; begin += at_once) {
     const std::int64_t of_all_ranks = std::min(at_once, count - begin);
     const Range mine = partition(of_all_ranks, world.size(), world.rank());
     const auto first = static_cast<std::size_t>(begin + mine.begin);
-    data::load_held_out(args.dataset, source,
-                        std::span(sequences).subspan(first, static_cast<std::size_t>(mine.size())),
-                        args.batch);
+    args.dataset.load_held_out(
+        source, std::span(sequences).subspan(first, static_cast<std::size_t>(mine.size())), args.batch);
 
     Context ctx{.arena = &args.arena, .grid = &args.grid, .training = false};
     ctx.batch.sequences = mine.size();
     ctx.batch.sequence_length = args.dataset.sequence_length();
     ctx.batch.global_sequences = of_all_ranks;
-    const auto sum = args.model.forward(ctx, args.batch.token_view(), args.batch.target_view());
+    const auto sum = args.model.forward(ctx, args.batch.input_view(), args.batch.target_view());
     args.arena.reset();
     sums[0] += sum.loss_sum;
     sums[1] += static_cast<double>(sum.targets);
+    sums[2] += sum.squared_error_sum;
+    sums[3] += sum.best_squared_error_sum;
   }
   world.all_reduce(buffer_view(std::span<double>(sums)));
   result.loss_sum = sums[0];
   result.targets = static_cast<std::int64_t>(sums[1]);
+  result.squared_error_sum = sums[2];
+  result.best_squared_error_sum = sums[3];
   for (const MoeStatistics& layer : take_routing_summary(args.model, world).layers) {
     result.expert_loads.push_back(layer.chosen_per_expert);
   }
@@ -55,14 +58,16 @@ HeldOutSource evaluate_source(const EvaluationArgs& args, int source) {
 
 }  // namespace
 
-double Evaluation::loss() const {
-  double loss_sum = 0;
-  std::int64_t targets = 0;
+HeldOutSource Evaluation::total() const {
+  HeldOutSource total;
+  total.name = "all";
   for (const HeldOutSource& source : sources) {
-    loss_sum += source.loss_sum;
-    targets += source.targets;
+    total.loss_sum += source.loss_sum;
+    total.targets += source.targets;
+    total.squared_error_sum += source.squared_error_sum;
+    total.best_squared_error_sum += source.best_squared_error_sum;
   }
-  return targets > 0 ? loss_sum / static_cast<double>(targets) : 0.0;
+  return total;
 }
 
 Evaluation evaluate(const EvaluationArgs& args) {

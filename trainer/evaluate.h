@@ -5,9 +5,9 @@
 #include <string>
 #include <vector>
 
-#include "layers/model/language_model.h"
+#include "layers/model/model.h"
 #include "trainer/data/batch.h"
-#include "trainer/data/dataset.h"
+#include "trainer/data/training_data.h"
 
 namespace conclave {
 
@@ -15,22 +15,32 @@ struct HeldOutSource {
   std::string name;
   double loss_sum = 0;  // nats, over all ranks
   std::int64_t targets = 0;
+  // Of regressions, over all ranks: of the mixture's mean, and of each sample's most probable expert.
+  double squared_error_sum = 0;
+  double best_squared_error_sum = 0;
   // Choices of each expert by MoE layer: [layer][expert].
   std::vector<std::vector<std::int64_t>> expert_loads;
 
-  double loss() const { return targets > 0 ? loss_sum / static_cast<double>(targets) : 0.0; }
+  double loss() const { return per_target(loss_sum); }
+  double mean_squared_error() const { return per_target(squared_error_sum); }
+  double best_mean_squared_error() const { return per_target(best_squared_error_sum); }
+
+ private:
+  double per_target(double sum) const { return targets > 0 ? sum / static_cast<double>(targets) : 0.0; }
 };
 
 struct Evaluation {
   std::vector<HeldOutSource> sources;  // those that hold something out
 
+  // All sources together, without expert_loads.
+  HeldOutSource total() const;
   // Mean over all held-out targets, nats per token.
-  double loss() const;
+  double loss() const { return total().loss(); }
 };
 
 struct EvaluationArgs {
-  LanguageModel& model;
-  const data::Dataset& dataset;
+  Model& model;
+  const data::TrainingData& dataset;
   const ProcessGrid& grid;
   Arena& arena;
   data::MicroBatch& batch;

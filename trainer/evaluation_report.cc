@@ -13,25 +13,48 @@ namespace conclave {
 double bits_per_byte(double loss) { return loss / std::numbers::ln2; }
 
 bool tokens_are_bytes(const config::Experiment& experiment) {
-  return experiment.data().tokenizer() == config::Data::bytes;
+  return experiment.data().tokenizer() == config::Data::bytes && !is_regression(experiment);
 }
 
+bool is_regression(const config::Experiment& experiment) {
+  return experiment.model().kind() == config::Model::mixture_regression;
+}
+
+bool predicts_masked(const config::Experiment& experiment) {
+  return experiment.train().objective() == config::Train::masked;
+}
+
+namespace {
+
+std::string regression_table(const Evaluation& evaluation) {
+  std::vector<std::vector<std::string>> rows;
+  const auto add_row = [&](const HeldOutSource& source) {
+    rows.push_back({source.name, format_count(source.targets), fmt::format("{:.4f}", source.loss()),
+                    fmt::format("{:.5f}", source.mean_squared_error()),
+                    fmt::format("{:.5f}", source.best_mean_squared_error())});
+  };
+  for (const HeldOutSource& source : evaluation.sources) add_row(source);
+  if (evaluation.sources.size() > 1) add_row(evaluation.total());
+  return format_table({"held-out region", "samples", "loss", "squared error", "of the likeliest expert"},
+                      rows);
+}
+
+}  // namespace
+
 std::string held_out_table(const Evaluation& evaluation, const config::Experiment& experiment) {
+  if (is_regression(experiment)) return regression_table(evaluation);
   const bool bytes = tokens_are_bytes(experiment);
-  std::vector<std::string> header = {"held-out text", bytes ? "bytes" : "tokens", "loss"};
-  if (bytes) header.push_back("bits per byte");
+  const std::string masked = predicts_masked(experiment) ? "masked " : "";
+  std::vector<std::string> header = {"held-out text", masked + (bytes ? "bytes" : "tokens"), "loss"};
+  if (bytes) header.push_back("bits per " + masked + "byte");
 
   std::vector<std::vector<std::string>> rows;
   const auto add_row = [&](const std::string& name, std::int64_t targets, double loss) {
     rows.push_back({name, format_count(targets), fmt::format("{:.4f}", loss)});
     if (bytes) rows.back().push_back(fmt::format("{:.3f}", bits_per_byte(loss)));
   };
-  std::int64_t targets = 0;
-  for (const HeldOutSource& source : evaluation.sources) {
-    add_row(source.name, source.targets, source.loss());
-    targets += source.targets;
-  }
-  if (evaluation.sources.size() > 1) add_row("all", targets, evaluation.loss());
+  for (const HeldOutSource& source : evaluation.sources) add_row(source.name, source.targets, source.loss());
+  if (evaluation.sources.size() > 1) add_row("all", evaluation.total().targets, evaluation.loss());
   return format_table(header, rows);
 }
 

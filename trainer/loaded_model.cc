@@ -13,13 +13,23 @@ config::Experiment checkpoint_experiment(const std::filesystem::path& checkpoint
                                   (checkpoint / "manifest.pb").string() + " (config)", overrides);
 }
 
+LanguageModel& LoadedModel::language_model() const {
+  auto* language = dynamic_cast<LanguageModel*>(model.get());
+  if (language == nullptr) {
+    throw ConfigError(
+        fmt::format("{} holds a model of model.kind: {}; this needs one of text (kind: language)",
+                    checkpoint.string(), config::Model::Kind_Name(experiment.model().kind())));
+  }
+  return *language;
+}
+
 LoadedModel load_model(const std::filesystem::path& checkpoint, const config::Experiment& experiment,
                        Communicator& world) {
   LoadedModel loaded;
   loaded.checkpoint = checkpoint;
   loaded.experiment = experiment;
   loaded.grid = std::make_unique<ProcessGrid>(world, expert_parallel_size(experiment, world.size()));
-  loaded.model = std::make_unique<LanguageModel>(experiment, *loaded.grid);
+  loaded.model = make_model(experiment, *loaded.grid);
   std::vector<ShardedTensor> tensors;
   for (const Parameter* parameter : loaded.model->parameters()) tensors.push_back(parameter->sharded());
   for (ShardedTensor& tensor : loaded.model->state()) tensors.push_back(std::move(tensor));

@@ -9,6 +9,7 @@
 #include "comm/process_grid.h"
 #include "configs/run.pb.h"
 #include "layers/model/language_model.h"
+#include "layers/model/model.h"
 #include "trainer/checkpoint/checkpoint.h"
 
 namespace conclave {
@@ -18,7 +19,10 @@ struct LoadedModel {
   config::Experiment experiment;  // as it was trained, with the overrides applied
   TrainingProgress progress;
   std::unique_ptr<ProcessGrid> grid;
-  std::unique_ptr<LanguageModel> model;
+  std::unique_ptr<Model> model;
+
+  // Throws ConfigError where model.kind is another.
+  LanguageModel& language_model() const;
 };
 
 // The experiment that a checkpoint was trained with, changed by `overrides` (key=value). Not collective.

@@ -31,6 +31,15 @@ std::int64_t router_parameters(const config::Moe& moe, std::int64_t d_model) {
   }
 }
 
+// Every sample passes the gate and all experts.
+ParameterCount count_regression(const config::Experiment& experiment) {
+  const config::Regression& data = experiment.data().regression();
+  const std::int64_t inputs = data.inputs() + 1;
+  const std::int64_t expert = (2 * inputs + data.outputs()) * experiment.moe().d_ff();
+  const std::int64_t all = experiment.moe().experts() * (inputs + expert);
+  return {.total = all, .active = all};
+}
+
 ParameterCount feed_forward_parameters(const config::Experiment& experiment, std::int64_t layer) {
   const config::Model& model = experiment.model();
   if (!config::is_moe_layer(experiment, layer)) {
@@ -47,6 +56,7 @@ ParameterCount feed_forward_parameters(const config::Experiment& experiment, std
 
 ParameterCount count_parameters(const config::Experiment& experiment) {
   const config::Model& model = experiment.model();
+  if (model.kind() == config::Model::mixture_regression) return count_regression(experiment);
   const std::int64_t norm = model.d_model();
   const std::int64_t vocabulary_matrix = model.vocab_size() * model.d_model();
   const std::int64_t vocabulary_matrices = model.tie_embeddings() ? 1 : 2;  // embedding, head

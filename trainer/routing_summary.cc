@@ -31,7 +31,7 @@ std::vector<std::int64_t> packed_counts(const MoeStatistics& layer, std::int64_t
 
 }  // namespace
 
-RoutingSummary take_routing_summary(const LanguageModel& model, Communicator& world) {
+RoutingSummary take_routing_summary(const Model& model, Communicator& world) {
   RoutingSummary summary;
   const auto& moe_layers = model.moe_layers();
   if (moe_layers.empty()) return summary;

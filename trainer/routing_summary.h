@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "comm/communicator.h"
-#include "layers/model/language_model.h"
+#include "layers/model/model.h"
 #include "layers/moe/statistics.h"
 
 namespace conclave {
@@ -32,6 +32,6 @@ struct RoutingSummary {
 };
 
 // Collective: sums the statistics of all ranks and resets them.
-RoutingSummary take_routing_summary(const LanguageModel& model, Communicator& world);
+RoutingSummary take_routing_summary(const Model& model, Communicator& world);
 
 }  // namespace conclave

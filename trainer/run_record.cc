@@ -15,17 +15,23 @@ namespace {
 
 std::unique_ptr<Console> make_console(const Trainer& trainer, std::int64_t first_step) {
   if (trainer.world.rank() != 0) return nullptr;
-  return std::make_unique<Console>(std::cout, ConsoleStyle::detect(stdout),
-                                   trainer.experiment.train().steps(), first_step,
-                                   tokens_are_bytes(trainer.experiment));
+  return std::make_unique<Console>(
+      std::cout, ConsoleStyle::detect(stdout), trainer.experiment.train().steps(), first_step,
+      tokens_are_bytes(trainer.experiment) && !predicts_masked(trainer.experiment));
 }
 
-EvaluationRecord evaluation_record(std::int64_t completed_steps, const Evaluation& evaluation, bool bytes) {
+EvaluationRecord evaluation_record(std::int64_t completed_steps, const Evaluation& evaluation,
+                                   const config::Experiment& experiment) {
   EvaluationRecord record;
   record.step = completed_steps;
   record.eval_loss = evaluation.loss();
   record.bits_per_byte = bits_per_byte(evaluation.loss());
-  record.tokens_are_bytes = bytes;
+  record.tokens_are_bytes = tokens_are_bytes(experiment);
+  record.masked = predicts_masked(experiment);
+  if (is_regression(experiment)) {
+    record.mean_squared_error = evaluation.total().mean_squared_error();
+    record.best_mean_squared_error = evaluation.total().best_mean_squared_error();
+  }
   for (const HeldOutSource& source : evaluation.sources) {
     record.by_source.push_back({source.name, source.loss(), bits_per_byte(source.loss())});
   }
@@ -105,8 +111,7 @@ StepRecord RunRecord::reduced_record(std::int64_t completed_steps, const StepRes
 
 void RunRecord::evaluation(std::int64_t completed_steps, const Evaluation& evaluation) {
   if (evaluation.sources.empty()) return;
-  const EvaluationRecord record =
-      evaluation_record(completed_steps, evaluation, tokens_are_bytes(trainer_.experiment));
+  const EvaluationRecord record = evaluation_record(completed_steps, evaluation, trainer_.experiment);
   if (console_) console_->write(record);
   if (metrics_) metrics_->write(record);
   if (tensorboard_) tensorboard_->write(record);
@@ -128,14 +133,15 @@ void RunRecord::finish(const Evaluation& final_evaluation) {
   if (!final_evaluation.sources.empty()) {
     say("\n" + held_out_table(final_evaluation, trainer_.experiment));
     if (!trainer_.model.moe_layers().empty()) say(expert_tables(final_evaluation, trainer_.model));
-    write_evaluation_table(final_evaluation);
+    if (!is_regression(trainer_.experiment)) write_evaluation_table(final_evaluation);
   }
   say(fmt::format("done: {} steps; the run is in {}", trainer_.experiment.train().steps(),
                   trainer_.experiment.run().dir()));
 }
 
 void RunRecord::write_evaluation_table(const Evaluation& evaluation) const {
-  std::string table = "source\tpath\theld_out_tokens\tloss\tbits_per_byte\n";
+  std::string table = fmt::format("source\tpath\theld_out_tokens\tloss\tbits_per_{}byte\n",
+                                  predicts_masked(trainer_.experiment) ? "masked_" : "");
   for (const HeldOutSource& source : evaluation.sources) {
     const auto& sources = trainer_.dataset.sources();
     const auto info = std::ranges::find(sources, source.name, &data::SourceInfo::name);

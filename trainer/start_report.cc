@@ -5,6 +5,8 @@
 #include <iterator>
 #include <map>
 
+#include "layers/moe/dispatch_plan.h"
+#include "trainer/evaluation_report.h"
 #include "trainer/parameter_count.h"
 #include "trainer/version.h"
 
@@ -21,7 +23,17 @@ std::string short_count(std::int64_t count) {
   return fmt::format("{}", count);
 }
 
+std::string regression_lines(const config::Experiment& experiment) {
+  const config::Regression& data = experiment.data().regression();
+  return fmt::format(
+      "model      mixture of {} local experts of {} hidden units, {} inputs, {} outputs, sigma {}\n"
+      "parameters {} in all\n",
+      experiment.moe().experts(), experiment.moe().d_ff(), data.inputs(), data.outputs(),
+      experiment.model().sigma(), short_count(count_parameters(experiment).total));
+}
+
 std::string model_lines(const Trainer& trainer) {
+  if (is_regression(trainer.experiment)) return regression_lines(trainer.experiment);
   const config::Model& model = trainer.experiment.model();
   const config::Moe& moe = trainer.experiment.moe();
   const ParameterCount count = count_parameters(trainer.experiment);
@@ -62,7 +74,7 @@ std::string layout_lines(const Trainer& trainer) {
 
 std::string capacity_lines(const Trainer& trainer) {
   const config::Moe& moe = trainer.experiment.moe();
-  if (trainer.model.moe_layers().empty()) return "";
+  if (trainer.model.moe_layers().empty() || is_regression(trainer.experiment)) return "";
   if (moe.capacity_factor() == 0) return "capacity   dropless: an expert takes every token that chooses it\n";
   const std::int64_t sequences = batch_cut(trainer.experiment, trainer.world.size()).sequences(0, 0).size();
   const std::int64_t tokens = sequences * trainer.experiment.model().max_seq();
@@ -74,7 +86,8 @@ std::string capacity_lines(const Trainer& trainer) {
 
 std::string balance_lines(const Trainer& trainer) {
   const config::Moe& moe = trainer.experiment.moe();
-  if (trainer.model.moe_layers().empty() || moe.balance_loss() == 0) return "";
+  if (trainer.model.moe_layers().empty() || is_regression(trainer.experiment) || moe.balance_loss() == 0)
+    return "";
   std::string scope;
   switch (moe.balance_scope()) {
     case config::Moe::sequence:

@@ -12,21 +12,22 @@ StepResult train_step(Trainer& trainer, std::int64_t step) {
   for (Parameter* parameter : trainer.model.parameters()) parameter->zero_gradient();
 
   // Forward and backward, one micro-batch after the other. Every loss is divided by the
-  // tokens of the global batch where it arises, so that gradients only have to be added:
+  // targets of the global batch where it arises, so that gradients only have to be added:
   // over micro-batches here, over ranks below.
   double loss = 0;
   const int rank = trainer.world.rank();
   const data::BatchCut cut = batch_cut(experiment, trainer.world.size());
   for (std::int64_t micro_step = 0; micro_step < cut.micro_steps(); ++micro_step) {
     data::load_training(trainer.dataset, cut, step, micro_step, rank, trainer.batch);
-    const BatchPosition position =
+    BatchPosition position =
         data::position_of(cut, step, micro_step, rank, trainer.dataset.sequence_length());
+    position.global_targets = trainer.dataset.masked_targets(position.global_sequences);
 
     Context ctx = trainer.context(position, /*training=*/true);
-    const auto sum = trainer.model.forward(ctx, trainer.batch.token_view(), trainer.batch.target_view());
+    const auto sum = trainer.model.forward(ctx, trainer.batch.input_view(), trainer.batch.target_view());
     trainer.model.backward(ctx);
     trainer.arena.reset();
-    loss += sum.loss_sum / static_cast<double>(position.global_tokens());
+    loss += sum.loss_sum / static_cast<double>(position.loss_targets());
   }
 
   // Dense gradients are summed over the world, those of experts over the ranks that hold the same experts.

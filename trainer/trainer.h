@@ -6,13 +6,13 @@
 
 #include "comm/process_grid.h"
 #include "configs/run.pb.h"
-#include "layers/model/language_model.h"
+#include "layers/model/model.h"
 #include "optim/gradient_reduction.h"
 #include "optim/optimizer.h"
 #include "optim/ownership.h"
 #include "optim/value_gather.h"
 #include "trainer/data/batch.h"
-#include "trainer/data/dataset.h"
+#include "trainer/data/training_data.h"
 
 namespace conclave {
 
@@ -24,16 +24,18 @@ struct Trainer {
   config::Experiment experiment;
   Communicator& world;
   ProcessGrid grid;
-  data::Dataset dataset;
+  std::unique_ptr<data::TrainingData> owned_dataset;
+  const data::TrainingData& dataset;  // the owned one
 
-  LanguageModel model;
+  std::unique_ptr<Model> owned_model;
+  Model& model;  // the owned one
   Ownership ownership;
   GradientReduction gradient_reduction;
   std::unique_ptr<Optimizer> optimizer;
   ValueGather value_gather;
 
   Arena arena;             // activations of one micro-batch
-  data::MicroBatch batch;  // tokens and targets of one micro-batch
+  data::MicroBatch batch;  // samples of one micro-batch
   StepClock clock;
 
   // Every tensor of a checkpoint: parameters, router state and optimizer state.

@@ -35,6 +35,7 @@ RotaryArgs rotary_args(const TensorView& tensor, const RotaryTable& table, std::
 Attention::Attention(const config::Model& model, const std::string& name, double init_std,
                      double output_init_std, std::uint64_t seed)
     : shape_(resolved_shape(model)),
+      causal_(model.causal()),
       d_model_(model.d_model()),
       norm_eps_(static_cast<float>(model.norm_eps())),
       rotary_table_(model.max_seq(), model.head_dim(), model.rope_theta()),
@@ -70,7 +71,8 @@ TensorView Attention::forward(Context& ctx, ConstTensorView x) {
   const TensorView log_sum_exp = ctx.arena->allocate({tokens, shape_.heads});
   attention_forward(ctx, {.shape = shape_,
                           .sequence_length = ctx.batch.sequence_length,
-                          .causal = true,
+                          .causal = causal_,
+                          .padding = ctx.padding,
                           .q = projected.q.rotated,
                           .k = projected.k.rotated,
                           .v = projected.v,
@@ -97,7 +99,8 @@ TensorView Attention::backward(Context& ctx, ConstTensorView dy) {
   const TensorView dv = ctx.arena->allocate(projected.v.shape());
   attention_backward(ctx, {.shape = shape_,
                            .sequence_length = ctx.batch.sequence_length,
-                           .causal = true,
+                           .causal = causal_,
+                           .padding = ctx.padding,
                            .q = projected.q.rotated,
                            .k = projected.k.rotated,
                            .v = projected.v,
@@ -116,6 +119,9 @@ TensorView Attention::backward(Context& ctx, ConstTensorView dy) {
 }
 
 TensorView Attention::forward_cached(Context& ctx, ConstTensorView x, KvCache& cache) {
+  CONCLAVE_CHECK(causal_,
+                 "{} sees all of a sequence (model.causal: false): it can't be continued from a cache",
+                 qkv_.name());
   check_matrix(x, "input of attention with a cache");
   const std::int64_t tokens = x.extent(0);
   check_shape(x, {tokens, d_model_}, "input of attention with a cache");

@@ -1,6 +1,6 @@
-// The attention module of a decoder block: causal self-attention with grouped key/value heads, rotary
-// positions and, by option, an RMSNorm over each head's queries and keys before the rotation (QK-norm, Henry
-// et al. 2020).
+// The attention module of a block: self-attention, causal unless model.causal is false, with grouped
+// key/value heads, rotary positions and, by option, an RMSNorm over each head's queries and keys before the
+// rotation (QK-norm, Henry et al. 2020).
 //
 //   q, k, v = x Wq^T, x Wk^T, x Wv^T      (rows of one matrix `qkv`)
 //   q, k    = rotary(norm(q)), rotary(norm(k))
@@ -31,15 +31,15 @@ class Attention : public Module {
   Attention(const config::Model& model, const std::string& name, double init_std, double output_init_std,
             std::uint64_t seed);
 
-  // x [T, D] -> [T, D], T = ctx.batch.tokens(). Throws Error for other shapes and
-  // sequences beyond model.max_seq.
+  // x [T, D] -> [T, D], T = ctx.batch.tokens(); tokens of ctx.padding are seen by none. Throws Error for
+  // other shapes and sequences beyond model.max_seq.
   TensorView forward(Context& ctx, ConstTensorView x) override;
   TensorView backward(Context& ctx, ConstTensorView dy) override;
   void collect_parameters(std::vector<Parameter*>& parameters) override;
 
   // Generation: x [N, D] are the next N positions of the one sequence whose past is in `cache`; their keys
   // and values are appended to it. Returns [N, D]. Keeps nothing for backward. Throws Error when the cache is
-  // full or model.max_seq is passed.
+  // full, model.max_seq is passed or the model isn't causal: its past would change with every token.
   TensorView forward_cached(Context& ctx, ConstTensorView x, KvCache& cache);
   // An empty cache of the right width.
   KvCache make_cache(std::int64_t capacity) const { return {capacity, shape_.kv_width()}; }
@@ -77,6 +77,7 @@ class Attention : public Module {
   void backward_rows(Context& ctx, ConstTensorView x, ConstTensorView dprojected, Range rows, TensorView dx);
 
   AttentionShape shape_;
+  bool causal_;
   std::int64_t d_model_;
   float norm_eps_;
   RotaryTable rotary_table_;

@@ -32,14 +32,14 @@ LanguageModel::LanguageModel(const config::Experiment& experiment, const Process
   }
 }
 
-LinearCrossEntropyResult LanguageModel::forward(Context& ctx, ConstTensorView tokens,
-                                                ConstTensorView targets) {
+ModelLoss LanguageModel::forward(Context& ctx, ConstTensorView tokens, ConstTensorView targets) {
   ctx.token_ids = tokens;
   TensorView x = embedding_.forward(ctx, tokens);  // [T, D]
   for (const auto& block : blocks_) x = block->forward(ctx, x);
   const TensorView h = final_norm_.forward(ctx, x);  // [T, D]
-  const float scale = 1.0F / static_cast<float>(ctx.batch.global_tokens());
-  return head_->forward(ctx, h, targets, scale);
+  const float scale = 1.0F / static_cast<float>(ctx.batch.loss_targets());
+  const LinearCrossEntropyResult result = head_->forward(ctx, h, targets, scale);
+  return {.loss_sum = result.loss_sum, .targets = result.targets};
 }
 
 void LanguageModel::backward(Context& ctx) {
@@ -50,12 +50,16 @@ void LanguageModel::backward(Context& ctx) {
 
 std::vector<ShardedTensor> LanguageModel::state() {
   std::vector<ShardedTensor> state;
-  for (const auto& [block, layer] : moe_layers_) layer->collect_state(state);
+  for (const auto& block : blocks_) {
+    if (MoeLayer* moe = block->moe()) moe->collect_state(state);
+  }
   return state;
 }
 
 void LanguageModel::end_step(Context& ctx) {
-  for (const auto& [block, layer] : moe_layers_) layer->end_step(ctx);
+  for (const auto& block : blocks_) {
+    if (MoeLayer* moe = block->moe()) moe->end_step(ctx);
+  }
 }
 
 TensorView LanguageModel::next_token_logits(Context& ctx, ConstTensorView tokens,

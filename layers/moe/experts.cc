@@ -9,16 +9,18 @@ Experts::Experts(const std::string& name, const ExpertsOptions& options)
     : d_ff_(options.d_ff),
       gate_up_(name + ".gate_up", {options.experts, 2 * options.d_ff, options.d_model},
                options.local_experts),
-      down_(name + ".down", {options.experts, options.d_model, options.d_ff}, options.local_experts) {
+      down_(name + ".down",
+            {options.experts, options.d_output > 0 ? options.d_output : options.d_model, options.d_ff},
+            options.local_experts) {
   gate_up_.initialise_normal(options.seed, options.init_std);
   down_.initialise_normal(options.seed, options.output_init_std);
 }
 
 TensorView Experts::forward(Context& ctx, ConstTensorView rows, std::span<const std::int64_t> offsets) {
   const std::int64_t row_count = rows.extent(0);
-  const TensorView y = ctx.arena->allocate(rows.shape());                       // [R, D]
-  const TensorView gate_up_rows = ctx.arena->allocate({row_count, 2 * d_ff_});  // [R, 2F]
-  const TensorView hidden = ctx.arena->allocate({row_count, d_ff_});            // [R, F]
+  const TensorView y = ctx.arena->allocate({row_count, down_.value().extent(1)});  // [R, D_out]
+  const TensorView gate_up_rows = ctx.arena->allocate({row_count, 2 * d_ff_});     // [R, 2F]
+  const TensorView hidden = ctx.arena->allocate({row_count, d_ff_});               // [R, F]
 
   grouped_gemm(ctx, {.x = rows, .weights = gate_up_.value(), .offsets = offsets, .y = gate_up_rows});
   swiglu(ctx, {.gate_up = gate_up_rows, .h = hidden});

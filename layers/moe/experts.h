@@ -20,18 +20,20 @@ struct ExpertsOptions {
   std::uint64_t seed = 0;         // of the initial weights
   double init_std = 0.02;         // of gate and up
   double output_init_std = 0.02;  // of down, the projection into the residual stream
+  std::int64_t d_output = 0;      // width of what comes out; 0: D
 };
 
 class Experts {
  public:
-  // Parameters name + ".gate_up" [E, 2F, D] (gate first) and name + ".down" [E, D, F], sharded by expert.
+  // Parameters name + ".gate_up" [E, 2F, D] (gate first) and name + ".down" [E, D_out, F], sharded by
+  // expert.
   Experts(const std::string& name, const ExpertsOptions& options);
 
-  // rows [R, D] ordered by local expert, offsets [local experts + 1] -> [R, D] in ctx.arena. Rows of an
+  // rows [R, D] ordered by local expert, offsets [local experts + 1] -> [R, D_out] in ctx.arena. Rows of an
   // expert, or all, may be none. With ctx.training rows and the offsets must stay valid until backward.
   TensorView forward(Context& ctx, ConstTensorView rows, std::span<const std::int64_t> offsets);
 
-  // dy [R, D] -> drows [R, D] in ctx.arena; adds to the gradients of the parameters.
+  // dy [R, D_out] -> drows [R, D] in ctx.arena; adds to the gradients of the parameters.
   TensorView backward(Context& ctx, ConstTensorView dy);
 
   void collect_parameters(std::vector<Parameter*>& parameters);

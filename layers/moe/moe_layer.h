@@ -15,12 +15,13 @@
 #include "layers/moe/dispatch_plan.h"
 #include "layers/moe/exchange.h"
 #include "layers/moe/experts.h"
+#include "layers/moe/routed_layer.h"
 #include "layers/moe/router/router.h"
 #include "layers/moe/statistics.h"
 
 namespace conclave {
 
-class MoeLayer : public Module {
+class MoeLayer : public Module, public RoutedLayer {
  public:
   // `name` is the global prefix of its parameters ("layers.3.moe"): name + ".router...", ".experts.gate_up",
   // ".experts.down", ".shared...". The experiment is resolved (configs/resolve.h); the grid, whose
@@ -42,17 +43,12 @@ class MoeLayer : public Module {
   void collect_state(std::vector<ShardedTensor>& state) { router_->collect_state(state); }
   void end_step(Context& ctx) { router_->end_step(ctx); }
 
-  // What this rank counted in all forwards since the statistics were last taken.
-  const MoeStatistics& statistics() const { return statistics_; }
-  // Returns the statistics and goes on counting from `next`: from nothing, or from counts
-  // that were set aside.
-  MoeStatistics take_statistics(MoeStatistics next = {});
-
-  std::int64_t experts() const { return config_.experts(); }
-  std::int64_t top_k() const { return config_.top_k(); }
-
-  // The choices of the last forward, training or not; valid until ctx.arena is reset.
-  const Routing& last_routing() const { return routing_; }
+  const MoeStatistics& statistics() const override { return statistics_; }
+  using RoutedLayer::take_statistics;
+  MoeStatistics take_statistics(MoeStatistics next) override;
+  std::int64_t experts() const override { return config_.experts(); }
+  std::int64_t top_k() const override { return config_.top_k(); }
+  const Routing& last_routing() const override { return routing_; }
 
  private:
   void count_statistics();

@@ -146,7 +146,7 @@ TEST_P(LayoutTest, TrainsTheSame) {
 
 INSTANTIATE_TEST_SUITE_P(Variants, LayoutTest,
                          testing::Values("", "untied", "shared", "top_all", "dense_every_second", "switch",
-                                         "sigmoid", "groups"),
+                                         "sigmoid", "groups", "masked", "local_experts"),
                          [](const auto& variant) {
                            return std::string(variant.param).empty() ? std::string("base")
                                                                      : std::string(variant.param);

@@ -78,6 +78,27 @@ void apply(config::Experiment& experiment, const std::string& variant) {
   }
   if (variant == "top_all") moe.set_top_k(moe.experts());
   if (variant == "dense_every_second") moe.set_every(2);
+  if (variant == "local_experts") {
+    experiment.mutable_model()->set_kind(config::Model::mixture_regression);
+    experiment.mutable_model()->set_max_seq(1);
+    experiment.mutable_model()->set_init_std(0.5);
+    moe.set_router(config::Moe::dense);
+    experiment.mutable_data()->clear_train();
+    config::Regression& data = *experiment.mutable_data()->mutable_regression();
+    data.set_samples(64);
+    for (const double side : {-1.0, 1.0}) {
+      config::Region& region = *data.add_regions();
+      region.set_name(side < 0 ? "left" : "right");
+      for (const double value : {side, 0.0}) region.add_center(value);
+      for (const double value : {2.0, side}) region.add_slope(value);
+      region.add_offset(5 * side);
+    }
+  }
+  if (variant == "masked") {
+    experiment.mutable_train()->set_objective(config::Train::masked);
+    experiment.mutable_model()->set_causal(false);
+    experiment.mutable_model()->set_vocab_size(257);
+  }
 }
 
 }  // namespace conclave::test

@@ -25,11 +25,11 @@ struct Options {
 ExitCode evaluate_checkpoint(const std::filesystem::path& checkpoint, const config::Experiment& experiment,
                              Communicator& world) {
   const LoadedModel loaded = load_model(checkpoint, experiment, world);
-  const auto dataset = on_all_ranks(world, [&] { return data::Dataset(experiment); });
+  const auto dataset = on_all_ranks(world, [&] { return data::open_data(experiment); });
   Arena arena;
   data::MicroBatch batch;
   const Evaluation evaluation = evaluate({.model = *loaded.model,
-                                          .dataset = dataset,
+                                          .dataset = *dataset,
                                           .grid = *loaded.grid,
                                           .arena = arena,
                                           .batch = batch,

@@ -47,12 +47,19 @@ int generate_text(const Options& options) {
   const auto world = make_self_communicator();
   const std::filesystem::path checkpoint = resolve_checkpoint(options.path);
   const config::Experiment experiment = checkpoint_experiment(checkpoint, {});
+  if (!experiment.model().causal()) {
+    throw ConfigError(
+        fmt::format("{} was trained with model.causal: false: it fills in tokens from both sides and can't "
+                    "continue a text; "
+                    "train with model.causal: true to generate",
+                    checkpoint.string()));
+  }
   const std::vector<std::int32_t> prompt = prompt_tokens(options, experiment);
   const LoadedModel loaded = load_model(checkpoint, experiment, *world);
 
   const bool is_text = options.prompt_ids.empty();
   if (is_text) std::fwrite(options.prompt.data(), 1, options.prompt.size(), stdout);
-  generate(*loaded.model, *loaded.grid, experiment.model().max_seq(), prompt, options.tokens,
+  generate(loaded.language_model(), *loaded.grid, experiment.model().max_seq(), prompt, options.tokens,
            options.sampling, [&](std::int32_t token) {
              if (is_text) {
                std::fputc(token, stdout);

@@ -3,12 +3,10 @@
 #pragma once
 
 #include <cstdint>
-#include <span>
-#include <vector>
 
 #include "comm/base/partition.h"
 #include "layers/context.h"
-#include "trainer/data/dataset.h"
+#include "trainer/data/training_data.h"
 
 namespace conclave::data {
 
@@ -30,27 +28,8 @@ struct BatchCut {
 BatchPosition position_of(const BatchCut& cut, std::int64_t step, std::int64_t micro_step, std::int64_t rank,
                           std::int64_t sequence_length);
 
-// One rank's sequences, side by side. Keep one and load it again and again: it keeps its memory.
-struct MicroBatch {
-  std::vector<std::int32_t> tokens;   // [B, S]
-  std::vector<std::int32_t> targets;  // [B, S]
-
-  // The same, flat, as the model takes them: [T], T = B S.
-  ConstTensorView token_view() const { return flat_view(tokens); }
-  ConstTensorView target_view() const { return flat_view(targets); }
-
- private:
-  static ConstTensorView flat_view(const std::vector<std::int32_t>& ids) {
-    return tensor_view(std::span<const std::int32_t>(ids), {static_cast<std::int64_t>(ids.size())});
-  }
-};
-
 // Loads what `rank` trains on in a micro-step of an optimizer step.
-void load_training(const Dataset& dataset, const BatchCut& cut, std::int64_t step, std::int64_t micro_step,
+void load_training(const TrainingData& data, const BatchCut& cut, std::int64_t step, std::int64_t micro_step,
                    std::int64_t rank, MicroBatch& batch);
-
-// Loads the held-out sequences of a source that `sequences` lists.
-void load_held_out(const Dataset& dataset, int source, std::span<const std::int64_t> sequences,
-                   MicroBatch& batch);
 
 }  // namespace conclave::data

@@ -26,10 +26,13 @@ void check_that_files_exist(const config::Data& data) {
 
 std::vector<TokenSource> open_all(const config::Experiment& experiment) {
   check_that_files_exist(experiment.data());
+  // The last id of a vocabulary with masking is the mask token's: no text may hold it.
+  const bool masked = experiment.train().objective() == config::Train::masked;
+  const std::int64_t text_ids = experiment.model().vocab_size() - (masked ? 1 : 0);
   std::vector<TokenSource> opened;
   for (const config::Source& source : experiment.data().train()) {
     opened.push_back(open_source(source.path(), experiment.data().tokenizer()));
-    opened.back().check_token_ids(experiment.model().vocab_size());
+    opened.back().check_token_ids(text_ids);
   }
   return opened;
 }
@@ -88,14 +91,28 @@ void check_sizes(const config::Experiment& experiment, const std::vector<SourceI
       too_small, global_batch, sequence_length, experiment.data().valid_fraction());
 }
 
+// Makes room for `sequences` and calls fill(i, tokens [S], targets [S]) for each.
+template <class Fill>
+void fill_sequences(std::int64_t sequences, std::int64_t sequence_length, MicroBatch& batch, Fill fill) {
+  const auto length = static_cast<std::size_t>(sequence_length);
+  batch.tokens.resize(static_cast<std::size_t>(sequences) * length);
+  batch.targets.resize(batch.tokens.size());
+  for (std::int64_t i = 0; i < sequences; ++i) {
+    const std::size_t first = static_cast<std::size_t>(i) * length;
+    fill(i, std::span(batch.tokens).subspan(first, length), std::span(batch.targets).subspan(first, length));
+  }
+}
+
 }  // namespace
 
 Dataset::Dataset(const config::Experiment& experiment)
     : sequence_length_(experiment.model().max_seq()),
+      seed_(experiment.run().seed()),
       token_sources_(open_all(experiment)),
       sources_(cut_into_parts(experiment, token_sources_)),
       sampler_(sampler_of(experiment, sources_)) {
   check_sizes(experiment, sources_, sampler_.schedule());
+  if (experiment.train().objective() == config::Train::masked) masking_.emplace(experiment);
   for (std::size_t index = 0; index < sources_.size(); ++index) {
     sources_[index].share = sampler_.schedule().share(static_cast<int>(index));
     names_.push_back(sources_[index].name);
@@ -110,7 +127,16 @@ void Dataset::training_sequence(std::int64_t sample, std::span<std::int32_t> tok
   const TokenSource& source = token_sources_[static_cast<std::size_t>(place.source)];
   const std::int64_t first = place.window * sequence_length_;
   source.read(first, tokens);
+  if (masking_) {
+    masking_->apply(RandomStream(seed_, "mask", static_cast<std::uint64_t>(sample)), {0, sequence_length_},
+                    tokens, targets);
+    return;
+  }
   source.read(first + 1, targets);
+}
+
+std::int64_t Dataset::masked_targets(std::int64_t sequences) const {
+  return masking_ ? sequences * masking_->predicted(sequence_length_) : 0;
 }
 
 std::int64_t Dataset::held_out_sequences(int source) const {
@@ -125,6 +151,7 @@ void Dataset::held_out_sequence(int source, std::int64_t index, std::span<std::i
   CONCLAVE_CHECK(index >= 0 && index < held_out_sequences(source),
                  "held-out sequence {} of source '{}', which has {}", index,
                  names_[static_cast<std::size_t>(source)], held_out_sequences(source));
+  if (masking_) return masked_held_out_sequence(source, index, tokens, targets);
   const TokenSource& token_source = token_sources_[static_cast<std::size_t>(source)];
   const Range held_out = sources_[static_cast<std::size_t>(source)].held_out;
   const std::int64_t first_target = held_out.begin + index * sequence_length_;
@@ -133,6 +160,31 @@ void Dataset::held_out_sequence(int source, std::int64_t index, std::span<std::i
   token_source.read(first_target, targets.first(predicted));
   std::ranges::fill(tokens.subspan(predicted), 0);
   std::ranges::fill(targets.subspan(predicted), kIgnoredTarget);
+}
+
+void Dataset::masked_held_out_sequence(int source, std::int64_t index, std::span<std::int32_t> tokens,
+                                       std::span<std::int32_t> targets) const {
+  constexpr std::uint64_t kSeed = 0;  // runs with different seeds are asked the same
+  const SourceInfo& info = sources_[static_cast<std::size_t>(source)];
+  const std::int64_t first_new = info.held_out.begin + index * sequence_length_;
+  const std::int64_t first = std::min(first_new, info.held_out.end - sequence_length_);
+  token_sources_[static_cast<std::size_t>(source)].read(first, tokens);
+  masking_->apply(RandomStream(kSeed, "mask/held_out/" + info.name, static_cast<std::uint64_t>(index)),
+                  {first_new - first, sequence_length_}, tokens, targets);
+}
+
+void Dataset::load_samples(Range samples, MicroBatch& batch) const {
+  fill_sequences(samples.size(), sequence_length_, batch,
+                 [&](std::int64_t i, std::span<std::int32_t> tokens, std::span<std::int32_t> targets) {
+                   training_sequence(samples.begin + i, tokens, targets);
+                 });
+}
+
+void Dataset::load_held_out(int source, std::span<const std::int64_t> sequences, MicroBatch& batch) const {
+  fill_sequences(static_cast<std::int64_t>(sequences.size()), sequence_length_, batch,
+                 [&](std::int64_t i, std::span<std::int32_t> tokens, std::span<std::int32_t> targets) {
+                   held_out_sequence(source, sequences[static_cast<std::size_t>(i)], tokens, targets);
+                 });
 }
 
 double Dataset::epochs(int source, std::int64_t samples) const {

@@ -4,46 +4,40 @@
 // model.max_seq, start every S tokens: S inputs and, one place on, S targets, so that no target occurs twice.
 // Training windows lie wholly in the training part. Held-out windows predict every held-out token once: the
 // first has the last training token as its first input, the last is filled up with ignored targets.
+//
+// With train.objective: masked the same windows hold S tokens, some of which are hidden (masking.h) and are
+// the only targets; a training sequence by its global sample, anew each epoch, a held-out one always alike,
+// whatever the run's seed. The last held-out window is moved back to be full, and hides new tokens only.
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
 
 #include "comm/base/partition.h"
 #include "configs/run.pb.h"
+#include "trainer/data/masking.h"
 #include "trainer/data/sampler.h"
 #include "trainer/data/token_source.h"
+#include "trainer/data/training_data.h"
 
 namespace conclave::data {
 
 // The target of a place that is not predicted; its input is token 0.
 inline constexpr std::int32_t kIgnoredTarget = -1;
 
-struct SourceInfo {
-  std::string name;
-  std::string path;
-  std::string format;  // "text", "nanoGPT (uint16)", ...
-  double share = 0.0;  // of the training samples
-  Range training;      // tokens; of a text: bytes
-  Range held_out;      // tokens; of a text: bytes
-  std::int64_t training_windows = 0;
-
-  std::int64_t tokens() const { return held_out.end; }
-};
-
-// Reading is const and thread-safe.
-class Dataset {
+class Dataset : public TrainingData {
  public:
   // `experiment` is resolved (configs/resolve.h). Opens every source and checks all token ids. Throws Error
   // that lists every file that is missing, or every source that is too small for its share of one global
   // batch; or names the first file that is damaged or has ids outside the vocabulary.
   explicit Dataset(const config::Experiment& experiment);
 
-  std::int64_t sequence_length() const { return sequence_length_; }
-  const std::vector<std::string>& source_names() const { return names_; }
-  const std::vector<SourceInfo>& sources() const { return sources_; }
+  std::int64_t sequence_length() const override { return sequence_length_; }
+  const std::vector<std::string>& source_names() const override { return names_; }
+  const std::vector<SourceInfo>& sources() const override { return sources_; }
 
   // Where global sample `sample` (counted over the whole run) comes from.
   Sample training_sample(std::int64_t sample) const { return sampler_.at(sample); }
@@ -52,8 +46,10 @@ class Dataset {
   void training_sequence(std::int64_t sample, std::span<std::int32_t> tokens,
                          std::span<std::int32_t> targets) const;
 
+  std::int64_t masked_targets(std::int64_t sequences) const override;
+
   // ceil(held-out tokens / S); 0 where nothing is held out.
-  std::int64_t held_out_sequences(int source) const;
+  std::int64_t held_out_sequences(int source) const override;
 
   // Fills S tokens and S targets with held-out sequence `index` of a source.
   void held_out_sequence(int source, std::int64_t index, std::span<std::int32_t> tokens,
@@ -62,11 +58,18 @@ class Dataset {
   // How often a source's training part has been read after `samples` global samples.
   double epochs(int source, std::int64_t samples) const;
 
-  // One line a source, for the start of a run.
-  std::string describe() const;
+  void load_samples(Range samples, MicroBatch& batch) const override;
+  void load_held_out(int source, std::span<const std::int64_t> sequences, MicroBatch& batch) const override;
+
+  std::string describe() const override;
 
  private:
+  void masked_held_out_sequence(int source, std::int64_t index, std::span<std::int32_t> tokens,
+                                std::span<std::int32_t> targets) const;
+
   std::int64_t sequence_length_;
+  std::uint64_t seed_;
+  std::optional<Masking> masking_;  // with train.objective: masked
   std::vector<TokenSource> token_sources_;
   std::vector<SourceInfo> sources_;
   std::vector<std::string> names_;

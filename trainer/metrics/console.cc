@@ -78,11 +78,14 @@ std::string step_line(const StepRecord& record, std::int64_t total_steps, bool t
 
 std::string evaluation_line(const EvaluationRecord& record) {
   std::string line = fmt::format("eval step {}  held-out loss {:.4f}", record.step, record.eval_loss);
-  if (record.tokens_are_bytes) line += fmt::format(" ({:.3f} bpb)", record.bits_per_byte);
+  if (record.mean_squared_error) line += fmt::format("  squared error {:.5f}", *record.mean_squared_error);
+  const char* unit = record.masked ? "bits per masked byte" : "bpb";
+  if (record.tokens_are_bytes) line += fmt::format(" ({:.3f} {})", record.bits_per_byte, unit);
   for (const SourceEvaluation& source : record.by_source) {
     line += "  " + source.source + " ";
-    line += record.tokens_are_bytes ? fmt::format("{:.3f} bpb", source.bits_per_byte)
-                                    : fmt::format("{:.4f}", source.eval_loss);
+    line += record.tokens_are_bytes
+                ? fmt::format("{:.3f}{}", source.bits_per_byte, record.masked ? "" : " bpb")
+                : fmt::format("{:.4f}", source.eval_loss);
   }
   return line;
 }

@@ -66,10 +66,13 @@ std::string to_json(const StepRecord& record) {
 
 std::string to_json(const EvaluationRecord& record) {
   nlohmann::ordered_json json{{"type", "evaluation"}, {"step", record.step}, {"eval_loss", record.eval_loss}};
-  if (record.tokens_are_bytes) json["bits_per_byte"] = record.bits_per_byte;
+  const std::string bits = record.masked ? "bits_per_masked_byte" : "bits_per_byte";
+  if (record.tokens_are_bytes) json[bits] = record.bits_per_byte;
+  if (record.mean_squared_error) json["mean_squared_error"] = *record.mean_squared_error;
+  if (record.best_mean_squared_error) json["best_mean_squared_error"] = *record.best_mean_squared_error;
   for (const SourceEvaluation& source : record.by_source) {
     json["eval_loss_by_source"][source.source] = source.eval_loss;
-    if (record.tokens_are_bytes) json["bits_per_byte_by_source"][source.source] = source.bits_per_byte;
+    if (record.tokens_are_bytes) json[bits + "_by_source"][source.source] = source.bits_per_byte;
   }
   return json.dump();
 }

@@ -4,7 +4,8 @@
 //   {"type": "evaluation", "step": 200, "eval_loss": ..., "bits_per_byte": ...,
 //    "eval_loss_by_source": {"kjv": ...}, "bits_per_byte_by_source": {"kjv": ...}}
 //
-// A number that is not finite is null. Where the tokens are no bytes, there is no bits_per_byte.
+// A number that is not finite is null. Where the tokens are no bytes, there is no bits_per_byte; where
+// only masked bytes are predicted, it is called bits_per_masked_byte.
 #pragma once
 
 #include <cstdint>

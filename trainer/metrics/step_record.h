@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -45,6 +46,10 @@ struct EvaluationRecord {
   double eval_loss = 0;  // nats a token, over all sources
   double bits_per_byte = 0;
   bool tokens_are_bytes = true;  // bits_per_byte has a meaning
+  bool masked = false;           // ... of the bytes that were masked, the only ones that are predicted
+  // Of a regression: of the mixture's mean, and of each sample's most probable expert.
+  std::optional<double> mean_squared_error = {};
+  std::optional<double> best_mean_squared_error = {};
   std::vector<SourceEvaluation> by_source;
 };
 

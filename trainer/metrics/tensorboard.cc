@@ -125,11 +125,12 @@ void TensorBoardWriter::write(const EvaluationRecord& record) {
   events::Event event;
   event.set_step(record.step);
   add_scalar(event, "eval/loss", record.eval_loss);
-  if (record.tokens_are_bytes) add_scalar(event, "eval/bits_per_byte", record.bits_per_byte);
+  const std::string bits = record.masked ? "eval/bits_per_masked_byte" : "eval/bits_per_byte";
+  if (record.tokens_are_bytes) add_scalar(event, bits, record.bits_per_byte);
+  if (record.mean_squared_error) add_scalar(event, "eval/mean_squared_error", *record.mean_squared_error);
   for (const SourceEvaluation& source : record.by_source) {
     add_scalar(event, "eval/loss/" + source.source, source.eval_loss);
-    if (record.tokens_are_bytes)
-      add_scalar(event, "eval/bits_per_byte/" + source.source, source.bits_per_byte);
+    if (record.tokens_are_bytes) add_scalar(event, bits + "/" + source.source, source.bits_per_byte);
   }
   write_event(std::move(event));
 }

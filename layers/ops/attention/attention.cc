@@ -20,6 +20,10 @@ void check_sequences(std::int64_t tokens, std::int64_t sequence_length) {
                  "attention: {} tokens are no whole number of sequences of {}", tokens, sequence_length);
 }
 
+void check_padding(const ConstTensorView& padding, std::int64_t tokens, const char* what) {
+  if (padding.elements() > 0) check_shape(padding, {tokens}, what);
+}
+
 }  // namespace
 
 void attention_forward(Context& ctx, const AttentionForwardArgs& args) {
@@ -33,6 +37,7 @@ void attention_forward(Context& ctx, const AttentionForwardArgs& args) {
   check_shape(args.v, {tokens, shape.kv_width()}, "v of attention");
   check_shape(args.y, {tokens, shape.query_width()}, "y of attention");
   check_shape(args.log_sum_exp, {tokens, shape.heads}, "log_sum_exp of attention");
+  check_padding(args.padding, tokens, "padding of attention");
   if (tokens > 0) cpu::attention_forward(ctx, args);
 }
 
@@ -53,6 +58,7 @@ void attention_backward(Context& ctx, const AttentionBackwardArgs& args) {
   check_shape(args.dq, queries, "dq of attention_backward");
   check_shape(args.dk, keys, "dk of attention_backward");
   check_shape(args.dv, keys, "dv of attention_backward");
+  check_padding(args.padding, tokens, "padding of attention_backward");
   if (tokens > 0) cpu::attention_backward(ctx, args);
 }
 

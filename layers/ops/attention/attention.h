@@ -4,7 +4,8 @@
 //
 // Query head h of position t, of group g = h / (H / Hkv):
 //   y[t, h] = sum_j p[j] v[j, g],   p = softmax over the visible j of q[t, h] . k[j, g] / sqrt(head_dim)
-// where j runs over t's own sequence, and only up to t itself if causal.
+// where j runs over t's own sequence, only up to t itself if causal, and never over padding. A query that
+// sees no key at all gets y = 0 and passes no gradient on.
 #pragma once
 
 #include <cstdint>
@@ -26,17 +27,19 @@ struct AttentionForwardArgs {
   AttentionShape shape;
   std::int64_t sequence_length = 0;  // S; T is a multiple of it
   bool causal = true;
-  ConstTensorView q;       // [T, H hd]
-  ConstTensorView k;       // [T, Hkv hd]
-  ConstTensorView v;       // [T, Hkv hd]
-  TensorView y;            // [T, H hd] (=)
-  TensorView log_sum_exp;  // [T, H] (=) log of the softmax's denominator: what backward recomputes p from
+  ConstTensorView padding;  // uint8 [T], 1 for tokens that are no key to anyone; empty: there are none
+  ConstTensorView q;        // [T, H hd]
+  ConstTensorView k;        // [T, Hkv hd]
+  ConstTensorView v;        // [T, Hkv hd]
+  TensorView y;             // [T, H hd] (=)
+  TensorView log_sum_exp;   // [T, H] (=) log of the softmax's denominator: what backward recomputes p from
 };
 
 struct AttentionBackwardArgs {
   AttentionShape shape;
   std::int64_t sequence_length = 0;  // S
   bool causal = true;
+  ConstTensorView padding;      // as forward had it
   ConstTensorView q;            // [T, H hd]
   ConstTensorView k;            // [T, Hkv hd]
   ConstTensorView v;            // [T, Hkv hd]

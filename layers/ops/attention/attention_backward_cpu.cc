@@ -49,6 +49,15 @@ void softmax_backward_row(float* p, float* ds, int visible, int columns, float l
   }
 }
 
+// Nobody sees padding: its probabilities and their gradients are 0.
+void clear_padding(float* p, float* ds, const std::uint8_t* padding, std::int64_t columns) {
+#pragma omp simd
+  for (std::int64_t c = 0; c < columns; ++c) {
+    p[c] = padding[c] != 0 ? 0.0F : p[c];
+    ds[c] = padding[c] != 0 ? 0.0F : ds[c];
+  }
+}
+
 // Assigns dq of this head and adds its part of dk and dv.
 void backward_head(const QueryHead& head, const KeyValueHead& shared, const Visibility& visibility,
                    std::int64_t head_dim, const Scratch& scratch, BlockGemm& gemm) {
@@ -73,6 +82,9 @@ void backward_head(const QueryHead& head, const KeyValueHead& shared, const Visi
         softmax_backward_row(scratch.p.row(r), scratch.ds.row(r), static_cast<int>(visible),
                              static_cast<int>(columns), *head.log_sum_exp.row(q0 + r),
                              dy_dot_y[static_cast<std::size_t>(r)], scale);
+        if (visibility.padding != nullptr) {
+          clear_padding(scratch.p.row(r), scratch.ds.row(r), visibility.padding + k0, columns);
+        }
       }
       gemm(Transpose::kYes, Transpose::kNo, columns, head_dim, rows, 1.0F, scratch.p, dy, true,
            shared.dv.from(k0));
@@ -96,7 +108,7 @@ void attention_backward(Context& ctx, const AttentionBackwardArgs& args) {
   const std::int64_t sequence_length = args.sequence_length;
   const std::int64_t sequences = args.q.extent(0) / sequence_length;
   const std::int64_t group = shape.heads / shape.kv_heads;  // query heads that share a key/value head
-  const Visibility visibility{sequence_length, sequence_length, args.causal};
+  const std::uint8_t* padding = padding_of(args.padding);
 
   const ConstMatrix q = matrix(args.q);
   const ConstMatrix k = matrix(args.k);
@@ -119,6 +131,8 @@ void attention_backward(Context& ctx, const AttentionBackwardArgs& args) {
     const std::int64_t kv_column = kv_head * head_dim;
     float* p = scratch_memory + omp_get_thread_num() * 2 * kScores;
     const Scratch scratch{.p = {p, kKeyBlock}, .ds = {p + kScores, kKeyBlock}};
+    const Visibility visibility{sequence_length, sequence_length, args.causal,
+                                padding == nullptr ? nullptr : padding + first_token};
     const KeyValueHead shared{.k = k.from(first_token, kv_column),
                               .v = v.from(first_token, kv_column),
                               .dk = dk.from(first_token, kv_column),

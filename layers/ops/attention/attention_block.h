@@ -35,6 +35,11 @@ using Matrix = StridedMatrix<float>;
 inline ConstMatrix matrix(const ConstTensorView& tensor) { return {tensor.data<float>(), tensor.extent(1)}; }
 inline Matrix matrix(const TensorView& tensor) { return {tensor.data<float>(), tensor.extent(1)}; }
 
+// uint8 [T], or null where there is no padding.
+inline const std::uint8_t* padding_of(const ConstTensorView& padding) {
+  return padding.elements() > 0 ? padding.data<std::uint8_t>() : nullptr;
+}
+
 enum class Transpose : char { kNo = 'N', kYes = 'T' };
 
 // Products of blocks, each on the calling thread alone. An exception can't leave a parallel region, so a
@@ -60,8 +65,9 @@ struct Visibility {
   std::int64_t queries = 0;
   std::int64_t keys = 0;
   bool causal = true;
+  const std::uint8_t* padding = nullptr;  // [keys], 1 for keys that nobody sees; null: there are none
 
-  // Query `query` sees the keys [0, count).
+  // Query `query` sees those of the keys [0, count) that are no padding.
   std::int64_t keys_of(std::int64_t query) const { return causal ? keys - queries + query + 1 : keys; }
 };
 

@@ -17,6 +17,7 @@ struct Head {
   ConstMatrix v;       // [keys, hd]
   Matrix y;            // [queries, hd]
   Matrix log_sum_exp;  // [queries, 1]
+  Visibility visibility;
 };
 
 // The softmax of one query so far: everything is relative to the largest score seen.
@@ -44,13 +45,22 @@ struct OnlineSoftmax {
   }
 };
 
+// The score of a key that is padding. Finite, so that a block of padding alone makes no NaN: what it adds
+// vanishes with the first real score, and a row that ends with this maximum has seen no key.
+constexpr float kHidden = -1e30F;
+
+void hide_padding(float* scores, const std::uint8_t* padding, std::int64_t columns) {
+#pragma omp simd
+  for (std::int64_t c = 0; c < columns; ++c) scores[c] = padding[c] != 0 ? kHidden : scores[c];
+}
+
 void scale_row(float* row, std::int64_t head_dim, float factor) {
 #pragma omp simd
   for (std::int64_t d = 0; d < head_dim; ++d) row[d] *= factor;
 }
 
-void forward_head(const Head& head, const Visibility& visibility, std::int64_t head_dim, Matrix scores,
-                  BlockGemm& gemm) {
+void forward_head(const Head& head, std::int64_t head_dim, Matrix scores, BlockGemm& gemm) {
+  const Visibility& visibility = head.visibility;
   const float scale = 1.0F / std::sqrt(static_cast<float>(head_dim));
   for (std::int64_t q0 = 0; q0 < visibility.queries; q0 += kQueryBlock) {
     const std::int64_t rows = std::min(kQueryBlock, visibility.queries - q0);
@@ -63,6 +73,7 @@ void forward_head(const Head& head, const Visibility& visibility, std::int64_t h
            false, scores);
       for (std::int64_t r = 0; r < rows; ++r) {
         const std::int64_t visible = std::clamp<std::int64_t>(visibility.keys_of(q0 + r) - k0, 0, columns);
+        if (visibility.padding != nullptr) hide_padding(scores.row(r), visibility.padding + k0, columns);
         const float shrink = softmax[static_cast<std::size_t>(r)].absorb(
             scores.row(r), static_cast<int>(visible), static_cast<int>(columns));
         if (k0 > 0 && shrink != 1.0F) scale_row(y.row(r), head_dim, shrink);
@@ -71,24 +82,24 @@ void forward_head(const Head& head, const Visibility& visibility, std::int64_t h
     }
     for (std::int64_t r = 0; r < rows; ++r) {
       const OnlineSoftmax& row = softmax[static_cast<std::size_t>(r)];
-      scale_row(y.row(r), head_dim, 1.0F / row.sum);
-      if (head.log_sum_exp.data != nullptr) *head.log_sum_exp.row(q0 + r) = row.maximum + std::log(row.sum);
+      const bool sees_nothing = row.maximum == kHidden;
+      scale_row(y.row(r), head_dim, sees_nothing ? 0.0F : 1.0F / row.sum);
+      if (head.log_sum_exp.data != nullptr)
+        *head.log_sum_exp.row(q0 + r) = sees_nothing ? 0.0F : row.maximum + std::log(row.sum);
     }
   }
 }
 
 // Runs forward_head for every item; `head_of(item)` says which head of which sequence that is.
 template <class HeadOf>
-void forward_heads(Context& ctx, std::int64_t items, const Visibility& visibility, std::int64_t head_dim,
-                   HeadOf head_of) {
+void forward_heads(Context& ctx, std::int64_t items, std::int64_t head_dim, HeadOf head_of) {
   const Arena::Mark scratch(*ctx.arena);
   float* scores = ctx.arena->allocate({omp_get_max_threads(), kScores}).data<float>();
   bool failed = false;
 #pragma omp parallel for schedule(static) reduction(|| : failed)
   for (std::int64_t item = 0; item < items; ++item) {
     BlockGemm gemm;
-    forward_head(head_of(item), visibility, head_dim, {scores + omp_get_thread_num() * kScores, kKeyBlock},
-                 gemm);
+    forward_head(head_of(item), head_dim, {scores + omp_get_thread_num() * kScores, kKeyBlock}, gemm);
     failed = failed || gemm.failed();
   }
   CONCLAVE_CHECK(!failed, "oneDNN refused a block gemm of attention (out of memory?)");
@@ -100,13 +111,14 @@ void attention_forward(Context& ctx, const AttentionForwardArgs& args) {
   const AttentionShape shape = args.shape;
   const std::int64_t sequence_length = args.sequence_length;
   const std::int64_t sequences = args.q.extent(0) / sequence_length;
-  const Visibility visibility{sequence_length, sequence_length, args.causal};
+  const std::uint8_t* padding = padding_of(args.padding);
+  const bool causal = args.causal;
   const ConstMatrix q = matrix(args.q);
   const ConstMatrix k = matrix(args.k);
   const ConstMatrix v = matrix(args.v);
   const Matrix y = matrix(args.y);
   const Matrix log_sum_exp = matrix(args.log_sum_exp);
-  forward_heads(ctx, sequences * shape.heads, visibility, shape.head_dim, [=](std::int64_t item) {
+  forward_heads(ctx, sequences * shape.heads, shape.head_dim, [=](std::int64_t item) {
     const std::int64_t first_token = item / shape.heads * sequence_length;
     const std::int64_t head = item % shape.heads;
     const std::int64_t column = head * shape.head_dim;
@@ -115,25 +127,28 @@ void attention_forward(Context& ctx, const AttentionForwardArgs& args) {
                 .k = k.from(first_token, kv_column),
                 .v = v.from(first_token, kv_column),
                 .y = y.from(first_token, column),
-                .log_sum_exp = log_sum_exp.from(first_token, head)};
+                .log_sum_exp = log_sum_exp.from(first_token, head),
+                .visibility = {sequence_length, sequence_length, causal,
+                               padding == nullptr ? nullptr : padding + first_token}};
   });
 }
 
 void attention_decode(Context& ctx, const AttentionDecodeArgs& args) {
   const AttentionShape shape = args.shape;
-  const Visibility visibility{args.q.extent(0), args.k.extent(0), true};
+  const Visibility visibility{args.q.extent(0), args.k.extent(0)};
   const ConstMatrix q = matrix(args.q);
   const ConstMatrix k = matrix(args.k);
   const ConstMatrix v = matrix(args.v);
   const Matrix y = matrix(args.y);
-  forward_heads(ctx, shape.heads, visibility, shape.head_dim, [=](std::int64_t head) {
+  forward_heads(ctx, shape.heads, shape.head_dim, [=](std::int64_t head) {
     const std::int64_t column = head * shape.head_dim;
     const std::int64_t kv_column = head / (shape.heads / shape.kv_heads) * shape.head_dim;
     return Head{.q = q.from(0, column),
                 .k = k.from(0, kv_column),
                 .v = v.from(0, kv_column),
                 .y = y.from(0, column),
-                .log_sum_exp = {}};
+                .log_sum_exp = {},
+                .visibility = visibility};
   });
 }
 

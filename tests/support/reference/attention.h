@@ -17,10 +17,12 @@ struct AttentionProblem {
   std::int64_t kv_heads = 1;
   std::int64_t head_dim = 1;
   bool causal = true;
+  std::vector<std::uint8_t> padding = {};  // [T], 1 for tokens that are no key; empty: none
 
   std::int64_t tokens() const { return sequences * sequence_length; }
   std::int64_t group() const { return heads / kv_heads; }
   bool sees(std::int64_t query, std::int64_t key) const {  // tokens
+    if (!padding.empty() && padding[static_cast<std::size_t>(key)] != 0) return false;
     return query / sequence_length == key / sequence_length && (!causal || key <= query);
   }
   std::size_t query(std::int64_t token, std::int64_t head, std::int64_t d) const {
@@ -61,6 +63,7 @@ AttentionResult<T> reference_attention(const AttentionProblem& problem, const st
         p[j] /= std::sqrt(static_cast<double>(problem.head_dim));
         maximum = std::max(maximum, std::real(p[j]));
       }
+      if (std::isinf(maximum)) continue;  // sees nothing: y = 0, and 0 stands for log_sum_exp
       T sum{};
       for (std::int64_t j = 0; j < tokens; ++j) {
         if (!problem.sees(t, j)) continue;

@@ -137,7 +137,8 @@ ReferenceBlock<T> reference_block(const config::Experiment& experiment, std::int
                                    .sequence_length = batch.sequence_length,
                                    .heads = model.heads(),
                                    .kv_heads = model.kv_heads(),
-                                   .head_dim = model.head_dim()};
+                                   .head_dim = model.head_dim(),
+                                   .causal = model.causal()};
   const AttentionInputs<T> inputs{
       conclave::reference::rms_norm(x, parameters.at(prefix + ".attention_norm.weight"), model.norm_eps()),
       parameters.at(prefix + ".attention.qkv"), parameters.at(prefix + ".attention.out"),

@@ -34,8 +34,26 @@ config::Experiment load_preset(const std::string& name) {
 TEST(PresetsTest, AreAllThere) {
   std::set<std::string> names;
   for (const auto& path : presets()) names.insert(path.stem());
-  for (const char* name : {"quickstart", "bible", "shakespeare", "shakespeare_dense", "tiny",
-                           "switch_base_128", "gshard_600b", "mixtral_8x7b"}) {
+  for (const char* name : {"quickstart",
+                           "bible",
+                           "shakespeare",
+                           "shakespeare_dense",
+                           "tiny",
+                           "switch_base_128",
+                           "gshard_600b",
+                           "mixtral_8x7b",
+                           "local_experts_1991",
+                           "local_experts_1991_single",
+                           "classics",
+                           "classics_dense",
+                           "shazeer_2017",
+                           "shazeer_2017_hierarchical",
+                           "gshard",
+                           "switch",
+                           "expert_choice",
+                           "mixtral",
+                           "deepseek_v3",
+                           "hash"}) {
     EXPECT_TRUE(names.contains(name)) << name;
   }
 }
@@ -73,6 +91,36 @@ TEST(PresetsTest, KnownModelsHaveTheirPublishedSizes) {
   EXPECT_NEAR(parameters(mixtral, 2), 12.9e9, 0.05e9);
   EXPECT_NEAR(parameters(load_preset("switch_base_128"), 128), 7.4e9, 0.1e9);
   EXPECT_NEAR(parameters(load_preset("gshard_600b"), 2048), 930e9, 5e9);
+}
+
+// Hidden units of the experts that a token passes, and of the dense block in their place.
+TEST(PresetsTest, ClassicsCompareEqualFlops) {
+  const config::Experiment dense = load_preset("classics_dense");
+  EXPECT_EQ(dense.moe().experts(), 0);
+  for (const char* name : {"classics", "shazeer_2017", "shazeer_2017_hierarchical", "gshard", "switch",
+                           "expert_choice", "mixtral", "deepseek_v3", "hash"}) {
+    SCOPED_TRACE(name);
+    const config::Experiment preset = load_preset(name);
+    const config::Moe& moe = preset.moe();
+    const double experts =
+        moe.router() == config::Moe::expert_choice ? moe.capacity_factor() : static_cast<double>(moe.top_k());
+    EXPECT_EQ((experts + static_cast<double>(moe.shared_experts())) * static_cast<double>(moe.d_ff()),
+              static_cast<double>(dense.model().d_ff()));
+    for (const auto& difference : config::differences(dense, preset)) {
+      const std::string& key = difference.key;
+      const bool is_masked = key == "model.causal" || key == "train.objective" || key == "model.vocab_size";
+      EXPECT_TRUE(key.starts_with("run.") || key.starts_with("moe.") ||
+                  (is_masked && !preset.model().causal()))
+          << key;
+    }
+  }
+}
+
+TEST(PresetsTest, OneLocalExpertHasAsManyHiddenUnitsAsFour) {
+  const config::Experiment mixture = load_preset("local_experts_1991");
+  const config::Experiment single = load_preset("local_experts_1991_single");
+  EXPECT_EQ(single.moe().experts(), 1);
+  EXPECT_EQ(mixture.moe().experts() * mixture.moe().d_ff(), single.moe().d_ff());
 }
 
 TEST(PresetsTest, ShakespeareComparesEqualActiveWidths) {

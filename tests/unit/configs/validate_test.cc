@@ -79,6 +79,24 @@ INSTANTIATE_TEST_SUITE_P(
                    "run.yaml:2:19: model.head_dim: found 7, which is odd; the rotary embedding turns pairs; "
                    "valid: 6 or "
                    "8"},
+        BrokenRule{kSource + "model: {kind: mixture_regression}\nmoe: {experts: 2, router: dense}\n"
+                             "data: {regression: {path: a.csv}}\n",
+                   "run.yaml:1:8: data.train: holds texts, and model.kind: mixture_regression learns from "
+                   "rows of numbers; valid: data.regression in its place"},
+        BrokenRule{
+            "model: {kind: mixture_regression}\nmoe: {experts: 2}\ndata: {regression: {path: a.csv}}\n",
+            "run.yaml:1:9: moe.router: softmax does not fit model.kind: mixture_regression, in which "
+            "every expert answers; valid: dense"},
+        BrokenRule{kSource + "train: {objective: masked}\n",
+                   "run.yaml:2:20: train.objective: masked predicts tokens from both sides, and model.causal "
+                   "is true; valid: model.causal=false, or train.objective=next_token"},
+        BrokenRule{kSource + "model: {causal: false}\n",
+                   "run.yaml:2:17: model.causal: false lets every token see the next one, which "
+                   "train.objective: next_token predicts; valid: train.objective=masked, or "
+                   "model.causal=true"},
+        BrokenRule{kSource + "model: {causal: false, vocab_size: 256}\ntrain: {objective: masked}\n",
+                   "run.yaml:2:36: model.vocab_size: 256 is too small for data.tokenizer: bytes and the mask "
+                   "token of train.objective: masked; valid: auto, or 257 or more"},
         BrokenRule{"data: {tokenizer: pretokenized, train: [{name: a, path: a.bin}]}\n",
                    "run.yaml:1:19: model.vocab_size: auto is not enough for data.tokenizer: pretokenized; "
                    "valid: the "

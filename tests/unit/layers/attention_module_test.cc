@@ -21,7 +21,8 @@ struct ModuleCase {
 
   friend void PrintTo(const ModuleCase& c, std::ostream* out) {
     *out << c.problem.sequences << " x " << c.problem.sequence_length << ", heads " << c.problem.heads << "/"
-         << c.problem.kv_heads << " of " << c.problem.head_dim << (c.qk_norm ? ", QK-norm" : "");
+         << c.problem.kv_heads << " of " << c.problem.head_dim << (c.qk_norm ? ", QK-norm" : "")
+         << (c.problem.causal ? "" : ", not causal") << (c.problem.padding.empty() ? "" : ", padding");
   }
 };
 
@@ -35,6 +36,7 @@ config::Model model_of(const ModuleCase& c) {
   model.set_rope_theta(100.0);
   model.set_norm_eps(1e-3);
   model.set_qk_norm(c.qk_norm);
+  model.set_causal(c.problem.causal);
   return model;
 }
 
@@ -56,6 +58,9 @@ struct Fixture {
     ctx.arena = &arena;
     ctx.batch.sequences = c.problem.sequences;
     ctx.batch.sequence_length = c.problem.sequence_length;
+    if (!c.problem.padding.empty()) {
+      ctx.padding = tensor_view(std::span<const std::uint8_t>(setting.problem.padding), {c.problem.tokens()});
+    }
     attention.collect_parameters(parameters);
     for (std::size_t p = 2; p < parameters.size(); ++p)
       add_noise(parameters[p]->value(), parameters[p]->name());
@@ -177,7 +182,9 @@ INSTANTIATE_TEST_SUITE_P(Shapes, AttentionModuleShapes,
                          testing::Values(ModuleCase{{2, 5, 4, 2, 4}, true},
                                          ModuleCase{{2, 5, 4, 2, 4}, false},
                                          ModuleCase{{3, 1, 2, 2, 6}, true}, ModuleCase{{1, 9, 3, 1, 2}, true},
-                                         ModuleCase{{1, 4, 1, 1, 8}, false}));
+                                         ModuleCase{{1, 4, 1, 1, 8}, false},
+                                         ModuleCase{{2, 5, 4, 2, 4, false}, true},
+                                         ModuleCase{{2, 3, 2, 1, 2, false, {0, 1, 0, 0, 0, 1}}, false}));
 
 TEST(AttentionModule, NamesItsParameters) {
   Fixture f({{1, 1, 4, 2, 4}, true});
@@ -230,6 +237,12 @@ TEST(AttentionModule, AFullCacheIsAnErrorThatLeavesItUnchanged) {
   EXPECT_EQ(cache.length(), 3);
   f.attention.forward_cached(f.ctx, f.x.view().rows(3, 4), cache);
   EXPECT_EQ(cache.length(), 4);
+}
+
+TEST(AttentionModule, OnlyACausalModelContinuesFromACache) {
+  Fixture f({{1, 8, 4, 2, 4, false}, false});
+  KvCache cache = f.attention.make_cache(8);
+  EXPECT_THROW(f.attention.forward_cached(f.ctx, f.x.view().rows(0, 3), cache), Error);
 }
 
 TEST(AttentionModule, PositionsBeyondMaxSeqAreAnError) {

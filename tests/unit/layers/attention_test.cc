@@ -15,7 +15,8 @@ namespace conclave {
 namespace test {
 void PrintTo(const AttentionProblem& problem, std::ostream* out) {
   *out << problem.sequences << " x " << problem.sequence_length << ", heads " << problem.heads << "/"
-       << problem.kv_heads << " of " << problem.head_dim << (problem.causal ? ", causal" : ", not causal");
+       << problem.kv_heads << " of " << problem.head_dim << (problem.causal ? ", causal" : ", not causal")
+       << (problem.padding.empty() ? "" : ", padding");
 }
 }  // namespace test
 
@@ -52,12 +53,16 @@ struct Case {
   AttentionShape shape() const { return {problem.heads, problem.kv_heads, problem.head_dim}; }
   Shape queries() const { return {problem.tokens(), problem.heads * problem.head_dim}; }
   Shape keys() const { return {problem.tokens(), problem.kv_heads * problem.head_dim}; }
+  ConstTensorView padding() const {
+    return problem.padding.empty() ? ConstTensorView() : view(problem.padding, {problem.tokens()});
+  }
   Shape rows() const { return {problem.tokens(), problem.heads}; }
 
   void forward(Context& ctx) {
     attention_forward(ctx, {.shape = shape(),
                             .sequence_length = problem.sequence_length,
                             .causal = problem.causal,
+                            .padding = padding(),
                             .q = view(q, queries()),
                             .k = view(k, keys()),
                             .v = view(v, keys()),
@@ -68,6 +73,7 @@ struct Case {
     attention_backward(ctx, {.shape = shape(),
                              .sequence_length = problem.sequence_length,
                              .causal = problem.causal,
+                             .padding = padding(),
                              .q = view(q, queries()),
                              .k = view(k, keys()),
                              .v = view(v, keys()),
@@ -148,8 +154,13 @@ void expect_backward(const Case& c) {
 // (Squire and Trapp, 1998).
 TEST(AttentionReference, BackwardIsTheComplexStepDerivative) {
   for (const bool causal : {true, false}) {
-    const Case c(
-        {.sequences = 2, .sequence_length = 3, .heads = 4, .kv_heads = 2, .head_dim = 3, .causal = causal});
+    const Case c({.sequences = 2,
+                  .sequence_length = 3,
+                  .heads = 4,
+                  .kv_heads = 2,
+                  .head_dim = 3,
+                  .causal = causal,
+                  .padding = {0, 1, 0, 1, 0, 1}});
     const auto gradients =
         test::reference_attention_backward(c.problem, promoted<double>(c.q), promoted<double>(c.k),
                                            promoted<double>(c.v), promoted<double>(c.dy));
@@ -198,6 +209,50 @@ INSTANTIATE_TEST_SUITE_P(BlockEdges, AttentionSizes,
                                          AttentionProblem{2, 128, 1, 1, 4}, AttentionProblem{1, 129, 2, 2, 4},
                                          AttentionProblem{1, 193, 2, 1, 4}, AttentionProblem{1, 257, 2, 1, 4},
                                          AttentionProblem{1, 129, 1, 1, 4, false}));
+
+// Every third token, whole blocks, the end of a sequence, a whole sequence: the first queries of a causal
+// sequence whose begin is padding, and all of one that is padding alone, see nothing.
+AttentionProblem padded(AttentionProblem problem, const std::vector<Range>& padding) {
+  problem.padding.assign(static_cast<std::size_t>(problem.tokens()), 0);
+  for (const Range& range : padding) {
+    std::fill(problem.padding.begin() + range.begin, problem.padding.begin() + range.end, 1);
+  }
+  return problem;
+}
+
+INSTANTIATE_TEST_SUITE_P(Padding, AttentionSizes,
+                         testing::Values(padded({2, 7, 4, 2, 4}, {{5, 7}, {7, 9}, {12, 13}}),
+                                         padded({2, 7, 4, 2, 4, false}, {{5, 7}, {7, 9}, {12, 13}}),
+                                         padded({3, 5, 2, 1, 4, false}, {{5, 10}}),
+                                         padded({3, 5, 2, 1, 4}, {{5, 10}}),
+                                         padded({1, 300, 2, 1, 4, false}, {{0, 130}, {256, 300}}),
+                                         padded({1, 300, 2, 1, 4, false}, {{1, 2}, {100, 270}}),
+                                         padded({1, 200, 2, 1, 4}, {{0, 129}, {150, 160}})));
+
+// Not even its value: padding may hold anything finite.
+TEST(Attention, PaddingIsSeenByNobody) {
+  Arena arena;
+  Context ctx;
+  ctx.arena = &arena;
+  const AttentionProblem problem = padded({2, 70, 2, 1, 4, false}, {{60, 70}, {75, 76}});
+  Case before(problem);
+  before.forward(ctx);
+  before.backward(ctx);
+  Case after(problem);
+  for (std::int64_t t = 0; t < problem.tokens(); ++t) {
+    if (problem.padding[static_cast<std::size_t>(t)] == 0) continue;
+    for (std::int64_t d = 0; d < problem.head_dim; ++d)
+      after.k[problem.key(t, 0, d)] = after.v[problem.key(t, 0, d)] = 1e3F;
+  }
+  after.forward(ctx);
+  after.backward(ctx);
+  EXPECT_EQ(before.y, after.y);
+  EXPECT_EQ(before.dv, after.dv);
+  for (std::int64_t d = 0; d < problem.head_dim; ++d) {
+    EXPECT_EQ(after.dk[problem.key(65, 0, d)], 0.0F);
+    EXPECT_EQ(after.dv[problem.key(65, 0, d)], 0.0F);
+  }
+}
 
 // Scores of several hundreds: exp would overflow without the running maximum.
 TEST(Attention, LargeScoresStayFinite) {
@@ -308,6 +363,7 @@ TEST(Attention, RefusesWhatDoesNotFit) {
   AttentionForwardArgs args{.shape = partial_sequence.shape(),
                             .sequence_length = 4,
                             .causal = true,
+                            .padding = {},
                             .q = view(partial_sequence.q, {6, 16}),
                             .k = view(partial_sequence.k, {6, 8}),
                             .v = view(partial_sequence.v, {6, 8}),
@@ -315,6 +371,10 @@ TEST(Attention, RefusesWhatDoesNotFit) {
                             .log_sum_exp = view(partial_sequence.log_sum_exp, {6, 4})};
   EXPECT_THROW(attention_forward(ctx, args), Error) << "6 tokens are no sequences of 4";
   args.sequence_length = 3;
+  const std::vector<std::uint8_t> short_padding(5);
+  args.padding = view(short_padding, {5});
+  EXPECT_THROW(attention_forward(ctx, args), Error) << "5 marks for 6 tokens";
+  args.padding = {};
   args.shape.kv_heads = 3;
   EXPECT_THROW(attention_forward(ctx, args), Error) << "4 heads can't share 3";
   args.shape.kv_heads = 1;

@@ -62,6 +62,9 @@ TEST(EvaluationLine, BySource) {
   record.by_source = {{"kjv", 1.25, 1.8}, {"german", 1.75, 2.5}};
   EXPECT_EQ(evaluation_line(record),
             "eval step 200  held-out loss 1.5000 (2.164 bpb)  kjv 1.800 bpb  german 2.500 bpb");
+  record.masked = true;
+  EXPECT_NE(evaluation_line(record).find("(2.164 bits per masked byte)"), std::string::npos)
+      << evaluation_line(record);
   record.tokens_are_bytes = false;
   EXPECT_EQ(evaluation_line(record), "eval step 200  held-out loss 1.5000  kjv 1.2500  german 1.7500");
 }

@@ -7,6 +7,7 @@
 #include "comm/base/error.h"
 #include "tests/support/data_files.h"
 #include "trainer/data/batch.h"
+#include "trainer/data/dataset.h"
 
 namespace conclave::data {
 namespace {
@@ -227,11 +228,11 @@ TEST(LoadTraining, TellsTheModulesWhereTheyAre) {
 TEST(LoadHeldOut, LoadsTheListedSequences) {
   const Dataset dataset(experiment_with(8, 0.1, {counting_file("a.bin", 1000)}));
   MicroBatch batch;
-  load_held_out(dataset, 0, std::array<std::int64_t, 2>{12, 4}, batch);
+  dataset.load_held_out(0, std::array<std::int64_t, 2>{12, 4}, batch);
   ASSERT_EQ(batch.tokens.size(), 16U);
   EXPECT_EQ(batch.targets[7], kIgnoredTarget);
   EXPECT_EQ(batch.tokens[8], 900 + 32 - 1);
-  load_held_out(dataset, 0, {}, batch);
+  dataset.load_held_out(0, {}, batch);
   EXPECT_TRUE(batch.tokens.empty());
 }
 

@@ -9,6 +9,7 @@
 #include "comm/self/self_communicator.h"
 #include "tests/support/temporary_directory.h"
 #include "tests/support/tiny_experiment.h"
+#include "trainer/data/dataset.h"
 #include "trainer/train_step.h"
 #include "trainer/trainer.h"
 
@@ -53,7 +54,8 @@ class EvaluateTest : public testing::Test {
     std::vector<std::int32_t> targets(length);
     LossSum sum;
     for (const std::int64_t sequence : sequences) {
-      trainer.dataset.held_out_sequence(source, sequence, tokens, targets);
+      dynamic_cast<const data::Dataset&>(trainer.dataset)
+          .held_out_sequence(source, sequence, tokens, targets);
       Context ctx = trainer.context(
           {.sequences = 1, .sequence_length = static_cast<std::int64_t>(length), .global_sequences = 1},
           /*training=*/false);

@@ -85,6 +85,8 @@ TEST_F(MetricsWriterTest, EvaluationRecordBySource) {
   EXPECT_EQ(json["bits_per_byte_by_source"], (nlohmann::json{{"kjv", 1.75}, {"c++", 0.75}}));
 
   EvaluationRecord tokens = evaluation(200);
+  tokens.masked = true;
+  EXPECT_TRUE(nlohmann::json::parse(to_json(tokens)).contains("bits_per_masked_byte_by_source"));
   tokens.tokens_are_bytes = false;
   json = nlohmann::json::parse(to_json(tokens));
   EXPECT_FALSE(json.contains("bits_per_byte"));

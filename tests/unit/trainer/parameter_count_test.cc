@@ -4,7 +4,7 @@
 
 #include "comm/self/self_communicator.h"
 #include "configs/load.h"
-#include "layers/model/language_model.h"
+#include "layers/model/model.h"
 #include "tests/support/source_dir.h"
 #include "tests/support/tiny_experiment.h"
 
@@ -18,14 +18,15 @@ TEST_P(ParameterCountTest, EqualsTheBuiltModel) {
   config::Experiment experiment = test::tiny_experiment("");
   test::apply(experiment, GetParam());
   if (GetParam() == std::string("dense")) experiment.mutable_moe()->set_experts(0);
+  if (GetParam() == std::string("local_experts")) experiment.mutable_moe()->set_top_k(4);  // all answer
   if (GetParam() == std::string("plain_attention")) experiment.mutable_model()->set_qk_norm(false);
 
   const auto alone = make_self_communicator();
   const ProcessGrid grid(*alone, 1);
-  const LanguageModel model(experiment, grid);
+  const auto model = make_model(experiment, grid);
   std::int64_t total = 0;
   std::int64_t of_idle_experts = 0;
-  for (const Parameter* parameter : model.parameters()) {
+  for (const Parameter* parameter : model->parameters()) {
     const std::int64_t elements = parameter->value().elements();
     total += elements;
     if (parameter->sharding() == Sharding::kExpert) {
@@ -40,7 +41,7 @@ TEST_P(ParameterCountTest, EqualsTheBuiltModel) {
 
 INSTANTIATE_TEST_SUITE_P(Variants, ParameterCountTest,
                          testing::Values("base", "untied", "shared", "top1", "top_all", "dense_every_second",
-                                         "dense", "plain_attention"),
+                                         "dense", "plain_attention", "local_experts"),
                          [](const auto& variant) { return std::string(variant.param); });
 
 TEST(ParameterCount, PublishedModels) {

@@ -1,0 +1,29 @@
+// What the trainer asks of anything that sends tokens to experts, whatever else it computes.
+#pragma once
+
+#include <cstdint>
+
+#include "layers/moe/routing.h"
+#include "layers/moe/statistics.h"
+
+namespace conclave {
+
+class RoutedLayer {
+ public:
+  virtual ~RoutedLayer() = default;
+
+  // What this rank counted in all forwards since the statistics were last taken.
+  virtual const MoeStatistics& statistics() const = 0;
+  // Returns the statistics and goes on counting from `next`: from nothing, or from counts
+  // that were set aside.
+  virtual MoeStatistics take_statistics(MoeStatistics next) = 0;
+  MoeStatistics take_statistics() { return take_statistics({}); }
+
+  virtual std::int64_t experts() const = 0;
+  virtual std::int64_t top_k() const = 0;
+
+  // The choices of the last forward, training or not; valid until ctx.arena is reset.
+  virtual const Routing& last_routing() const = 0;
+};
+
+}  // namespace conclave
