@@ -44,6 +44,19 @@ void Parameter::initialise_normal(std::uint64_t seed, double standard_deviation)
 
 void Parameter::initialise_constant(float constant) { std::ranges::fill(value().values<float>(), constant); }
 
-void Parameter::zero_gradient() { std::ranges::fill(gradient().values<float>(), 0.0F); }
+void Parameter::zero_gradient() {
+  std::ranges::fill(gradient().values<float>(), 0.0F);
+  if (exact_gradient_) exact_gradient_->clear();
+}
+
+void Parameter::fold_gradient() {
+  if (!exact_gradient_) return;
+  exact_gradient_->add(gradient().values<float>());
+  std::ranges::fill(gradient().values<float>(), 0.0F);
+}
+
+void Parameter::unfold_gradient() {
+  if (exact_gradient_) exact_gradient_->round_to(gradient().values<float>());
+}
 
 }  // namespace conclave

@@ -2,9 +2,11 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 
 #include "layers/tensor/arena.h"
+#include "layers/tensor/exact_sum.h"
 #include "layers/tensor/sharded_tensor.h"
 
 namespace conclave {
@@ -21,6 +23,16 @@ class Parameter {
   void initialise_normal(std::uint64_t seed, double standard_deviation);
   void initialise_constant(float value);
   void zero_gradient();
+
+  // run.determinism: cross_layout. From now on the gradient is a sum over logical shards of the global batch
+  // that doesn't depend on their order: backward computes the gradient of one shard, fold_gradient() adds it
+  // to the sum and zeroes it; after the reduction over ranks unfold_gradient() makes the sum the gradient.
+  void sum_gradients_exactly() { exact_gradient_.emplace(gradient().elements()); }
+  // Does nothing where gradients aren't summed exactly.
+  void fold_gradient();
+  void unfold_gradient();
+  // Null where gradients aren't summed exactly.
+  ExactSum* exact_gradient() { return exact_gradient_ ? &*exact_gradient_ : nullptr; }
 
   const std::string& name() const { return name_; }
   Sharding sharding() const { return sharding_; }
@@ -41,6 +53,7 @@ class Parameter {
   Range local_rows_;
   Buffer value_;
   Buffer gradient_;
+  std::optional<ExactSum> exact_gradient_;
 };
 
 }  // namespace conclave

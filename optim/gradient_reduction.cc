@@ -19,7 +19,7 @@ std::size_t elements_of(const std::vector<std::span<float>>& gradients) {
 }  // namespace
 
 GradientReduction::GradientReduction(const Ownership& ownership)
-    : owner_buckets_(make_owner_buckets(ownership)) {
+    : ownership_(&ownership), owner_buckets_(make_owner_buckets(ownership)) {
   if (ownership.sharded()) return;
   plan(ownership, ownership.grid().world());
   plan(ownership, ownership.grid().expert_data());
@@ -52,8 +52,20 @@ void GradientReduction::plan(const Ownership& ownership, Communicator& group) {
 }
 
 void GradientReduction::reduce() {
+  const bool is_exact = std::ranges::any_of(ownership_->parameters(), [](const OwnedParameter& owned) {
+    return owned.parameter->exact_gradient() != nullptr;
+  });
+  if (is_exact) {
+    for (const OwnedParameter& owned : ownership_->parameters()) sum_exactly(owned);
+    return;
+  }
   for (const Bucket& bucket : buckets_) sum_on_every_rank(bucket);
   for (const OwnerBucket& bucket : owner_buckets_) sum_on_owners(bucket);
+}
+
+void GradientReduction::sum_exactly(const OwnedParameter& owned) {
+  owned.replicas->all_reduce(buffer_view(owned.parameter->exact_gradient()->integers()));
+  owned.parameter->unfold_gradient();
 }
 
 void GradientReduction::sum_on_every_rank(const Bucket& bucket) {

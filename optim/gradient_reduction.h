@@ -20,6 +20,7 @@ class GradientReduction {
   explicit GradientReduction(const Ownership& ownership);
 
   // Collective over the world; once per optimizer step, when the gradients of all micro-batches are in.
+  // Parameters whose gradients are summed exactly have them unfolded.
   void reduce();
 
  private:
@@ -29,9 +30,12 @@ class GradientReduction {
     std::vector<std::span<float>> gradients;
   };
   void plan(const Ownership& ownership, Communicator& group);
+  // Exact sums are integers; where state is sharded every rank gets all of them.
+  void sum_exactly(const OwnedParameter& owned);
   void sum_on_every_rank(const Bucket& bucket);
   void sum_on_owners(const OwnerBucket& bucket);
 
+  const Ownership* ownership_;
   std::vector<Bucket> buckets_;             // without sharding
   std::vector<OwnerBucket> owner_buckets_;  // with it
   std::vector<float> packed_;               // the bucket under way

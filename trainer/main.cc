@@ -14,6 +14,7 @@
 #include "trainer/commands/eval_command.h"
 #include "trainer/commands/generate_command.h"
 #include "trainer/commands/train_command.h"
+#include "trainer/commands/verify_layout_command.h"
 #include "trainer/version.h"
 #include "trainer/world.h"
 
@@ -59,6 +60,7 @@ int run(int argc, char** argv) {
   add_config_command(app, selected);
   add_checkpoint_command(app, selected);
   add_doctor_command(app, selected);
+  add_verify_layout_command(app, selected);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {

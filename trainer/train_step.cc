@@ -6,15 +6,45 @@
 #include "optim/schedule.h"
 
 namespace conclave {
+namespace {
 
-StepResult train_step(Trainer& trainer, std::int64_t step) {
+// The loss of a step, from micro-batches and ranks. Where every layout must get the same bits it is added up
+// in integers, multiples of 2^-40, whose sum doesn't depend on the order; elsewhere as it comes.
+class LossSum {
+ public:
+  explicit LossSum(config::Run::Determinism determinism)
+      : is_exact_(determinism == config::Run::cross_layout) {}
+
+  void add(double loss) {
+    sum_ += loss;
+    if (is_exact_ && std::abs(loss) < kLargest) exact_sum_ += std::llrint(loss * kScale);
+  }
+  // Collective.
+  double over_ranks(Communicator& world) {
+    world.all_reduce(buffer_view(std::span(&sum_, 1)));
+    if (!is_exact_ || !(std::abs(sum_) < kLargest)) return sum_;  // NaN and infinity stay what they are
+    world.all_reduce(buffer_view(std::span(&exact_sum_, 1)));
+    return static_cast<double>(exact_sum_) / kScale;
+  }
+
+ private:
+  static constexpr double kScale = 0x1p40;
+  static constexpr double kLargest = 0x1p20;
+  bool is_exact_;
+  double sum_ = 0;
+  std::int64_t exact_sum_ = 0;
+};
+
+}  // namespace
+
+StepResult train_step(Trainer& trainer, std::int64_t step, const std::function<void()>& look_at_gradients) {
   const config::Experiment& experiment = trainer.experiment;
   for (Parameter* parameter : trainer.model.parameters()) parameter->zero_gradient();
 
   // Forward and backward, one micro-batch after the other. Every loss is divided by the
   // targets of the global batch where it arises, so that gradients only have to be added:
   // over micro-batches here, over ranks below.
-  double loss = 0;
+  LossSum loss(experiment.run().determinism());
   const int rank = trainer.world.rank();
   const data::BatchCut cut = batch_cut(experiment, trainer.world.size());
   for (std::int64_t micro_step = 0; micro_step < cut.micro_steps(); ++micro_step) {
@@ -26,16 +56,17 @@ StepResult train_step(Trainer& trainer, std::int64_t step) {
     Context ctx = trainer.context(position, /*training=*/true);
     const auto sum = trainer.model.forward(ctx, trainer.batch.input_view(), trainer.batch.target_view());
     trainer.model.backward(ctx);
+    for (Parameter* parameter : trainer.model.parameters()) parameter->fold_gradient();
     trainer.arena.reset();
-    loss += sum.loss_sum / static_cast<double>(position.loss_targets());
+    loss.add(sum.loss_sum / static_cast<double>(position.loss_targets()));
   }
 
   // Dense gradients are summed over the world, those of experts over the ranks that hold the same experts.
   trainer.gradient_reduction.reduce();
-  trainer.world.all_reduce(buffer_view(std::span(&loss, 1)));
+  if (look_at_gradients) look_at_gradients();
 
   StepResult result;
-  result.loss = loss;
+  result.loss = loss.over_ranks(trainer.world);
   result.gradient_norm = global_gradient_norm(trainer.ownership);
   result.learning_rate =
       learning_rate(experiment.schedule(), experiment.optim().lr(), experiment.train().steps(), step);

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 
 #include "trainer/trainer.h"
 
@@ -14,7 +15,9 @@ struct StepResult {
   bool skipped = false;  // loss or gradient was not finite: nothing was updated
 };
 
-// Collective over the world: every rank gets the same result. `step` counts from 0.
-StepResult train_step(Trainer& trainer, std::int64_t step);
+// Collective over the world: every rank gets the same result. `step` counts from 0. `look_at_gradients`,
+// where given, is called once the gradients are complete, before they are clipped and used.
+StepResult train_step(Trainer& trainer, std::int64_t step,
+                      const std::function<void()>& look_at_gradients = {});
 
 }  // namespace conclave

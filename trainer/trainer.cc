@@ -1,5 +1,7 @@
 #include "trainer/trainer.h"
 
+#include <omp.h>
+
 #include "optim/make_optimizer.h"
 #include "trainer/shared_error.h"
 
@@ -16,7 +18,13 @@ Trainer::Trainer(const config::Experiment& resolved, Communicator& all_ranks)
       ownership(model.parameters(), grid, experiment.optim().zero() == 1),
       gradient_reduction(ownership),
       optimizer(make_optimizer(experiment.optim(), ownership)),
-      value_gather(ownership) {}
+      value_gather(ownership) {
+  if (experiment.run().determinism() == config::Run::cross_layout) {
+    // What a kernel adds up in which order may depend on its threads, and their number on the layout.
+    omp_set_num_threads(1);
+    for (Parameter* parameter : model.parameters()) parameter->sum_gradients_exactly();
+  }
+}
 
 std::vector<ShardedTensor> Trainer::checkpoint_tensors() {
   std::vector<ShardedTensor> tensors;
@@ -33,7 +41,8 @@ Context Trainer::context(const BatchPosition& position, bool training) {
 data::BatchCut batch_cut(const config::Experiment& experiment, int world_size) {
   return {.global_batch = experiment.train().global_batch(),
           .micro_batch = experiment.train().micro_batch(),
-          .ranks = world_size};
+          .ranks = world_size,
+          .fixed_shards = experiment.run().determinism() == config::Run::cross_layout};
 }
 
 int expert_parallel_size(const config::Experiment& experiment, int world_size) {

@@ -2,11 +2,20 @@
 
 namespace conclave::data {
 std::int64_t BatchCut::micro_steps() const {
+  if (fixed_shards) {
+    const std::int64_t shards = (global_batch + micro_batch - 1) / micro_batch;
+    return (shards + ranks - 1) / ranks;
+  }
   const std::int64_t at_once = ranks * micro_batch;
   return (global_batch + at_once - 1) / at_once;
 }
 
 Range BatchCut::sequences(std::int64_t micro_step, std::int64_t rank) const {
+  if (fixed_shards) {
+    const std::int64_t shards = (global_batch + micro_batch - 1) / micro_batch;
+    const std::int64_t shard = micro_step * ranks + rank;
+    return shard < shards ? partition(global_batch, shards, shard) : Range{global_batch, global_batch};
+  }
   const Range all_ranks = partition(global_batch, micro_steps(), micro_step);
   const Range mine = partition(all_ranks.size(), ranks, rank);
   return {all_ranks.begin + mine.begin, all_ranks.begin + mine.end};

@@ -14,6 +14,9 @@ struct BatchCut {
   std::int64_t global_batch = 1;  // G sequences a step, over all ranks
   std::int64_t micro_batch = 1;   // m, the most that a rank computes at once
   std::int64_t ranks = 1;         // W
+  // Cut into ceil(G / m) shards that are the same for every number of ranks, dealt in order: rank r computes shard
+  // W s + r in micro-step s. A rank may get none while others get one.
+  bool fixed_shards = false;
 
   // ceil(G / (W m)): the fewest that keep every rank at m or below.
   std::int64_t micro_steps() const;
