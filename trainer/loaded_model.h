@@ -30,7 +30,7 @@ config::Experiment checkpoint_experiment(const std::filesystem::path& checkpoint
                                          std::span<const std::string> overrides);
 
 // Collective. Builds the model of `experiment` and loads the weights of `checkpoint`
-// (a step directory) into it.
+// (a step directory) and the state of its routers into it.
 LoadedModel load_model(const std::filesystem::path& checkpoint, const config::Experiment& experiment,
                        Communicator& world);
 
