@@ -4,7 +4,22 @@
 
 namespace conclave::config {
 
+namespace {
+
+// What follows from the router alone; the rules (router_rules.h) refuse other values that were given.
+void resolve_router(Moe& moe) {
+  const bool is_dense = moe.router() == Moe::dense;
+  if (is_dense && moe.experts() > 0) {
+    moe.set_top_k(moe.experts());
+    moe.set_capacity_factor(0);  // dropless
+  }
+  if ((is_dense || moe.router() == Moe::hash) && !moe.has_balance_loss()) moe.set_balance_loss(0);
+}
+
+}  // namespace
+
 void resolve(Experiment& experiment) {
+  resolve_router(*experiment.mutable_moe());
   Model& model = *experiment.mutable_model();
   if (model.kv_heads() == 0) model.set_kv_heads(model.heads());
   if (model.head_dim() == 0) {

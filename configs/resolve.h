@@ -5,8 +5,10 @@
 
 namespace conclave::config {
 
-// Sets model.kv_heads, model.head_dim and model.vocab_size where they are `auto`. Needs no validation first:
-// it never divides by zero. parallel.expert_parallel_size stays `auto`: it depends on the number of ranks.
+// Sets model.kv_heads, model.head_dim and model.vocab_size where they are `auto`, and what follows from the
+// router: moe.top_k = moe.experts and moe.capacity_factor = dropless for `dense`; moe.balance_loss = 0, if it
+// isn't given, for `dense` and `hash`. Needs no validation first: it never divides by zero.
+// parallel.expert_parallel_size stays `auto`: it depends on the number of ranks.
 void resolve(Experiment& experiment);
 
 // True if block `layer` (from 0) holds an MoE layer: the last block of each moe.every blocks.

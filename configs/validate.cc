@@ -10,10 +10,9 @@
 
 #include "comm/base/error.h"
 #include "configs/keys.h"
+#include "configs/router_rules.h"
 
 namespace conclave::config {
-
-namespace {
 
 std::vector<std::string> divisors(std::int64_t number, std::int64_t largest) {
   std::vector<std::string> found;
@@ -22,6 +21,8 @@ std::vector<std::string> divisors(std::int64_t number, std::int64_t largest) {
   }
   return found;
 }
+
+namespace {
 
 // The multiples of `factor` around `value`: "96 or 128".
 std::string multiples_around(std::int64_t value, std::int64_t factor) {
@@ -64,7 +65,9 @@ void check_heads(const Experiment& experiment, std::vector<Violation>& broken) {
 void check_experts(const Experiment& experiment, std::vector<Violation>& broken) {
   const Moe& moe = experiment.moe();
   if (moe.experts() == 0) return;
-  if (moe.top_k() > moe.experts()) {
+  check_router(experiment, broken);
+  // The dense router's top_k follows from its experts.
+  if (moe.router() != Moe::dense && moe.top_k() > moe.experts()) {
     broken.push_back(
         {{"moe.top_k", "moe.experts"},
          fmt::format("moe.top_k: {} is more than moe.experts, {}, and a token goes to different experts; "

@@ -1,6 +1,7 @@
 // Rules that span several keys. Limits of single keys stand in run.proto.
 #pragma once
 
+#include <cstdint>
 #include <string>
 #include <vector>
 
@@ -16,6 +17,9 @@ struct Violation {
 // Every broken rule of an experiment whose single values are valid; `auto` values may be resolved or not.
 // Rules about experts bind only models that have some: a dense model may keep any moe.top_k.
 std::vector<Violation> violations(const Experiment& experiment);
+
+// The divisors of `number` up to `largest`, ascending, for messages.
+std::vector<std::string> divisors(std::int64_t number, std::int64_t largest);
 
 // Throws ConfigError, naming the sizes that would work, unless parallel.expert_parallel_size is auto or
 // divides world_size and is at most moe.experts (1 for a dense model).

@@ -17,6 +17,20 @@ std::int64_t attention_parameters(const config::Model& model) {
   return qkv + out + qk_norms;
 }
 
+std::int64_t router_parameters(const config::Moe& moe, std::int64_t d_model) {
+  const std::int64_t gate = moe.experts() * d_model;
+  switch (moe.router()) {
+    case config::Moe::hash:
+      return 0;
+    case config::Moe::noisy_top_k:
+      return 2 * gate;
+    case config::Moe::hierarchical:
+      return gate + moe.expert_groups() * d_model;
+    default:
+      return gate;
+  }
+}
+
 ParameterCount feed_forward_parameters(const config::Experiment& experiment, std::int64_t layer) {
   const config::Model& model = experiment.model();
   if (!config::is_moe_layer(experiment, layer)) {
@@ -25,8 +39,7 @@ ParameterCount feed_forward_parameters(const config::Experiment& experiment, std
   }
   const config::Moe& moe = experiment.moe();
   const std::int64_t expert = swiglu_parameters(model.d_model(), moe.d_ff());
-  const std::int64_t router = moe.experts() * model.d_model();
-  const std::int64_t always = router + moe.shared_experts() * expert;
+  const std::int64_t always = router_parameters(moe, model.d_model()) + moe.shared_experts() * expert;
   return {.total = always + moe.experts() * expert, .active = always + moe.top_k() * expert};
 }
 

@@ -20,6 +20,8 @@ void MoeStatistics::add(const MoeStatistics& other) {
   router_entropy_sum += other.router_entropy_sum;
   balance_loss_raw += other.balance_loss_raw;
   z_loss_raw += other.z_loss_raw;
+  importance_loss_raw += other.importance_loss_raw;
+  load_loss_raw += other.load_loss_raw;
 }
 
 }  // namespace conclave

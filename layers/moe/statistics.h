@@ -18,6 +18,8 @@ struct MoeStatistics {
   // (1 at perfect balance).
   double balance_loss_raw = 0;
   double z_loss_raw = 0;
+  double importance_loss_raw = 0;  // 0 at perfect balance, and without the term
+  double load_loss_raw = 0;
 
   void add(const MoeStatistics& other);
 };

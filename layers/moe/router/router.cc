@@ -1,5 +1,8 @@
 #include "layers/moe/router/router.h"
 
+#include "layers/moe/router/dense_router.h"
+#include "layers/moe/router/gshard_router.h"
+#include "layers/moe/router/hash_router.h"
 #include "layers/moe/router/softmax_router.h"
 
 namespace conclave {
@@ -8,6 +11,12 @@ std::unique_ptr<Router> make_router(const config::Experiment& experiment, const 
   switch (experiment.moe().router()) {
     case config::Moe::softmax:
       return std::make_unique<SoftmaxRouter>(experiment, name);
+    case config::Moe::gshard:
+      return std::make_unique<GshardRouter>(experiment, name);
+    case config::Moe::hash:
+      return std::make_unique<HashRouter>(experiment, name);
+    case config::Moe::dense:
+      return std::make_unique<DenseRouter>(experiment, name);
     default:
       break;
   }

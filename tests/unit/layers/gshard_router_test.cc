@@ -1,0 +1,133 @@
+#include "layers/moe/router/gshard_router.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "tests/support/router_case.h"
+
+namespace conclave {
+namespace {
+
+using test::reference_softmax_top_k;
+using test::reference_top_k;
+using test::RouterCase;
+using test::RouterReference;
+
+config::Experiment experiment(std::int64_t experts) {
+  return RouterCase::experiment(config::Moe::gshard, experts, 2);
+}
+
+// Whether chance keeps the second expert of token t of the case, by its weight.
+bool keeps_second(const RouterCase& c, std::int64_t t, double g2) {
+  const RandomStream random(7, RouterCase::kName + "/second_choice");
+  return random.uniform(static_cast<std::uint64_t>(c.context.batch.first_token_of_run() + t)) < 2 * g2;
+}
+
+void expect_matches_reference(RouterCase& c) {
+  const auto at = c.values();
+  std::vector<std::vector<std::int32_t>> best;    // both
+  std::vector<std::vector<std::int32_t>> chosen;  // those that are kept
+  for (std::int64_t t = 0; t < c.tokens(); ++t) {
+    const auto logits = RouterCase::logits(at, ".weight", t);
+    best.push_back(reference_top_k(logits, 2));
+    chosen.push_back(best.back());
+    if (!keeps_second(c, t, reference_softmax_top_k(logits, best.back(), true).weights[1])) {
+      chosen.back()[1] = kNoExpert;
+      c.dweights[static_cast<std::size_t>(2 * t + 1)] = 0;
+    }
+    if (c.context.is_padding(t)) chosen.back() = test::empty_places(2);
+  }
+  c.expect_matches(chosen, [&]<class T>(const test::NamedTensors<T>& point) {
+    RouterReference<T> result;
+    std::vector<std::vector<T>> probabilities;
+    std::vector<T> squares;
+    for (std::size_t t = 0; t < chosen.size(); ++t) {
+      const auto one = reference_softmax_top_k(
+          RouterCase::logits(point, ".weight", static_cast<std::int64_t>(t)), best[t], true);
+      for (std::size_t k = 0; k < 2; ++k)
+        result.weights.push_back(chosen[t][k] == kNoExpert ? T(0)
+                                                           : c.setting.moe().routed_scale() * one.weights[k]);
+      probabilities.push_back(one.probabilities);
+      squares.push_back(one.log_sum_exp * one.log_sum_exp);
+    }
+    result.terms = test::reference_sequence_terms(c, probabilities, chosen, squares);
+    return result;
+  });
+}
+
+TEST(GshardRouterTest, MatchesReference) {
+  for (const std::int64_t E : {2, 6})
+    for (const double scale : {1.0, 1.5}) {
+      SCOPED_TRACE(fmt::format("E {} scale {}", E, scale));
+      config::Experiment config = experiment(E);
+      config.mutable_moe()->set_routed_scale(scale);
+      RouterCase c(config, 3);
+      expect_matches_reference(c);
+      const auto experts = c.routing.experts.values<std::int32_t>();
+      const auto empty = std::ranges::count(experts, kNoExpert);
+      EXPECT_GT(empty, 0) << "some second choice is dropped";
+      EXPECT_LT(empty, c.tokens()) << "and some is kept";
+    }
+}
+
+TEST(GshardRouterTest, PaddingTakesNoExpert) {
+  RouterCase c(experiment(6), 3);
+  c.pad(2);
+  expect_matches_reference(c);
+}
+
+// Kept with probability 2 g2, on average over tokens.
+TEST(GshardRouterTest, KeepsSecondsAsOftenAsTheirWeightsSay) {
+  RouterCase c(experiment(4), 3);
+  double kept = 0;
+  double expected = 0;
+  double variance = 0;
+  for (std::int64_t step = 0; step < 100; ++step) {
+    c.context.batch.step = step;
+    c.context.training = false;
+    const Routing both = c.forward();
+    c.context.training = true;
+    const Routing some = c.forward();
+    for (std::size_t t = 0; t < static_cast<std::size_t>(c.tokens()); ++t) {
+      const double p = std::min(1.0, 2.0 * static_cast<double>(both.weights.values<float>()[2 * t + 1]));
+      expected += p;
+      variance += p * (1 - p);
+      kept += some.experts.values<std::int32_t>()[2 * t + 1] == kNoExpert ? 0 : 1;
+    }
+  }
+  EXPECT_NEAR(kept, expected, 4 * std::sqrt(variance));
+}
+
+TEST(GshardRouterTest, EvaluationKeepsBoth) {
+  RouterCase c(experiment(6), 3);
+  c.context.training = false;
+  c.context.grid = nullptr;
+  c.forward();
+  for (const std::int32_t expert : c.routing.experts.values<std::int32_t>()) EXPECT_NE(expert, kNoExpert);
+  EXPECT_EQ(c.statistics.balance_loss_raw, 0);
+}
+
+// Equal logits tie to the two lowest ids; with g2 = 1/2 the second is always kept.
+TEST(GshardRouterTest, TiesGoToTheLowerIds) {
+  RouterCase c(experiment(5), 3);
+  c.parameters[0]->initialise_constant(0);
+  c.forward();
+  for (std::size_t i = 0; i < static_cast<std::size_t>(2 * c.tokens()); ++i) {
+    EXPECT_EQ(c.routing.experts.values<std::int32_t>()[i], i % 2);
+    EXPECT_EQ(c.routing.weights.values<float>()[i], 0.5F);
+  }
+}
+
+TEST(GshardRouterTest, TakesZeroTokens) {
+  for (const auto scope : {config::Moe::batch, config::Moe::sequence, config::Moe::global_batch}) {
+    config::Experiment config = experiment(4);
+    config.mutable_moe()->set_balance_scope(scope);
+    RouterCase c(config, 0);
+    EXPECT_EQ(c.forward().experts.shape(), (Shape{0, 2}));
+    EXPECT_EQ(c.backward().shape(), (Shape{0, RouterCase::D}));
+  }
+}
+
+}  // namespace
+}  // namespace conclave
