@@ -3,6 +3,8 @@
 #include "layers/moe/router/dense_router.h"
 #include "layers/moe/router/gshard_router.h"
 #include "layers/moe/router/hash_router.h"
+#include "layers/moe/router/hierarchical_router.h"
+#include "layers/moe/router/noisy_top_k_router.h"
 #include "layers/moe/router/softmax_router.h"
 
 namespace conclave {
@@ -11,12 +13,16 @@ std::unique_ptr<Router> make_router(const config::Experiment& experiment, const 
   switch (experiment.moe().router()) {
     case config::Moe::softmax:
       return std::make_unique<SoftmaxRouter>(experiment, name);
+    case config::Moe::noisy_top_k:
+      return std::make_unique<NoisyTopKRouter>(experiment, name);
     case config::Moe::gshard:
       return std::make_unique<GshardRouter>(experiment, name);
     case config::Moe::hash:
       return std::make_unique<HashRouter>(experiment, name);
     case config::Moe::dense:
       return std::make_unique<DenseRouter>(experiment, name);
+    case config::Moe::hierarchical:
+      return std::make_unique<HierarchicalRouter>(experiment, name);
     default:
       break;
   }

@@ -1,0 +1,80 @@
+// The hierarchical router (Shazeer et al., "Outrageously large neural networks: the sparsely-gated
+// mixture-of-experts layer", 2017, appendix B; its gates without noise): the experts form G groups of M = E /
+// G neighbours; a gate over the groups picks the best H = top_groups, and within each of them a gate of its
+// own picks K / H experts. Weights multiply, each level normalised over what it keeps:
+//
+//   a[g] = softmax among the H chosen groups of x U^T           U [G, D]
+//   b[e] = softmax among the K / H chosen of e's group of x W^T   W [E, D]
+//   weight[e] = a[group of e] * b[e]
+//
+// For the load-balance term P[t, e] = p(group of e) * p(e within its group), both over all there are. The
+// z-loss sums the squares of the gate over groups and of the gates within the chosen groups.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "layers/moe/balance_loss.h"
+#include "layers/moe/router/linear_gate.h"
+#include "layers/moe/router/router.h"
+
+namespace conclave {
+
+class HierarchicalRouter : public Router {
+ public:
+  // Parameters `name`.group_weight [G, D] and `name`.weight [E, D], replicated.
+  HierarchicalRouter(const config::Experiment& experiment, const std::string& name);
+
+  // A token's experts in descending order of weight, ties to the lower id; weights times routed_scale.
+  Routing forward(Context& ctx, ConstTensorView x, MoeStatistics& statistics) override;
+  TensorView backward(Context& ctx, ConstTensorView dweights) override;
+  void collect_parameters(std::vector<Parameter*>& parameters) override;
+  void collect_state(std::vector<ShardedTensor>&) override {}
+  void end_step(Context&) override {}
+
+ private:
+  // What the gates say; padding has zeros, and any valid groups and experts.
+  struct Gates {
+    TensorView group_probabilities;  // p [T, G]
+    TensorView groups;               // int32 [T, H], descending
+    TensorView group_weights;        // a [T, H]
+    TensorView group_log_sum_exp;    // [T]
+    // Within every group, chosen or not: one row for each token and group.
+    TensorView probabilities;  // p [T * G, M]
+    TensorView places;         // int32 [T * G, K / H], in 0 .. M - 1, descending
+    TensorView weights;        // b [T * G, K / H]
+    TensorView log_sum_exp;    // [T * G], 0 for the groups that aren't chosen
+  };
+  Gates open_gates(Context& ctx, ConstTensorView x, MoeStatistics& statistics) const;
+  // Fills the choices of every token and where they come from: `order` int32 [T, K], choice k of the token is
+  // choice order / (K / H) among the groups and order % (K / H) within.
+  Routing multiply_weights(Context& ctx, const Gates& gates, TensorView order) const;
+  BalanceGradient balance(Context& ctx, const Gates& gates, ConstTensorView experts,
+                          MoeStatistics& statistics);
+
+  // The gradient in what the two levels of gates say: their weights, or their probabilities (empty without a
+  // load-balance term), in the shapes of Gates.
+  struct GateGradients {
+    TensorView group;
+    TensorView within;
+  };
+  GateGradients weights_backward(Context& ctx, ConstTensorView dweights) const;
+  GateGradients joint_backward(Context& ctx) const;
+
+  std::int64_t groups_, top_groups_, group_experts_, top_in_group_;  // G, H, M, K / H
+  float routed_scale_;
+  LinearGate group_gate_;  // U [G, D]
+  LinearGate gate_;        // W [E, D]
+  BalanceLoss balance_loss_;
+
+  // Of the last forward in training, in its arena.
+  struct Saved {
+    ConstTensorView x;      // [T, D]
+    ConstTensorView order;  // [T, K]
+    Gates gates;
+    BalanceGradient balance;
+  };
+  Saved saved_;
+};
+
+}  // namespace conclave
