@@ -3,6 +3,9 @@
 // shared experts: DeepSeekMoE, Dai et al. 2024).
 //
 //   y[t] = sum_k weight[t, k] * expert[t, k](x[t]) + shared(x[t])
+//
+// over the choices that were not dropped; with moe.renormalize_after_drop their weights are divided by their
+// sum.
 #pragma once
 
 #include <memory>
@@ -17,6 +20,7 @@
 #include "layers/moe/experts.h"
 #include "layers/moe/router/router.h"
 #include "layers/moe/statistics.h"
+#include "layers/moe/survivor_weights.h"
 
 namespace conclave {
 
@@ -56,6 +60,7 @@ class MoeLayer : public Module {
 
  private:
   void count_statistics();
+  SurvivorWeightsArgs survivor_args() const;
 
   config::Moe config_;
   std::unique_ptr<Router> router_;
@@ -66,8 +71,9 @@ class MoeLayer : public Module {
   MoeStatistics statistics_;
 
   // Kept from forward.
-  Routing routing_;           // [T, K]
-  TensorView expert_output_;  // [R, D], in plan order
+  Routing routing_;                  // [T, K]
+  ConstTensorView combine_weights_;  // [T, K]: the router's, or what renormalize_after_drop makes of them
+  TensorView expert_output_;         // [R, D], in plan order
 };
 
 }  // namespace conclave
