@@ -53,6 +53,12 @@ TensorView MoeLayer::forward(Context& ctx, ConstTensorView x) {
   routing_ = router_->forward(ctx, x, statistics_);
   const std::int64_t capacity = expert_capacity(capacity_factor, tokens, config_.top_k(), config_.experts());
   make_dispatch_plan(routing_, config_.experts(), capacity, config_.drop(), plan_);
+  combine_weights_ = routing_.weights;
+  if (config_.renormalize_after_drop()) {
+    const TensorView survivors = ctx.arena->allocate(routing_.weights.shape());
+    survivor_weights(ctx, survivor_args(), survivors);
+    combine_weights_ = survivors;
+  }
   exchange_.agree(ctx, plan_);
   count_statistics();
 
@@ -64,7 +70,7 @@ TensorView MoeLayer::forward(Context& ctx, ConstTensorView x) {
 
   const TensorView y = shared_ ? shared_->forward(ctx, x) : ctx.arena->allocate(x.shape());  // [T, D]
   combine_rows(ctx, {.rows = expert_output_,
-                     .weights = routing_.weights,
+                     .weights = combine_weights_,
                      .row_of_choice = plan_.row_of_choice,
                      .y = y,
                      .accumulate = shared_ != nullptr});
@@ -76,10 +82,11 @@ TensorView MoeLayer::backward(Context& ctx, ConstTensorView dy) {
   TensorView drows = expert_output_;  // [R, D]: each row's gradient takes the place of the row
   combine_rows_backward(ctx, {.dy = dy,
                               .rows = expert_output_,
-                              .weights = routing_.weights,
+                              .weights = combine_weights_,
                               .row_of_choice = plan_.row_of_choice,
                               .drows = drows,
                               .dweights = dweights});
+  if (config_.renormalize_after_drop()) survivor_weights_backward(ctx, survivor_args(), dweights, dweights);
   drows = exchange_.dispatch(ctx, drows);  // [R', D]: the way back of combine
   drows = experts_.backward(ctx, drows);   // [R', D]
   drows = exchange_.combine(ctx, drows);   // [R, D]: the way back of dispatch
@@ -101,6 +108,12 @@ MoeStatistics MoeLayer::take_statistics(MoeStatistics next) {
   next.chosen_per_expert.resize(static_cast<std::size_t>(config_.experts()), 0);
   next.dropped_per_choice.resize(static_cast<std::size_t>(config_.top_k()), 0);
   return std::exchange(statistics_, std::move(next));
+}
+
+SurvivorWeightsArgs MoeLayer::survivor_args() const {
+  return {.weights = routing_.weights,
+          .row_of_choice = plan_.row_of_choice,
+          .scale = static_cast<float>(config_.routed_scale())};
 }
 
 void MoeLayer::count_statistics() {

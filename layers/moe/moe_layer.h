@@ -3,6 +3,9 @@
 // shared experts: DeepSeekMoE, Dai et al. 2024).
 //
 //   y[t] = sum_k weight[t, k] * expert[t, k](x[t]) + shared(x[t])
+//
+// over the choices that were not dropped; with moe.renormalize_after_drop their weights are divided by their
+// sum.
 #pragma once
 
 #include <memory>
@@ -18,6 +21,7 @@
 #include "layers/moe/routed_layer.h"
 #include "layers/moe/router/router.h"
 #include "layers/moe/statistics.h"
+#include "layers/moe/survivor_weights.h"
 
 namespace conclave {
 
@@ -52,6 +56,7 @@ class MoeLayer : public Module, public RoutedLayer {
 
  private:
   void count_statistics();
+  SurvivorWeightsArgs survivor_args() const;
 
   config::Moe config_;
   std::unique_ptr<Router> router_;
@@ -62,8 +67,9 @@ class MoeLayer : public Module, public RoutedLayer {
   MoeStatistics statistics_;
 
   // Kept from forward.
-  Routing routing_;           // [T, K]
-  TensorView expert_output_;  // [R, D], in plan order
+  Routing routing_;                  // [T, K]
+  ConstTensorView combine_weights_;  // [T, K]: the router's, or what renormalize_after_drop makes of them
+  TensorView expert_output_;         // [R, D], in plan order
 };
 
 }  // namespace conclave

@@ -30,6 +30,7 @@ MoeCase make_moe_case(const reference::MoeSizes& sizes, std::uint64_t seed) {
   config.set_normalize_top_k(sizes.normalize);
   config.set_capacity_factor(0);  // dropless
   config.set_drop(sizes.drop_smallest ? config::Moe::probability : config::Moe::position);
+  config.set_renormalize_after_drop(sizes.renormalize);
   config.set_balance_loss(0);
   config.set_z_loss(0);
 

@@ -99,6 +99,27 @@ void apply(config::Experiment& experiment, const std::string& variant) {
     experiment.mutable_model()->set_causal(false);
     experiment.mutable_model()->set_vocab_size(257);
   }
+  if (variant == "hash") moe.set_router(config::Moe::hash);
+  if (variant == "dense_mixture") {
+    moe.set_router(config::Moe::dense);
+    config::resolve(experiment);
+  }
+  if (variant == "gshard") {
+    moe.set_router(config::Moe::gshard);
+    moe.set_renormalize_after_drop(true);
+  }
+  if (variant == "noisy_top_k") {
+    moe.set_router(config::Moe::noisy_top_k);
+    moe.set_importance_loss(0.1);
+    moe.set_load_loss(0.1);
+  }
+  if (variant == "hierarchical") {
+    moe.set_router(config::Moe::hierarchical);
+    moe.set_experts(6);
+    moe.set_expert_groups(3);
+    moe.set_top_groups(2);
+    moe.set_top_k(4);
+  }
 }
 
 }  // namespace conclave::test

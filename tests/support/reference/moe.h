@@ -22,6 +22,7 @@ struct MoeSizes {
   bool normalize = true;
   std::size_t capacity = SIZE_MAX;  // rows an expert takes
   bool drop_smallest = false;       // over capacity drop the smallest weights; false: the latest
+  bool renormalize = false;         // weights among the choices that were kept
 };
 
 // Inputs of the layer, or their gradients. Shared tensors are empty without shared experts.
@@ -112,21 +113,31 @@ struct SwigluToken {
   }
 };
 
-// What the router says of one token: p = softmax over all experts, w the weights of the K choices.
+// What the router says of one token: p = softmax over all experts, w the weights of the K choices. Weights
+// that are normalised are a softmax among the chosen; renormalised, among those that were kept.
 template <class T>
 struct RouterToken {
   std::vector<T> p, w;
 
-  RouterToken(const MoeSizes& s, const T* x, const T* router, const std::size_t* chosen) {
+  bool normalized;
+
+  // `kept`: which of the K weights share the sum; empty for all of them.
+  RouterToken(const MoeSizes& s, const T* x, const T* router, const std::size_t* chosen,
+              const std::vector<bool>& kept = {})
+      : normalized(s.normalize || !kept.empty()) {
     using std::exp;
+    const auto is_kept = [&](std::size_t k) { return kept.empty() || kept[k]; };
     T sum(0.0);
     for (std::size_t e = 0; e < s.experts; ++e) {
       p.push_back(exp(dot(x, router + e * s.d_model, s.d_model)));
       sum += p[e];
     }
     T chosen_sum(0.0);
-    for (std::size_t k = 0; k < s.top_k; ++k) chosen_sum += p[chosen[k]];
-    for (std::size_t k = 0; k < s.top_k; ++k) w.push_back(p[chosen[k]] / (s.normalize ? chosen_sum : sum));
+    for (std::size_t k = 0; k < s.top_k; ++k) {
+      if (is_kept(k)) chosen_sum += p[chosen[k]];
+    }
+    for (std::size_t k = 0; k < s.top_k; ++k)
+      w.push_back(is_kept(k) ? p[chosen[k]] / (normalized ? chosen_sum : sum) : T(0.0));
     for (T& probability : p) probability = probability / sum;
   }
 
@@ -135,11 +146,11 @@ struct RouterToken {
                 const std::vector<T>& dw, T* dx, T* drouter) const {
     std::vector<T> dlogits(s.experts, T(0.0));
     const T mean = dot(w.data(), dw.data(), s.top_k);
-    if (!s.normalize) {
+    if (!normalized) {
       for (std::size_t e = 0; e < s.experts; ++e) dlogits[e] = -(p[e] * mean);
     }
     for (std::size_t k = 0; k < s.top_k; ++k) {
-      dlogits[chosen[k]] += w[k] * (s.normalize ? dw[k] - mean : dw[k]);
+      dlogits[chosen[k]] += w[k] * (normalized ? dw[k] - mean : dw[k]);
     }
     for (std::size_t e = 0; e < s.experts; ++e) {
       for (std::size_t d = 0; d < s.d_model; ++d) {
@@ -149,6 +160,13 @@ struct RouterToken {
     }
   }
 };
+
+// The `kept` of RouterToken.
+inline std::vector<bool> sharing_choices(const MoeSizes& s, const MoeChoices& choices, std::size_t token) {
+  if (!s.renormalize) return {};
+  const auto first = choices.kept.begin() + static_cast<std::ptrdiff_t>(token * s.top_k);
+  return {first, first + static_cast<std::ptrdiff_t>(s.top_k)};
+}
 
 inline MoeChoices choose(const MoeSizes& s, const MoeTensors<double>& in) {
   MoeChoices choices;
@@ -188,7 +206,7 @@ std::vector<T> moe_forward(const MoeSizes& s, const MoeChoices& choices, const M
   for (std::size_t t = 0; t < s.tokens; ++t) {
     const T* x = &in.x[t * s.d_model];
     const std::size_t* chosen = &choices.expert[t * s.top_k];
-    const RouterToken<T> routed(s, x, in.router.data(), chosen);
+    const RouterToken<T> routed(s, x, in.router.data(), chosen, sharing_choices(s, choices, t));
     for (std::size_t k = 0; k < s.top_k; ++k) {
       if (!choices.kept[t * s.top_k + k]) continue;
       const SwigluToken<T> expert(x, &in.gate_up[chosen[k] * 2 * s.d_ff * s.d_model],
@@ -213,7 +231,7 @@ MoeTensors<T> moe_backward(const MoeSizes& s, const MoeChoices& choices, const M
     const std::vector<T> dy_token(dy.begin() + static_cast<std::ptrdiff_t>(t * s.d_model),
                                   dy.begin() + static_cast<std::ptrdiff_t>((t + 1) * s.d_model));
     const std::size_t* chosen = &choices.expert[t * s.top_k];
-    const RouterToken<T> routed(s, x, in.router.data(), chosen);
+    const RouterToken<T> routed(s, x, in.router.data(), chosen, sharing_choices(s, choices, t));
     std::vector<T> dw(s.top_k, T(0.0));
     for (std::size_t k = 0; k < s.top_k; ++k) {
       if (!choices.kept[t * s.top_k + k]) continue;

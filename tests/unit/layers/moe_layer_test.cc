@@ -56,7 +56,7 @@ class MoeLayerTest : public testing::Test {
 
 // The reference's own derivatives, against none at all.
 TEST(MoeReferenceTest, BackwardIsTheComplexStepDerivative) {
-  for (const bool normalize : {true, false}) {
+  for (const auto& [normalize, renormalize] : {std::pair(true, false), {false, false}, {false, true}}) {
     const MoeSizes sizes{.tokens = 5,
                          .d_model = 4,
                          .d_ff = 3,
@@ -64,7 +64,8 @@ TEST(MoeReferenceTest, BackwardIsTheComplexStepDerivative) {
                          .top_k = 2,
                          .shared_d_ff = 3,
                          .normalize = normalize,
-                         .capacity = 2};
+                         .capacity = 2,
+                         .renormalize = renormalize};
     const MoeCase moe = make_moe_case(sizes, 1);
     const reference::MoeChoices choices = reference::choose(sizes, moe.tensors);
     auto explicit_form = reference::moe_backward(sizes, choices, moe.tensors, moe.dy);
@@ -126,6 +127,22 @@ TEST_F(MoeLayerTest, DropsTheLatestOverCapacity) {
       make_moe_case({.tokens = 16, .d_model = 6, .d_ff = 4, .experts = 4, .top_k = 2, .capacity = 4}, 10);
   moe.experiment.mutable_moe()->set_capacity_factor(0.5);
   expect_matches_reference(moe);
+}
+
+TEST_F(MoeLayerTest, RenormalisesTheWeightsThatDroppingLeaves) {
+  for (const bool normalize : {true, false}) {
+    MoeCase moe = make_moe_case({.tokens = 16,
+                                 .d_model = 6,
+                                 .d_ff = 4,
+                                 .experts = 4,
+                                 .top_k = 2,
+                                 .normalize = normalize,
+                                 .capacity = 4,
+                                 .renormalize = true},
+                                10);
+    moe.experiment.mutable_moe()->set_capacity_factor(0.5);
+    expect_matches_reference(moe);
+  }
 }
 
 TEST_F(MoeLayerTest, DropsTheLeastProbableOverCapacity) {

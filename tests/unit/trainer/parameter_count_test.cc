@@ -41,7 +41,8 @@ TEST_P(ParameterCountTest, EqualsTheBuiltModel) {
 
 INSTANTIATE_TEST_SUITE_P(Variants, ParameterCountTest,
                          testing::Values("base", "untied", "shared", "top1", "top_all", "dense_every_second",
-                                         "dense", "plain_attention", "local_experts"),
+                                         "dense", "plain_attention", "local_experts", "hash", "dense_mixture",
+                                         "noisy_top_k", "hierarchical"),
                          [](const auto& variant) { return std::string(variant.param); });
 
 TEST(ParameterCount, PublishedModels) {
