@@ -58,7 +58,7 @@ std::string held_out_table(const Evaluation& evaluation, const config::Experimen
   return format_table(header, rows);
 }
 
-std::string expert_tables(const Evaluation& evaluation, const LanguageModel& model) {
+std::string expert_tables(const Evaluation& evaluation, const Model& model) {
   if (model.moe_layers().empty() || evaluation.sources.empty()) return "";
   std::vector<std::int64_t> blocks;
   for (const auto& [block, layer] : model.moe_layers()) blocks.push_back(block);
