@@ -24,6 +24,7 @@ StepResult train_step(Trainer& trainer, std::int64_t step) {
 
     Context ctx = trainer.context(position, /*training=*/true);
     const auto sum = trainer.model.forward(ctx, trainer.batch.token_view(), trainer.batch.target_view());
+    trainer.routing_recorder.after_forward(position, trainer.batch);
     trainer.model.backward(ctx);
     trainer.arena.reset();
     loss += sum.loss_sum / static_cast<double>(position.global_tokens());

@@ -12,7 +12,8 @@ Trainer::Trainer(const config::Experiment& resolved, Communicator& all_ranks)
       dataset(on_all_ranks(all_ranks, [&] { return data::Dataset(resolved); })),
       model(experiment, grid),
       gradient_reduction(model.parameters(), grid),
-      optimizer(make_optimizer(experiment.optim(), model.parameters())) {}
+      optimizer(make_optimizer(experiment.optim(), model.parameters())),
+      routing_recorder(experiment, model, dataset, world) {}
 
 std::vector<ShardedTensor> Trainer::checkpoint_tensors() {
   std::vector<ShardedTensor> tensors;

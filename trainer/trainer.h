@@ -11,6 +11,7 @@
 #include "optim/optimizer.h"
 #include "trainer/data/batch.h"
 #include "trainer/data/dataset.h"
+#include "trainer/inspect/routing_recorder.h"
 
 namespace conclave {
 
@@ -31,6 +32,7 @@ struct Trainer {
   Arena arena;             // activations of one micro-batch
   data::MicroBatch batch;  // tokens and targets of one micro-batch
   StepClock clock;
+  RoutingRecorder routing_recorder;  // log.routing
 
   // Every tensor of a checkpoint: parameters, router state and optimizer state.
   std::vector<ShardedTensor> checkpoint_tensors();
