@@ -227,6 +227,11 @@ void check_regression(const Experiment& experiment, std::vector<Violation>& brok
                       "model.kind=mixture_regression, or no data.regression"});
     return;
   }
+  if (!experiment.log().routing().empty()) {
+    broken.push_back({{"log.routing", "model.kind"},
+                      "log.routing: records the experts of tokens, and model.kind: mixture_regression has none; "
+                      "valid: no log.routing"});
+  }
   if (experiment.data().train_size() > 0) {
     broken.push_back(
         {{"data.train", "model.kind"},

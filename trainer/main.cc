@@ -13,6 +13,8 @@
 #include "trainer/commands/doctor_command.h"
 #include "trainer/commands/eval_command.h"
 #include "trainer/commands/generate_command.h"
+#include "trainer/commands/inspect_command.h"
+#include "trainer/commands/report_command.h"
 #include "trainer/commands/train_command.h"
 #include "trainer/commands/verify_layout_command.h"
 #include "trainer/version.h"
@@ -57,6 +59,8 @@ int run(int argc, char** argv) {
   add_train_command(app, selected);
   add_eval_command(app, selected);
   add_generate_command(app, selected);
+  add_inspect_command(app, selected);
+  add_report_command(app, selected);
   add_config_command(app, selected);
   add_checkpoint_command(app, selected);
   add_doctor_command(app, selected);

@@ -8,6 +8,7 @@
 #include "trainer/durable_file.h"
 #include "trainer/evaluation_report.h"
 #include "trainer/metrics/process_memory.h"
+#include "trainer/report/run_report.h"
 #include "trainer/routing_summary.h"
 
 namespace conclave {
@@ -135,8 +136,19 @@ void RunRecord::finish(const Evaluation& final_evaluation) {
     if (!trainer_.model.moe_layers().empty()) say(expert_tables(final_evaluation, trainer_.model));
     if (!is_regression(trainer_.experiment)) write_evaluation_table(final_evaluation);
   }
+  write_report();
   say(fmt::format("done: {} steps; the run is in {}", trainer_.experiment.train().steps(),
                   trainer_.experiment.run().dir()));
+}
+
+void RunRecord::write_report() {
+  if (!is_first_rank()) return;
+  const std::filesystem::path run_dir = trainer_.experiment.run().dir();
+  try {
+    write_run_report(run_dir, run_report_path(run_dir));
+  } catch (const std::exception& error) {
+    warn(fmt::format("no report of the run: {}", error.what()));
+  }
 }
 
 void RunRecord::write_evaluation_table(const Evaluation& evaluation) const {

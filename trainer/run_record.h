@@ -32,8 +32,10 @@ class RunRecord {
   void step(std::int64_t step, const StepResult& result, double step_seconds);
   void evaluation(std::int64_t completed_steps, const Evaluation& evaluation);
   void saved(const SaveResult& result);
-  // The last evaluation: records it, prints the tables, writes evaluation.tsv.
+  // The last evaluation: records it, prints the tables, writes evaluation.tsv and report.html.
   void finish(const Evaluation& evaluation);
+  // Rank 0 writes report.html of what is recorded so far; that it can't is said and ends nothing.
+  void write_report();
 
  private:
   StepRecord reduced_record(std::int64_t completed_steps, const StepResult& result);

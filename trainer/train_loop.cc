@@ -163,6 +163,8 @@ ExitCode train(const config::Experiment& experiment, Communicator& world) {
     const StepResult result = train_step(trainer, step);
     record.step(step, result,
                 std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+    if (const std::string failure = trainer.routing_recorder.end_step(step); !failure.empty())
+      record.warn(failure);
     skipped_in_a_row = result.skipped ? skipped_in_a_row + 1 : 0;
     check_skipped_steps(experiment, skipped_in_a_row, step);
 
@@ -173,6 +175,7 @@ ExitCode train(const config::Experiment& experiment, Communicator& world) {
       save(trainer, record, completed, /*run_ends=*/last || stopping);
     }
     if (stopping) {
+      record.write_report();
       record.say(
           fmt::format("stopped after step {}: {}; the same command continues", completed, stop.reason()));
       return ExitCode::kRequeue;

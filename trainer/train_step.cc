@@ -55,6 +55,7 @@ StepResult train_step(Trainer& trainer, std::int64_t step, const std::function<v
 
     Context ctx = trainer.context(position, /*training=*/true);
     const auto sum = trainer.model.forward(ctx, trainer.batch.input_view(), trainer.batch.target_view());
+    trainer.routing_recorder.after_forward(position, trainer.batch);
     trainer.model.backward(ctx);
     for (Parameter* parameter : trainer.model.parameters()) parameter->fold_gradient();
     trainer.arena.reset();

@@ -18,7 +18,8 @@ Trainer::Trainer(const config::Experiment& resolved, Communicator& all_ranks)
       ownership(model.parameters(), grid, experiment.optim().zero() == 1),
       gradient_reduction(ownership),
       optimizer(make_optimizer(experiment.optim(), ownership)),
-      value_gather(ownership) {
+      value_gather(ownership),
+      routing_recorder(experiment, model, dataset, world) {
   if (experiment.run().determinism() == config::Run::cross_layout) {
     // What a kernel adds up in which order may depend on its threads, and their number on the layout.
     omp_set_num_threads(1);

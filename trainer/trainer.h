@@ -13,6 +13,7 @@
 #include "optim/value_gather.h"
 #include "trainer/data/batch.h"
 #include "trainer/data/training_data.h"
+#include "trainer/inspect/routing_recorder.h"
 
 namespace conclave {
 
@@ -37,6 +38,7 @@ struct Trainer {
   Arena arena;             // activations of one micro-batch
   data::MicroBatch batch;  // samples of one micro-batch
   StepClock clock;
+  RoutingRecorder routing_recorder;  // log.routing
 
   // Every tensor of a checkpoint: parameters, router state and optimizer state.
   std::vector<ShardedTensor> checkpoint_tensors();

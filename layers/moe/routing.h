@@ -16,6 +16,9 @@ struct Routing {
   ConstTensorView experts;
   // The weight of each choice in the combination. fp32 [T, K].
   ConstTensorView weights;
+  // -sum_e p ln p of each token's distribution over the experts, for those who look into the router; empty
+  // where a router has no such distribution. fp32 [T].
+  ConstTensorView entropy = {};
 };
 
 }  // namespace conclave

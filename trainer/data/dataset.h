@@ -49,6 +49,7 @@ class Dataset : public TrainingData {
   std::int64_t masked_targets(std::int64_t sequences) const override;
 
   // ceil(held-out tokens / S); 0 where nothing is held out.
+  int source_of_sample(std::int64_t sample) const override { return training_sample(sample).source; }
   std::int64_t held_out_sequences(int source) const override;
 
   // Fills S tokens and S targets with held-out sequence `index` of a source.

@@ -140,6 +140,11 @@ void RegressionData::name_regions(std::int64_t training_rows) {
   }
 }
 
+int RegressionData::source_of_sample(std::int64_t sample) const {
+  const auto row = static_cast<std::size_t>(sampler_->at(sample).window);
+  return static_cast<int>(region_of(&inputs_[row * static_cast<std::size_t>(options_.inputs())]));
+}
+
 std::int64_t RegressionData::held_out_sequences(int source) const {
   return static_cast<std::int64_t>(held_out_rows_.at(static_cast<std::size_t>(source)).size());
 }

@@ -28,6 +28,7 @@ class RegressionData : public TrainingData {
   const std::vector<std::string>& source_names() const override { return names_; }  // regions
   const std::vector<SourceInfo>& sources() const override { return sources_; }
   std::int64_t masked_targets(std::int64_t) const override { return 0; }
+  int source_of_sample(std::int64_t sample) const override;
   std::int64_t held_out_sequences(int source) const override;
   void load_samples(Range samples, MicroBatch& batch) const override;
   void load_held_out(int source, std::span<const std::int64_t> sequences, MicroBatch& batch) const override;

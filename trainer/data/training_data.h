@@ -37,6 +37,8 @@ class TrainingData {
   virtual const std::vector<SourceInfo>& sources() const = 0;
   // Predicted tokens of `sequences` training sequences with train.objective: masked; else 0.
   virtual std::int64_t masked_targets(std::int64_t sequences) const = 0;
+  // The source of global sample `sample`, counted over the whole run.
+  virtual int source_of_sample(std::int64_t sample) const = 0;
   virtual std::int64_t held_out_sequences(int source) const = 0;
 
   // Fill `batch` with the global samples `samples` (counted over the whole run), or with the held-out

@@ -24,10 +24,10 @@ Routing SoftmaxRouter::forward(Context& ctx, ConstTensorView x, MoeStatistics& s
   const TensorView experts = ctx.arena->allocate({T, top_k_}, DType::kInt32);
   const TensorView weights = ctx.arena->allocate({T, top_k_});
   const TensorView log_sum_exp = ctx.arena->allocate({T});
+  const TensorView entropy = ctx.arena->allocate({T});
   {
     const Arena::Mark scratch(*ctx.arena);
     const TensorView logits = ctx.arena->allocate({T, E});
-    const TensorView entropy = ctx.arena->allocate({T});
     gemm(ctx, {.a = x, .b = weight_.value(), .c = logits, .transpose_b = true});
     softmax_top_k(ctx, {.logits = logits,
                         .normalize = normalize_,
@@ -45,7 +45,7 @@ Routing SoftmaxRouter::forward(Context& ctx, ConstTensorView x, MoeStatistics& s
               experts,     weights,
               log_sum_exp, balance_loss_.forward(ctx, probabilities, experts, log_sum_exp, statistics)};
   }
-  return {experts, weights};
+  return {experts, weights, entropy};
 }
 
 TensorView SoftmaxRouter::backward(Context& ctx, ConstTensorView dweights) {
