@@ -86,9 +86,11 @@ std::vector<ShardedTensor> AdamW::state() {
     const std::int64_t offset = owned.first_global_row();
     tensors.push_back({.name = moment + parameter.name(),
                        .global_shape = {units * owned.unit_rows, owned.columns},
-                       .sharding = sharded_ ? Sharding::kOwner : parameter.sharding(),
+                       .sharding = parameter.sharding(),
                        .local_rows = {offset + owned.mine.begin, offset + owned.mine.end},
-                       .local = values});
+                       .local = values,
+                       .rows_per_expert = parameter.sharding() == Sharding::kExpert ? owned.unit_rows : 1,
+                       .sole_owner = sharded_});
   };
   for (const Slot& slot : slots_) {
     add("adamw.m/", slot, slot.first_moment.view());

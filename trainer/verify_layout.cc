@@ -183,7 +183,7 @@ LayoutReport verify_layouts(const config::Experiment& experiment, const std::vec
   }
 
   for (const Layout& layout : layouts_of(experiment, ranks)) {
-    LayoutCheck check{.layout = layout, .difference = {}};
+    LayoutCheck check{.layout = layout, .difference = {}, .passed = false};
     const bool takes_part = world.rank() < layout.ranks;
     const auto group = world.split(takes_part ? 0 : 1, world.rank(), "layout");
     if (takes_part) {

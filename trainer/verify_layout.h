@@ -8,14 +8,10 @@
 #include <vector>
 
 #include "comm/communicator.h"
+#include "comm/layout.h"
 #include "configs/run.pb.h"
 
 namespace conclave {
-
-struct Layout {
-  int ranks = 1;
-  int expert_parallel_size = 1;
-};
 
 // Relative differences from the reference; 0 is equal bit for bit.
 struct LayoutDifference {

@@ -11,8 +11,7 @@ namespace conclave {
 
 enum class Sharding : std::uint8_t {
   kReplicated,  // the whole tensor on every rank of the world
-  kExpert,      // rows `local_rows` (experts) on this rank, the same on every rank of its expert-data group
-  kOwner        // rows `local_rows` on this rank alone: sharded optimizer state
+  kExpert       // rows `local_rows` (of experts) on this rank, the same on every rank of its expert-data group
 };
 
 // What a checkpoint needs to know of one tensor; the memory belongs to the parameter or the optimizer.
@@ -22,6 +21,15 @@ struct ShardedTensor {
   Sharding sharding = Sharding::kReplicated;
   Range local_rows;  // rows of dimension 0 that `local` holds
   TensorView local;
+  std::int64_t rows_per_expert = 1;  // of kExpert: dimension 0 is experts times this
+  // `local_rows` are on this rank alone, whatever `sharding` says of the tensor: sharded optimizer state.
+  bool sole_owner = false;
+
+  // The rows that `local` holds.
+  Range held_rows() const {
+    const bool whole = sharding == Sharding::kReplicated && !sole_owner;
+    return whole ? Range{0, global_shape.rank() == 0 ? 1 : global_shape[0]} : local_rows;
+  }
 };
 
 }  // namespace conclave

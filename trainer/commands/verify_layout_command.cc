@@ -33,6 +33,12 @@ struct Options {
   int most_ranks() const { return *std::ranges::max_element(ranks); }
 };
 
+config::Experiment load(const Options& options) {
+  config::Experiment experiment = config::load_experiment(options.file, options.overrides);
+  check_verifiable(experiment);
+  return experiment;
+}
+
 // Starts the same command again under mpirun, on as many ranks as the largest layout has. Returns only by
 // throwing.
 [[noreturn]] void start_ranks(const Options& options) {
@@ -64,11 +70,7 @@ struct Options {
 }
 
 ExitCode verify(const Options& options, Communicator& world) {
-  const config::Experiment experiment = on_all_ranks(world, [&] {
-    config::Experiment loaded = config::load_experiment(options.file, options.overrides);
-    check_verifiable(loaded);
-    return loaded;
-  });
+  const config::Experiment experiment = on_all_ranks(world, [&] { return load(options); });
   if (world.size() < options.most_ranks()) {
     throw ConfigError(
         fmt::format("--ranks asks for a layout of {} ranks, and the launcher started {}; valid: up to {}",
@@ -95,6 +97,7 @@ void add_verify_layout_command(CLI::App& app, std::function<int()>& selected) {
       ->add_option("--ranks", options->ranks,
                    "Numbers of ranks, each with every expert_parallel_size that fits it")
       ->delimiter(',')
+      ->allow_extra_args(false)
       ->check(CLI::Range(1, 1024))
       ->capture_default_str();
   command->add_option("--steps", options->steps, "Optimizer steps")
@@ -106,7 +109,10 @@ void add_verify_layout_command(CLI::App& app, std::function<int()>& selected) {
       "what rounding explains, or bit for bit with run.determinism=cross_layout; 1: not.");
   command->callback([options, &selected] {
     selected = [options] {
-      if (!MpiRuntime::launched_by_mpirun() && options->most_ranks() > 1) start_ranks(*options);
+      if (!MpiRuntime::launched_by_mpirun() && options->most_ranks() > 1) {
+        load(*options);  // a fault is reported before anything starts
+        start_ranks(*options);
+      }
       return static_cast<int>(run_in_world([&](Communicator& world) { return verify(*options, world); }));
     };
   });
