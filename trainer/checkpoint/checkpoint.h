@@ -74,8 +74,8 @@ struct ResumeResult {
 
 // Collective. Loads the newest checkpoint of the run that is whole. `accept` is called on every rank with a
 // candidate's progress before any tensor is touched; what it throws (a configuration that differs) ends the
-// search. Throws SharedError if there are checkpoints and none can be loaded: the run must not start anew over
-// them.
+// search. Throws SharedError if there are checkpoints and none can be loaded: the run must not start anew
+// over them.
 ResumeResult resume_newest(Communicator& world, const std::filesystem::path& run_dir,
                            std::span<const ShardedTensor> tensors,
                            const std::function<void(const TrainingProgress&)>& accept);

@@ -1,5 +1,6 @@
-#include <algorithm>
 #include <charconv>
+#include <functional>
+#include <map>
 #include <utility>
 
 #include "comm/base/error.h"
@@ -11,17 +12,19 @@ namespace conclave {
 namespace {
 
 constexpr std::string_view kPrefix = "step_";
+constexpr std::string_view kUnfinished = ".tmp";
+constexpr std::string_view kReplaced = ".replaced";
 
 // Checkpoints directly below `directory`, newest first.
 std::vector<std::filesystem::path> checkpoints_in(const std::filesystem::path& directory) {
-  std::vector<std::pair<std::int64_t, std::filesystem::path>> found;
+  std::map<std::int64_t, std::filesystem::path, std::greater<>> found;
   std::error_code none_there;
   for (const auto& entry : std::filesystem::directory_iterator(directory, none_there)) {
     const std::optional<std::int64_t> step = step_of(entry.path());
-    if (step && std::filesystem::exists(entry.path() / kManifestName))
-      found.emplace_back(*step, entry.path());
+    std::error_code not_readable;
+    if (!step || !std::filesystem::exists(entry.path() / kManifestName, not_readable)) continue;
+    if (!is_replaced(entry.path()) || !found.contains(*step)) found[*step] = entry.path();
   }
-  std::ranges::sort(found, std::greater{});
   std::vector<std::filesystem::path> paths;
   for (auto& [step, path] : found) paths.push_back(std::move(path));
   return paths;
@@ -37,8 +40,16 @@ std::filesystem::path checkpoint_path(const std::filesystem::path& run_dir, std:
   return checkpoints_directory(run_dir) / fmt::format("{}{:06}", kPrefix, step);
 }
 
+std::filesystem::path unfinished_path(const std::filesystem::path& checkpoint) {
+  return checkpoint.string() + std::string(kUnfinished);
+}
+
+std::filesystem::path replaced_path(const std::filesystem::path& checkpoint) {
+  return checkpoint.string() + std::string(kReplaced);
+}
+
 std::optional<std::int64_t> step_of(const std::filesystem::path& checkpoint) {
-  const std::string name = checkpoint.filename().string();
+  const std::string name = (is_replaced(checkpoint) ? checkpoint.stem() : checkpoint.filename()).string();
   if (!name.starts_with(kPrefix)) return std::nullopt;
   std::int64_t step = 0;
   const char* end = name.data() + name.size();
@@ -46,6 +57,12 @@ std::optional<std::int64_t> step_of(const std::filesystem::path& checkpoint) {
   if (error != std::errc{} || parsed != end || step < 0) return std::nullopt;
   return step;
 }
+
+bool is_unfinished(const std::filesystem::path& path) {
+  return path.extension() == kUnfinished && step_of(path.stem());
+}
+
+bool is_replaced(const std::filesystem::path& path) { return path.extension() == kReplaced; }
 
 std::vector<std::filesystem::path> find_checkpoints(const std::filesystem::path& run_dir) {
   return checkpoints_in(checkpoints_directory(run_dir));

@@ -1,13 +1,12 @@
-#include <algorithm>
 #include <cstring>
-#include <map>
-#include <memory>
+#include <optional>
 #include <set>
 #include <sstream>
 
 #include "comm/base/error.h"
 #include "trainer/checkpoint/agreement.h"
 #include "trainer/checkpoint/checkpoint.h"
+#include "trainer/checkpoint/checkpoint_reader.h"
 #include "trainer/checkpoint/manifest.h"
 #include "trainer/checkpoint/safetensors.h"
 #include "trainer/shared_error.h"
@@ -17,112 +16,55 @@ namespace {
 
 using std::filesystem::path;
 
-// One checkpoint being read; opens each of its files when a tensor first needs it.
-class CheckpointReader {
- public:
-  CheckpointReader(path directory, const checkpoint::Manifest& manifest) : directory_(std::move(directory)) {
-    for (const checkpoint::Tensor& tensor : manifest.tensors()) tensors_[tensor.name()] = &tensor;
-    for (const checkpoint::File& file : manifest.files()) files_[file.name()] = &file;
-  }
+void check_same_tensor(const path& checkpoint, const checkpoint::Tensor& stored,
+                       const ShardedTensor& wanted) {
+  const GlobalTensor global = global_tensor(stored);
+  CONCLAVE_CHECK_EQ(global.shape.text(), wanted.global_shape.text(),
+                    checkpoint.string() + ": shape of " + wanted.name);
+  CONCLAVE_CHECK_EQ(stored.dtype(), safetensors_dtype(wanted.local.dtype()),
+                    checkpoint.string() + ": dtype of " + wanted.name);
+}
 
-  // Fills the rows that this rank holds from the slices that have them.
-  void read(const ShardedTensor& wanted) {
-    const auto found = tensors_.find(wanted.name);
-    CONCLAVE_CHECK(found != tensors_.end(), "{}: there is no tensor {}", directory_.string(), wanted.name);
-    const checkpoint::Tensor& stored = *found->second;
-    check_same_tensor(stored, wanted);
+// Fills the rows that this rank holds from the slices that have them.
+void read_tensor(CheckpointReader& reader, const ShardedTensor& wanted) {
+  const checkpoint::Tensor* stored = reader.find(wanted.name);
+  CONCLAVE_CHECK(stored != nullptr, "{}: there is no tensor {}", reader.path().string(), wanted.name);
+  check_same_tensor(reader.path(), *stored, wanted);
 
-    const bool whole = wanted.sharding == Sharding::kReplicated;
-    const Range rows = whole ? Range{0, row_count(wanted.global_shape)} : wanted.local_rows;
-    const auto local = bytes_of(wanted.local);
-    CONCLAVE_CHECK(wanted.local.shape() == shape_of_rows(wanted.global_shape, rows.size()),
-                   "{}: shape {} of the part in memory, expected {} rows of {}", wanted.name,
-                   wanted.local.shape().text(), rows.size(), wanted.global_shape.text());
-    if (local.empty()) return;
-    const std::int64_t row_bytes = static_cast<std::int64_t>(local.size()) / rows.size();
+  const bool whole = wanted.sharding == Sharding::kReplicated;
+  const Range rows = whole ? Range{0, row_count(wanted.global_shape)} : wanted.local_rows;
+  CONCLAVE_CHECK(wanted.local.shape() == shape_of_rows(wanted.global_shape, rows.size()),
+                 "{}: shape {} of the part in memory, expected {} rows of {}", wanted.name,
+                 wanted.local.shape().text(), rows.size(), wanted.global_shape.text());
+  if (bytes_of(wanted.local).empty()) return;
+  auto* next = static_cast<std::byte*>(wanted.local.raw());
+  reader.rows(*stored, rows, [&](Range, std::span<const std::byte> bytes) {
+    std::memcpy(next, bytes.data(), bytes.size());
+    next += bytes.size();
+  });
+}
 
-    for (const checkpoint::Slice& slice : stored.slices()) {
-      const Range shared{std::max(rows.begin, slice.row_begin()), std::min(rows.end, slice.row_end())};
-      if (shared.size() <= 0) continue;
-      const std::span<const std::byte> bytes = verified_bytes(wanted, slice);
-      std::memcpy(static_cast<std::byte*>(wanted.local.raw()) + (shared.begin - rows.begin) * row_bytes,
-                  bytes.data() + (shared.begin - slice.row_begin()) * row_bytes,
-                  static_cast<std::size_t>(shared.size() * row_bytes));
-    }
-  }
-
- private:
-  void check_same_tensor(const checkpoint::Tensor& stored, const ShardedTensor& wanted) const {
-    std::string stored_shape;
-    for (const std::int64_t extent : stored.shape()) {
-      stored_shape += fmt::format("{}{}", stored_shape.empty() ? "" : ", ", extent);
-    }
-    CONCLAVE_CHECK_EQ("[" + stored_shape + "]", wanted.global_shape.text(),
-                      directory_.string() + ": shape of " + wanted.name);
-    CONCLAVE_CHECK_EQ(stored.dtype(), safetensors_dtype(wanted.local.dtype()),
-                      directory_.string() + ": dtype of " + wanted.name);
-  }
-
-  const SafetensorsReader& open(const std::string& name) {
-    std::unique_ptr<SafetensorsReader>& reader = opened_[name];
-    if (reader) return *reader;
-    const checkpoint::File& file = *files_.at(name);
-    const path file_path = directory_ / name;
-    CONCLAVE_CHECK(std::filesystem::exists(file_path), "{} is missing", file_path.string());
-    const auto bytes = static_cast<std::int64_t>(std::filesystem::file_size(file_path));
-    CONCLAVE_CHECK(bytes == file.bytes(), "{} is damaged: {} bytes, the manifest says {}", file_path.string(),
-                   bytes, file.bytes());
-    auto opening = std::make_unique<SafetensorsReader>(file_path);
-    CONCLAVE_CHECK(checksum(opening->header()) == file.header_xxh3_64(),
-                   "{} is damaged: the header's XXH3 is {:016x}, the manifest says {:016x}",
-                   file_path.string(), checksum(opening->header()), file.header_xxh3_64());
-    reader = std::move(opening);
-    return *reader;
-  }
-
-  // The whole slice, also where only some of its rows are wanted: the checksum is over all of it.
-  std::span<const std::byte> verified_bytes(const ShardedTensor& tensor, const checkpoint::Slice& slice) {
-    const Range rows{slice.row_begin(), slice.row_end()};
-    const std::string what = describe_slice(tensor.name, rows);
-    try {
-      const SafetensorsReader& reader = open(slice.file());
-      const auto* entry = reader.find(entry_name(tensor.name, rows, row_count(tensor.global_shape)));
-      CONCLAVE_CHECK(entry != nullptr, "{} does not have it", reader.path().string());
-      CONCLAVE_CHECK_EQ(entry->shape.text(), shape_of_rows(tensor.global_shape, rows.size()).text(),
-                        "shape in " + reader.path().string());
-      CONCLAVE_CHECK(entry->dtype == tensor.local.dtype(), "{}: stored as {}", reader.path().string(),
-                     name_of(entry->dtype));
-      CONCLAVE_CHECK(checksum(entry->bytes) == slice.xxh3_64(),
-                     "{} is damaged: the piece's XXH3 is {:016x}, the manifest says {:016x}",
-                     reader.path().string(), checksum(entry->bytes), slice.xxh3_64());
-      return entry->bytes;
-    } catch (const Error& error) {
-      throw Error(fmt::format("{}: {}", what, error.what()));
-    }
-  }
-
-  path directory_;
-  std::map<std::string, const checkpoint::Tensor*> tensors_;
-  std::map<std::string, const checkpoint::File*> files_;
-  std::map<std::string, std::unique_ptr<SafetensorsReader>> opened_;
-};
-
-void check_nothing_is_left_over(const path& checkpoint, const checkpoint::Manifest& manifest,
-                                std::span<const ShardedTensor> tensors) {
+void check_nothing_is_left_over(const CheckpointReader& reader, std::span<const ShardedTensor> tensors) {
   std::set<std::string_view> wanted;
   for (const ShardedTensor& tensor : tensors) wanted.insert(tensor.name);
-  for (const checkpoint::Tensor& stored : manifest.tensors()) {
+  for (const checkpoint::Tensor& stored : reader.manifest().tensors()) {
     CONCLAVE_CHECK(wanted.contains(stored.name()),
-                   "{}: this run has no tensor {}: it is another model's checkpoint", checkpoint.string(),
+                   "{}: this run has no tensor {}: it is another model's checkpoint", reader.path().string(),
                    stored.name());
   }
 }
 
-void read_tensors(const path& checkpoint, const checkpoint::Manifest& manifest,
-                  std::span<const ShardedTensor> tensors, LoadScope scope) {
-  if (scope == LoadScope::kEverything) check_nothing_is_left_over(checkpoint, manifest, tensors);
-  CheckpointReader reader(checkpoint, manifest);
-  for (const ShardedTensor& tensor : tensors) reader.read(tensor);
+// Reading everything, the ranks together check every byte: each the tensors that it needs, and its share of
+// the files, since a file may hold nothing that anyone needs.
+void read_tensors(CheckpointReader& reader, Communicator& world, std::span<const ShardedTensor> tensors,
+                  LoadScope scope) {
+  if (scope == LoadScope::kEverything) {
+    check_nothing_is_left_over(reader, tensors);
+    for (int file = world.rank(); file < reader.manifest().files_size(); file += world.size()) {
+      reader.file(reader.manifest().files(file).name());
+    }
+  }
+  for (const ShardedTensor& tensor : tensors) read_tensor(reader, tensor);
 }
 
 // Runs `action`; if it fails on any rank, the first failure, else "".
@@ -161,28 +103,28 @@ TrainingProgress read_progress(const path& checkpoint) { return progress_of(read
 
 TrainingProgress load_checkpoint(Communicator& world, const path& checkpoint,
                                  std::span<const ShardedTensor> tensors, LoadScope scope) {
-  checkpoint::Manifest manifest;
+  TrainingProgress progress;
   const std::string failure = agreed_failure(world, [&] {
-    manifest = read_manifest(checkpoint);
-    read_tensors(checkpoint, manifest, tensors, scope);
+    CheckpointReader reader(checkpoint);
+    read_tensors(reader, world, tensors, scope);
+    progress = progress_of(reader.manifest());
   });
   if (!failure.empty()) throw SharedError(failure);
-  return progress_of(manifest);
+  return progress;
 }
 
 ResumeResult resume_newest(Communicator& world, const path& run_dir, std::span<const ShardedTensor> tensors,
                            const std::function<void(const TrainingProgress&)>& accept) {
   ResumeResult result;
   for (const path& candidate : agreed_candidates(world, run_dir)) {
-    checkpoint::Manifest manifest;
-    std::string failure = agreed_failure(world, [&] { manifest = read_manifest(candidate); });
+    std::optional<CheckpointReader> reader;
+    std::string failure = agreed_failure(world, [&] { reader.emplace(candidate); });
     if (failure.empty()) {
-      accept(progress_of(manifest));
-      failure =
-          agreed_failure(world, [&] { read_tensors(candidate, manifest, tensors, LoadScope::kEverything); });
+      accept(progress_of(reader->manifest()));
+      failure = agreed_failure(world, [&] { read_tensors(*reader, world, tensors, LoadScope::kEverything); });
     }
     if (failure.empty()) {
-      result.progress = progress_of(manifest);
+      result.progress = progress_of(reader->manifest());
       result.path = candidate;
       return result;
     }

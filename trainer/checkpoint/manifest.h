@@ -3,11 +3,14 @@
 
 #include <filesystem>
 #include <string>
+#include <string_view>
+#include <vector>
 
 #include "comm/base/partition.h"
 #include "layers/tensor/shape.h"
 #include "trainer/checkpoint/checkpoint.h"
 #include "trainer/checkpoint/manifest.pb.h"
+#include "trainer/checkpoint/shard_plan.h"
 
 namespace conclave {
 
@@ -17,16 +20,23 @@ inline constexpr std::uint32_t kCheckpointFormatVersion = 1;
 // Seals the manifest with its checksum and returns when it is on the disk.
 void write_manifest(const std::filesystem::path& checkpoint, const checkpoint::Manifest& manifest);
 
-// Throws Error if it is missing, damaged, of another format version, or does not describe each
-// tensor exactly once.
+// Throws Error if it is missing, damaged, of another format version, does not describe each tensor exactly
+// once, or is of another step than the directory's name says.
 checkpoint::Manifest read_manifest(const std::filesystem::path& checkpoint);
 
-// Throws Error naming the tensor unless names are unique and the slices of each tensor cover its rows once,
-// in order, and lie in the manifest's files.
+// The same from the file's contents; `what` names them in errors. The checksum comes first: damaged bytes
+// never reach the parser of the whole.
+checkpoint::Manifest parse_manifest(std::string_view contents, const std::string& what);
+
+// Throws Error naming the tensor or file unless names are unique and plain, shapes and sizes are possible,
+// and the slices of each tensor cover its rows once, in order, and lie in the manifest's files.
 void check_manifest(const checkpoint::Manifest& manifest);
 
+// A checked manifest's tensor without its slices, and back.
+GlobalTensor global_tensor(const checkpoint::Tensor& tensor);
+checkpoint::Tensor describe(const GlobalTensor& tensor);
+
 // Rows of dimension 0; a scalar is one row.
-std::int64_t row_count(const checkpoint::Tensor& tensor);
 std::int64_t row_count(const Shape& shape);
 // `shape` cut down to `rows` rows.
 Shape shape_of_rows(const Shape& shape, std::int64_t rows);

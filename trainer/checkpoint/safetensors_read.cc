@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <array>
 #include <cstring>
 #include <nlohmann/json.hpp>
@@ -53,14 +54,15 @@ std::vector<std::int64_t> integers(const nlohmann::json& entry, const char* key,
   return values;
 }
 
-// Bytes of a tensor, or Error where the product overflows.
+// Bytes of a tensor, or Error where the product overflows; also that of its other extents where one is 0,
+// since any of them may be multiplied later.
 std::int64_t checked_bytes(const std::vector<std::int64_t>& extents, DType dtype, const std::string& what) {
   auto bytes = static_cast<std::int64_t>(size_of(dtype));
   for (const std::int64_t extent : extents) {
-    CONCLAVE_CHECK(!__builtin_mul_overflow(bytes, extent, &bytes), "{}: its shape has more than 2^63 bytes",
-                   what);
+    CONCLAVE_CHECK(!__builtin_mul_overflow(bytes, std::max<std::int64_t>(extent, 1), &bytes),
+                   "{}: its shape has more than 2^63 bytes", what);
   }
-  return bytes;
+  return std::ranges::find(extents, 0) == extents.end() ? bytes : 0;
 }
 
 Shape shape_of(const std::vector<std::int64_t>& extents, const std::string& what) {
@@ -99,32 +101,30 @@ DType dtype_from_safetensors(std::string_view name, const std::string& what) {
   throw Error(fmt::format("{}: dtype \"{}\" is not supported; supported are {}", what, name, known_names));
 }
 
-SafetensorsReader::SafetensorsReader(std::filesystem::path path)
-    : path_(std::move(path)), file_(path_.string()) {
-  const std::span<const std::byte> file = file_.bytes();
-  CONCLAVE_CHECK(file.size() >= kLengthBytes, "{} has {} bytes: too short for a safetensors file",
-                 path_.string(), file.size());
+SafetensorsContents parse_safetensors(std::span<const std::byte> file, const std::string& path) {
+  SafetensorsContents contents;
+  CONCLAVE_CHECK(file.size() >= kLengthBytes, "{} has {} bytes: too short for a safetensors file", path,
+                 file.size());
   std::uint64_t json_bytes = 0;
   std::memcpy(&json_bytes, file.data(), kLengthBytes);
-  CONCLAVE_CHECK(json_bytes <= kMaxHeaderBytes, "{}: header of {} bytes, at most {} are allowed",
-                 path_.string(), json_bytes, kMaxHeaderBytes);
+  CONCLAVE_CHECK(json_bytes <= kMaxHeaderBytes, "{}: header of {} bytes, at most {} are allowed", path,
+                 json_bytes, kMaxHeaderBytes);
   CONCLAVE_CHECK(json_bytes <= file.size() - kLengthBytes,
-                 "{} is truncated: {} bytes, the header alone has {}", path_.string(), file.size(),
+                 "{} is truncated: {} bytes, the header alone has {}", path, file.size(),
                  json_bytes + kLengthBytes);
-  header_bytes_ = kLengthBytes + json_bytes;
-  const auto json =
-      parse_json({reinterpret_cast<const char*>(file.data()) + kLengthBytes, json_bytes}, path_.string());
-  CONCLAVE_CHECK(json.is_object(), "{}: the safetensors header is not a JSON object", path_.string());
+  contents.header_bytes = kLengthBytes + json_bytes;
+  const auto json = parse_json({reinterpret_cast<const char*>(file.data()) + kLengthBytes, json_bytes}, path);
+  CONCLAVE_CHECK(json.is_object(), "{}: the safetensors header is not a JSON object", path);
 
-  const std::span<const std::byte> data = file.subspan(header_bytes_);
+  const std::span<const std::byte> data = file.subspan(contents.header_bytes);
   std::set<std::pair<std::int64_t, std::int64_t>> covered;  // every tensor's non-empty [begin, end)
   for (const auto& [name, entry] : json.items()) {
-    const std::string what = fmt::format("{}: \"{}\"", path_.string(), name);
+    const std::string what = fmt::format("{}: \"{}\"", path, name);
     CONCLAVE_CHECK(entry.is_object(), "{} is not a JSON object", what);
     if (name == "__metadata__") {
       for (const auto& [key, value] : entry.items()) {
         CONCLAVE_CHECK(value.is_string(), "{}: \"{}\" is not a string", what, key);
-        metadata_[key] = value.get<std::string>();
+        contents.metadata[key] = value.get<std::string>();
       }
       continue;
     }
@@ -143,23 +143,30 @@ SafetensorsReader::SafetensorsReader(std::filesystem::path path)
     if (bytes > 0) {
       CONCLAVE_CHECK(covered.emplace(offsets[0], offsets[1]).second, "{} overlaps another tensor", what);
     }
-    entries_[name] = {dtype, shape_of(extents, what),
-                      data.subspan(static_cast<std::size_t>(offsets[0]), static_cast<std::size_t>(bytes))};
+    contents.entries[name] = {
+        dtype, shape_of(extents, what),
+        data.subspan(static_cast<std::size_t>(offsets[0]), static_cast<std::size_t>(bytes))};
   }
 
   std::int64_t end = 0;
   for (const auto& [tensor_begin, tensor_end] : covered) {
-    CONCLAVE_CHECK(tensor_begin == end, "{}: tensors {} at byte {} of the data", path_.string(),
+    CONCLAVE_CHECK(tensor_begin == end, "{}: tensors {} at byte {} of the data", path,
                    tensor_begin < end ? "overlap" : "leave a hole", std::min(tensor_begin, end));
     end = tensor_end;
   }
   CONCLAVE_CHECK_EQ(static_cast<std::int64_t>(data.size()), end,
-                    path_.string() + ": bytes of data in the file and in its header");
+                    path + ": bytes of data in the file and in its header");
+  return contents;
 }
 
+SafetensorsReader::SafetensorsReader(std::filesystem::path path)
+    : path_(std::move(path)),
+      file_(path_.string()),
+      contents_(parse_safetensors(file_.bytes(), path_.string())) {}
+
 const SafetensorsReader::Entry* SafetensorsReader::find(std::string_view name) const {
-  const auto found = entries_.find(name);
-  return found == entries_.end() ? nullptr : &found->second;
+  const auto found = contents_.entries.find(name);
+  return found == contents_.entries.end() ? nullptr : &found->second;
 }
 
 }  // namespace conclave

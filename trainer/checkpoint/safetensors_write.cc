@@ -4,10 +4,10 @@
 #include <bit>
 #include <nlohmann/json.hpp>
 #include <set>
+#include <utility>
 
 #include "comm/base/error.h"
 #include "trainer/checkpoint/safetensors.h"
-#include "trainer/durable_file.h"
 
 namespace conclave {
 namespace {
@@ -21,18 +21,17 @@ nlohmann::json shape_json(const Shape& shape) {
 }
 
 // The length word and the JSON, padded so that the tensors start at a multiple of 8.
-std::string header_of(std::span<const NamedTensor* const> tensors,
+std::string header_of(const std::vector<SafetensorsWriter::Entry>& entries,
                       const std::map<std::string, std::string>& metadata) {
   nlohmann::json header = nlohmann::json::object();
   header["__metadata__"] = metadata;
   header["__metadata__"]["format"] = "pt";
   std::int64_t offset = 0;
-  for (const NamedTensor* tensor : tensors) {
-    const auto bytes = static_cast<std::int64_t>(bytes_of(tensor->value).size());
-    header[tensor->name] = {{"dtype", safetensors_dtype(tensor->value.dtype())},
-                            {"shape", shape_json(tensor->value.shape())},
-                            {"data_offsets", {offset, offset + bytes}}};
-    offset += bytes;
+  for (const SafetensorsWriter::Entry& entry : entries) {
+    header[entry.name] = {{"dtype", safetensors_dtype(entry.dtype)},
+                          {"shape", shape_json(entry.shape)},
+                          {"data_offsets", {offset, offset + entry.bytes()}}};
+    offset += entry.bytes();
   }
   std::string json = header.dump();
   json.resize((json.size() + 7) / 8 * 8, ' ');
@@ -41,9 +40,29 @@ std::string header_of(std::span<const NamedTensor* const> tensors,
   return result + json;
 }
 
+// Checked, and in the order of the file.
+std::vector<SafetensorsWriter::Entry> ordered(std::vector<SafetensorsWriter::Entry> entries,
+                                              const std::filesystem::path& path) {
+  std::set<std::string_view> names{"__metadata__"};
+  for (const SafetensorsWriter::Entry& entry : entries) {
+    CONCLAVE_CHECK(names.insert(entry.name).second, "{}: two tensors are named \"{}\"", path.string(),
+                   entry.name);
+  }
+  std::ranges::stable_sort(entries, std::greater{},
+                           [](const SafetensorsWriter::Entry& entry) { return size_of(entry.dtype); });
+  return entries;
+}
+
 }  // namespace
 
 std::uint64_t checksum(std::span<const std::byte> bytes) { return XXH3_64bits(bytes.data(), bytes.size()); }
+
+Checksum::Checksum() : state_(XXH3_createState()) { XXH3_64bits_reset(state_); }
+Checksum::~Checksum() { XXH3_freeState(state_); }
+void Checksum::update(std::span<const std::byte> bytes) {
+  XXH3_64bits_update(state_, bytes.data(), bytes.size());
+}
+std::uint64_t Checksum::value() const { return XXH3_64bits_digest(state_); }
 
 std::span<const std::byte> bytes_of(const ConstTensorView& tensor) {
   CONCLAVE_CHECK(tensor.device().kind == DeviceKind::kCpu,
@@ -53,24 +72,34 @@ std::span<const std::byte> bytes_of(const ConstTensorView& tensor) {
           static_cast<std::size_t>(tensor.elements()) * size_of(tensor.dtype())};
 }
 
+SafetensorsWriter::SafetensorsWriter(std::filesystem::path path, std::vector<Entry> entries,
+                                     const std::map<std::string, std::string>& metadata)
+    : path_(std::move(path)), entries_(ordered(std::move(entries), path_)), file_(path_) {
+  const std::string header = header_of(entries_, metadata);
+  header_checksum_ = checksum(std::as_bytes(std::span(header)));
+  expected_bytes_ = static_cast<std::int64_t>(header.size());
+  for (const Entry& entry : entries_) expected_bytes_ += entry.bytes();
+  file_.write(header);
+}
+
+WrittenSafetensors SafetensorsWriter::close_durably() {
+  CONCLAVE_CHECK_EQ(file_.bytes_written(), expected_bytes_, path_.string() + ": bytes written");
+  file_.close_durably();
+  return {expected_bytes_, header_checksum_};
+}
+
 WrittenSafetensors write_safetensors(const std::filesystem::path& path, std::span<const NamedTensor> tensors,
                                      const std::map<std::string, std::string>& metadata) {
-  std::set<std::string_view> names{"__metadata__"};
-  std::vector<const NamedTensor*> ordered;
+  std::vector<SafetensorsWriter::Entry> entries;
+  std::map<std::string_view, ConstTensorView> values;
   for (const NamedTensor& tensor : tensors) {
-    CONCLAVE_CHECK(names.insert(tensor.name).second, "{}: two tensors are named \"{}\"", path.string(),
-                   tensor.name);
-    ordered.push_back(&tensor);
+    entries.push_back({tensor.name, tensor.value.dtype(), tensor.value.shape()});
+    values[tensor.name] = tensor.value;
   }
-  std::ranges::stable_sort(ordered, std::greater{},
-                           [](const NamedTensor* tensor) { return size_of(tensor->value.dtype()); });
-
-  const std::string header = header_of(ordered, metadata);
-  DurableFile file(path);
-  file.write(header);
-  for (const NamedTensor* tensor : ordered) file.write(bytes_of(tensor->value));
-  file.close_durably();
-  return {file.bytes_written(), checksum(std::as_bytes(std::span(header)))};
+  SafetensorsWriter writer(path, std::move(entries), metadata);
+  for (const SafetensorsWriter::Entry& entry : writer.entries())
+    writer.write(bytes_of(values.at(entry.name)));
+  return writer.close_durably();
 }
 
 }  // namespace conclave

@@ -14,19 +14,6 @@
 namespace conclave {
 namespace {
 
-std::string shape_text(const checkpoint::Tensor& tensor) {
-  std::string text;
-  for (const std::int64_t extent : tensor.shape())
-    text += fmt::format("{}{}", text.empty() ? "" : ", ", extent);
-  return "[" + text + "]";
-}
-
-std::int64_t byte_count(const checkpoint::Tensor& tensor) {
-  auto bytes = static_cast<std::int64_t>(size_of(dtype_from_safetensors(tensor.dtype(), tensor.name())));
-  for (const std::int64_t extent : tensor.shape()) bytes *= extent;
-  return bytes;
-}
-
 // "rank_00000.safetensors", or each file with the rows in it.
 std::string where_text(const checkpoint::Tensor& tensor) {
   if (tensor.slices_size() == 1) return tensor.slices(0).file();
@@ -41,8 +28,9 @@ std::string where_text(const checkpoint::Tensor& tensor) {
 std::string tensor_table(const checkpoint::Manifest& manifest) {
   std::vector<std::vector<std::string>> rows;
   for (const checkpoint::Tensor& tensor : manifest.tensors()) {
-    rows.push_back({tensor.name(), shape_text(tensor), tensor.dtype(), format_count(byte_count(tensor)),
-                    where_text(tensor)});
+    const GlobalTensor global = global_tensor(tensor);
+    rows.push_back({global.name, global.shape.text(), tensor.dtype(),
+                    format_count(global.rows() * global.row_bytes()), where_text(tensor)});
   }
   return format_table({"tensor", "shape", "dtype", "bytes", "where"}, rows);
 }

@@ -1,0 +1,96 @@
+#include "trainer/checkpoint/commit.h"
+
+#include <optional>
+#include <vector>
+
+#include "comm/base/error.h"
+#include "trainer/checkpoint/checkpoint.h"
+#include "trainer/checkpoint/checkpoint_paths.h"
+#include "trainer/checkpoint/checkpoint_reader.h"
+#include "trainer/checkpoint/manifest.h"
+#include "trainer/durable_file.h"
+
+namespace conclave {
+namespace {
+
+using std::filesystem::path;
+
+bool is_complete(const path& checkpoint) {
+  try {
+    check_complete(checkpoint);
+    return true;
+  } catch (const std::exception&) {
+    return false;  // resuming and `checkpoint verify` say why
+  }
+}
+
+// Removes what no longer has, or never had, a checkpoint's name; also what a commit has replaced.
+void clean_up(const path& directory) {
+  std::vector<path> unfinished;
+  std::vector<path> replaced;
+  for (const auto& entry : std::filesystem::directory_iterator(directory)) {
+    if (is_unfinished(entry.path())) unfinished.push_back(entry.path());
+    if (is_replaced(entry.path()) && step_of(entry.path())) replaced.push_back(entry.path());
+  }
+  for (const path& leftover : unfinished) std::filesystem::remove_all(leftover);
+  for (const path& old : replaced) {
+    const path checkpoint = path(old).replace_extension();
+    if (std::filesystem::exists(checkpoint)) {
+      remove_checkpoint(old);
+    } else {
+      rename_path(old, checkpoint);
+    }
+  }
+}
+
+// Gives the finished directory its name. An old one of the same step is swapped with it in one operation
+// where the file system can. Where it can't (NFS), the old one steps aside under a name by which it is still
+// found, so that there is a complete one at every moment.
+void put_in_place(const path& checkpoint) {
+  const path finished = unfinished_path(checkpoint);
+  const path replaced = replaced_path(checkpoint);
+  if (!std::filesystem::exists(checkpoint)) {
+    rename_path(finished, checkpoint);
+  } else if (!exchange_paths(finished, checkpoint)) {
+    rename_path(checkpoint, replaced);
+    rename_path(finished, checkpoint);
+  }
+  sync_directory(checkpoint.parent_path());
+}
+
+}  // namespace
+
+void begin_unfinished(const path& checkpoint) {
+  create_directories_durably(checkpoint.parent_path());
+  clean_up(checkpoint.parent_path());
+  std::filesystem::create_directory(unfinished_path(checkpoint));
+}
+
+void commit(const path& checkpoint, const checkpoint::Manifest& manifest) {
+  write_manifest(unfinished_path(checkpoint), manifest);
+  sync_directory(unfinished_path(checkpoint));
+  put_in_place(checkpoint);
+}
+
+void remove_checkpoint(const path& checkpoint) {
+  const path unnamed =
+      unfinished_path(is_replaced(checkpoint) ? path(checkpoint).replace_extension() : checkpoint);
+  std::filesystem::remove_all(unnamed);
+  rename_path(checkpoint, unnamed);
+  std::filesystem::remove_all(unnamed);
+}
+
+void remove_old(const path& run_dir, std::int64_t newest_step, std::int64_t keep) {
+  clean_up(checkpoints_directory(run_dir));
+  std::int64_t kept = 0;
+  for (const path& candidate : find_checkpoints(run_dir)) {
+    if (step_of(candidate) > newest_step) continue;
+    if (kept >= keep) {
+      remove_checkpoint(candidate);
+    } else if (is_complete(candidate)) {
+      ++kept;
+    }
+  }
+}
+
+}  // namespace conclave
