@@ -96,6 +96,7 @@ StepRecord RunRecord::reduced_record(std::int64_t completed_steps, const StepRes
   record.router_entropy = routing.router_entropy();
   record.rank_imbalance = routing.layers.empty() ? 1.0 : std::ranges::max(routing.rank_imbalance);
   record.skipped_steps = skipped_steps_;
+  record.failed_saves = failed_saves_;
   record.memory_bytes = memory_bytes;
   for (const MoeStatistics& layer : routing.layers) record.expert_load.push_back(layer.chosen_per_expert);
   steps_ = 0;
@@ -112,10 +113,26 @@ void RunRecord::evaluation(std::int64_t completed_steps, const Evaluation& evalu
   if (tensorboard_) tensorboard_->write(record);
 }
 
+void RunRecord::save_began(std::int64_t completed_steps, double stalled_seconds) {
+  log_.debug(
+      fmt::format("save of step {}: training stood still for {:.6f} s", completed_steps, stalled_seconds));
+}
+
+void RunRecord::waited_for_save(std::int64_t completed_steps, double seconds) {
+  warn(
+      fmt::format("the checkpoint of step {} waited {:.2f} s for the one before it: saving takes longer than "
+                  "checkpoint.every={} "
+                  "steps",
+                  completed_steps, seconds, trainer_.experiment.checkpoint().every()));
+}
+
 void RunRecord::saved(const SaveResult& result) {
   if (!result.saved) {
-    warn(fmt::format("checkpoint {} was not saved: {}; training goes on, older checkpoints stay",
-                     result.path.string(), result.message));
+    ++failed_saves_;
+    warn(
+        fmt::format("checkpoint {} was not saved: {}; training goes on, older checkpoints stay ({} failed "
+                    "since the start)",
+                    result.path.string(), result.message, failed_saves_));
     return;
   }
   if (!result.message.empty()) warn(result.message);

@@ -31,6 +31,10 @@ class RunRecord {
   // ranks and writes a record.
   void step(std::int64_t step, const StepResult& result, double step_seconds);
   void evaluation(std::int64_t completed_steps, const Evaluation& evaluation);
+  // How long a save has kept training from going on; the whole of it, unless it runs beside training.
+  void save_began(std::int64_t completed_steps, double stalled_seconds);
+  void waited_for_save(std::int64_t completed_steps, double seconds);
+  // A save has ended, well or not.
   void saved(const SaveResult& result);
   // The last evaluation: records it, prints the tables, writes evaluation.tsv.
   void finish(const Evaluation& evaluation);
@@ -50,6 +54,7 @@ class RunRecord {
   std::int64_t steps_ = 0;
   double seconds_ = 0;
   std::int64_t skipped_steps_ = 0;  // since the start
+  std::int64_t failed_saves_ = 0;   // since the start
 };
 
 }  // namespace conclave

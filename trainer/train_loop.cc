@@ -12,6 +12,8 @@
 #include "configs/load.h"
 #include "configs/show.h"
 #include "trainer/checkpoint/checkpoint.h"
+#include "trainer/checkpoint/checkpoint_paths.h"
+#include "trainer/checkpoint/checkpoint_saver.h"
 #include "trainer/durable_file.h"
 #include "trainer/evaluate.h"
 #include "trainer/run_record.h"
@@ -24,21 +26,28 @@
 namespace conclave {
 namespace {
 
-// Fails before the first step rather than at the first save.
+// Fails before the first step rather than at the first save. Every rank writes there, perhaps from another
+// host.
 void prepare_run_directory(const std::string& run_dir, Communicator& world) {
-  std::optional<Error> failure;
-  if (world.rank() == 0) {
+  const std::filesystem::path checkpoints = checkpoints_directory(run_dir);
+  const auto on_each = [&](auto&& action) {
+    std::optional<Error> failure;
     try {
-      std::filesystem::create_directories(run_dir);
-      const std::filesystem::path probe = std::filesystem::path(run_dir) / ".write-probe";
-      DurableFile(probe).close_durably();
-      std::filesystem::remove(probe);
+      action();
     } catch (const std::exception& error) {
       failure = Error(fmt::format("run.dir {} can't be written: {}; choose another with run.dir=…", run_dir,
                                   error.what()));
     }
-  }
-  throw_if_any_failed(world, failure);
+    throw_if_any_failed(world, failure);
+  };
+  on_each([&] {
+    if (world.rank() == 0) create_directories_durably(checkpoints);
+  });
+  on_each([&] {
+    const std::filesystem::path probe = checkpoints / fmt::format(".write-probe-{}", world.rank());
+    DurableFile(probe).close_durably();
+    std::filesystem::remove(probe);
+  });
 }
 
 // Resuming under another configuration would continue another experiment.
@@ -93,25 +102,54 @@ Resumed resume(Trainer& trainer) {
   return {};
 }
 
-// A save that fails on the way is tried again at the next one; when the run ends there is none.
-void save(Trainer& trainer, RunRecord& record, std::int64_t completed_steps, bool run_ends) {
+TrainingProgress progress_after(const Trainer& trainer, std::int64_t completed_steps) {
   const config::Experiment& experiment = trainer.experiment;
   const std::int64_t samples = completed_steps * experiment.train().global_batch();
-  const TrainingProgress progress = {.step = completed_steps,
-                                     .tokens = samples * experiment.model().max_seq(),
-                                     .next_sample = samples,
-                                     .optimizer_updates = trainer.optimizer->updates(),
-                                     .seed = experiment.run().seed(),
-                                     .resolved_config = config::to_yaml(experiment)};
+  return {.step = completed_steps,
+          .tokens = samples * experiment.model().max_seq(),
+          .next_sample = samples,
+          .optimizer_updates = trainer.optimizer->updates(),
+          .seed = experiment.run().seed(),
+          .resolved_config = config::to_yaml(experiment)};
+}
+
+CheckpointSaver make_saver(const Trainer& trainer) {
+  const config::Checkpoint& options = trainer.experiment.checkpoint();
+  return {trainer.grid, trainer.experiment.run().dir(), options.keep(),
+          options.async() ? CheckpointSaver::Mode::kBackground : CheckpointSaver::Mode::kBlocking};
+}
+
+// Waits for a save that runs beside training, if there is one.
+void finish_save(CheckpointSaver& saver, RunRecord& record) {
+  if (const std::optional<SaveResult> result = saver.finish()) record.saved(*result);
+}
+
+// A save that fails on the way is tried again at the next one; when the run ends there is none. The next one
+// waits for one that still runs, so that no interval goes unsaved.
+void save(Trainer& trainer, CheckpointSaver& saver, RunRecord& record, std::int64_t completed_steps,
+          bool run_ends) {
+  const auto start = std::chrono::steady_clock::now();
+  const auto seconds = [&] {
+    return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  };
+  if (saver.in_flight()) {
+    finish_save(saver, record);
+    record.waited_for_save(completed_steps, seconds());
+  }
   const std::vector<ShardedTensor> tensors = trainer.checkpoint_tensors();
-  const SaveResult result = save_checkpoint(trainer.grid, experiment.run().dir(), progress, tensors,
-                                            experiment.checkpoint().keep());
+  saver.begin(progress_after(trainer, completed_steps), tensors);
+  if (trainer.experiment.checkpoint().async() && !run_ends) {
+    record.save_began(completed_steps, seconds());
+    return;
+  }
+  const SaveResult result = *saver.finish();
   if (run_ends && !result.saved) {
     throw SharedError(fmt::format(
         "the run ends after step {} and its state can't be saved: {}; mend that, and the same command goes "
         "on from the newest checkpoint",
         completed_steps, result.message));
   }
+  record.save_began(completed_steps, seconds());
   record.saved(result);
 }
 
@@ -132,8 +170,9 @@ bool is_due(std::int64_t completed_steps, std::int64_t every) {
 // A run whose loss or gradients stay non-finite is broken; its last good checkpoint is worth
 // more than its end.
 void check_skipped_steps(const config::Experiment& experiment, std::int64_t skipped_in_a_row,
-                         std::int64_t step) {
+                         std::int64_t step, CheckpointSaver& saver, RunRecord& record) {
   if (skipped_in_a_row < experiment.train().max_skipped_steps()) return;
+  finish_save(saver, record);
   throw SharedError(fmt::format(
       "the loss or the gradient was not finite in {} steps in a row, the last of them step {}; the newest "
       "checkpoint is "
@@ -157,6 +196,7 @@ ExitCode train(const config::Experiment& experiment, Communicator& world) {
     record.say(fmt::format("resumed from {}, step {}", resumed.source, resumed.steps));
 
   const config::Train& plan = experiment.train();
+  CheckpointSaver saver = make_saver(trainer);
   std::int64_t skipped_in_a_row = 0;
   for (std::int64_t step = resumed.steps; step < plan.steps(); ++step) {
     const auto start = std::chrono::steady_clock::now();
@@ -164,13 +204,14 @@ ExitCode train(const config::Experiment& experiment, Communicator& world) {
     record.step(step, result,
                 std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
     skipped_in_a_row = result.skipped ? skipped_in_a_row + 1 : 0;
-    check_skipped_steps(experiment, skipped_in_a_row, step);
+    check_skipped_steps(experiment, skipped_in_a_row, step, saver, record);
 
     const std::int64_t completed = step + 1;
+    if (const std::optional<SaveResult> save_result = saver.poll()) record.saved(*save_result);
     const bool last = completed == plan.steps();
     const bool stopping = !last && stop.should_stop(completed);
     if (last || stopping || is_due(completed, experiment.checkpoint().every())) {
-      save(trainer, record, completed, /*run_ends=*/last || stopping);
+      save(trainer, saver, record, completed, /*run_ends=*/last || stopping);
     }
     if (stopping) {
       record.say(

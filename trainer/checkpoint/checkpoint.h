@@ -83,6 +83,8 @@ ResumeResult resume_newest(Communicator& world, const std::filesystem::path& run
 // Checkpoints of a run, newest first: directories step_<number> with a manifest. Unfinished ones (".tmp") are
 // none.
 std::vector<std::filesystem::path> find_checkpoints(const std::filesystem::path& run_dir);
+// The same of a directory that holds checkpoints itself.
+std::vector<std::filesystem::path> find_checkpoints_in(const std::filesystem::path& directory);
 // The newest whose manifest can be read.
 std::optional<std::filesystem::path> find_newest_checkpoint(const std::filesystem::path& run_dir);
 // The checkpoint that a user means by a run directory, its checkpoints directory or a checkpoint itself;

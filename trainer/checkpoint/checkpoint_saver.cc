@@ -12,6 +12,7 @@
 #include "trainer/checkpoint/manifest.h"
 #include "trainer/checkpoint/safetensors.h"
 #include "trainer/checkpoint/write_shards.h"
+#include "trainer/durable_file.h"
 
 namespace conclave {
 namespace {
@@ -72,7 +73,10 @@ void CheckpointSaver::begin(const TrainingProgress& progress, std::span<const Sh
   result_ = {};
   result_.path = checkpoint_path(run_dir_, progress.step);
   refusal_ = first_failure(grid_.world(), failure_of([&] {
-                             if (leads()) begin_unfinished(result_.path);
+                             if (!leads()) return;
+                             create_directories_durably(checkpoints_directory(run_dir_));
+                             clean_up(run_dir_);
+                             make_unfinished(result_.path);
                            }));
   if (!refusal_.empty()) {
     stage_ = Stage::kRefused;

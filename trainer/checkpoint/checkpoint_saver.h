@@ -52,9 +52,6 @@ class CheckpointSaver {
   // Collective. Waits for the end.
   std::optional<SaveResult> finish();
 
-  // What the copy beside training takes, once a save was begun.
-  std::int64_t staging_bytes() const { return static_cast<std::int64_t>(staging_.size()); }
-
  private:
   enum class Stage : std::uint8_t { kIdle, kRefused, kWriting, kCommitting };
   // What a rank did, or why it could not.

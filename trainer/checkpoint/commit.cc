@@ -24,25 +24,6 @@ bool is_complete(const path& checkpoint) {
   }
 }
 
-// Removes what no longer has, or never had, a checkpoint's name; also what a commit has replaced.
-void clean_up(const path& directory) {
-  std::vector<path> unfinished;
-  std::vector<path> replaced;
-  for (const auto& entry : std::filesystem::directory_iterator(directory)) {
-    if (is_unfinished(entry.path())) unfinished.push_back(entry.path());
-    if (is_replaced(entry.path()) && step_of(entry.path())) replaced.push_back(entry.path());
-  }
-  for (const path& leftover : unfinished) std::filesystem::remove_all(leftover);
-  for (const path& old : replaced) {
-    const path checkpoint = path(old).replace_extension();
-    if (std::filesystem::exists(checkpoint)) {
-      remove_checkpoint(old);
-    } else {
-      rename_path(old, checkpoint);
-    }
-  }
-}
-
 // Gives the finished directory its name. An old one of the same step is swapped with it in one operation
 // where the file system can. Where it can't (NFS), the old one steps aside under a name by which it is still
 // found, so that there is a complete one at every moment.
@@ -60,10 +41,30 @@ void put_in_place(const path& checkpoint) {
 
 }  // namespace
 
-void begin_unfinished(const path& checkpoint) {
+void make_unfinished(const path& checkpoint) {
   create_directories_durably(checkpoint.parent_path());
-  clean_up(checkpoint.parent_path());
-  std::filesystem::create_directory(unfinished_path(checkpoint));
+  const path unfinished = unfinished_path(checkpoint);
+  CONCLAVE_CHECK(std::filesystem::create_directory(unfinished),
+                 "{} is there: another program writes it, or did", unfinished.string());
+}
+
+void clean_up(const path& run_dir) {
+  std::vector<path> unfinished;
+  std::vector<path> replaced;
+  for (const auto& entry : std::filesystem::directory_iterator(checkpoints_directory(run_dir))) {
+    if (is_unfinished(entry.path())) unfinished.push_back(entry.path());
+    if (is_replaced(entry.path()) && step_of(entry.path())) replaced.push_back(entry.path());
+  }
+  for (const path& leftover : unfinished) std::filesystem::remove_all(leftover);
+  for (const path& old : replaced) {
+    const path checkpoint = path(old).replace_extension();
+    if (std::filesystem::exists(checkpoint / kManifestName)) {
+      remove_checkpoint(old);
+    } else {
+      std::filesystem::remove_all(checkpoint);
+      rename_path(old, checkpoint);
+    }
+  }
 }
 
 void commit(const path& checkpoint, const checkpoint::Manifest& manifest) {
@@ -81,7 +82,7 @@ void remove_checkpoint(const path& checkpoint) {
 }
 
 void remove_old(const path& run_dir, std::int64_t newest_step, std::int64_t keep) {
-  clean_up(checkpoints_directory(run_dir));
+  clean_up(run_dir);
   std::int64_t kept = 0;
   for (const path& candidate : find_checkpoints(run_dir)) {
     if (step_of(candidate) > newest_step) continue;

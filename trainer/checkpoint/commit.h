@@ -9,12 +9,15 @@
 
 namespace conclave {
 
-// Makes the empty directory in which the ranks write (unfinished_path) and removes what saves that did not
-// finish have left. Throws Error.
-void begin_unfinished(const std::filesystem::path& checkpoint);
+// Makes the empty directory in which a checkpoint is written (unfinished_path), and those above it. Throws
+// Error.
+void make_unfinished(const std::filesystem::path& checkpoint);
+
+// Removes what saves that did not finish have left among a run's checkpoints, and what commits have replaced.
+void clean_up(const std::filesystem::path& run_dir);
 
 // Completes it: the manifest last, all of it on the disk, then the name. An older checkpoint of that name
-// steps aside and is removed by the next begin_unfinished() or remove_old().
+// steps aside and is removed by the next clean_up() or remove_old().
 void commit(const std::filesystem::path& checkpoint, const checkpoint::Manifest& manifest);
 
 // Removes a checkpoint; one that is half removed has no checkpoint's name.

@@ -15,21 +15,6 @@ constexpr std::string_view kPrefix = "step_";
 constexpr std::string_view kUnfinished = ".tmp";
 constexpr std::string_view kReplaced = ".replaced";
 
-// Checkpoints directly below `directory`, newest first.
-std::vector<std::filesystem::path> checkpoints_in(const std::filesystem::path& directory) {
-  std::map<std::int64_t, std::filesystem::path, std::greater<>> found;
-  std::error_code none_there;
-  for (const auto& entry : std::filesystem::directory_iterator(directory, none_there)) {
-    const std::optional<std::int64_t> step = step_of(entry.path());
-    std::error_code not_readable;
-    if (!step || !std::filesystem::exists(entry.path() / kManifestName, not_readable)) continue;
-    if (!is_replaced(entry.path()) || !found.contains(*step)) found[*step] = entry.path();
-  }
-  std::vector<std::filesystem::path> paths;
-  for (auto& [step, path] : found) paths.push_back(std::move(path));
-  return paths;
-}
-
 }  // namespace
 
 std::filesystem::path checkpoints_directory(const std::filesystem::path& run_dir) {
@@ -65,7 +50,21 @@ bool is_unfinished(const std::filesystem::path& path) {
 bool is_replaced(const std::filesystem::path& path) { return path.extension() == kReplaced; }
 
 std::vector<std::filesystem::path> find_checkpoints(const std::filesystem::path& run_dir) {
-  return checkpoints_in(checkpoints_directory(run_dir));
+  return find_checkpoints_in(checkpoints_directory(run_dir));
+}
+
+std::vector<std::filesystem::path> find_checkpoints_in(const std::filesystem::path& directory) {
+  std::map<std::int64_t, std::filesystem::path, std::greater<>> found;
+  std::error_code none_there;
+  for (const auto& entry : std::filesystem::directory_iterator(directory, none_there)) {
+    const std::optional<std::int64_t> step = step_of(entry.path());
+    std::error_code not_readable;
+    if (!step || !std::filesystem::exists(entry.path() / kManifestName, not_readable)) continue;
+    if (!is_replaced(entry.path()) || !found.contains(*step)) found[*step] = entry.path();
+  }
+  std::vector<std::filesystem::path> paths;
+  for (auto& [step, path] : found) paths.push_back(std::move(path));
+  return paths;
 }
 
 std::optional<std::filesystem::path> find_newest_checkpoint(const std::filesystem::path& run_dir) {
@@ -83,7 +82,7 @@ std::optional<std::filesystem::path> find_newest_checkpoint(const std::filesyste
 std::filesystem::path resolve_checkpoint(const std::filesystem::path& path) {
   if (std::filesystem::exists(path / kManifestName)) return path;
   if (const auto newest = find_newest_checkpoint(path)) return *newest;
-  const std::vector<std::filesystem::path> below = checkpoints_in(path);
+  const std::vector<std::filesystem::path> below = find_checkpoints_in(path);
   CONCLAVE_CHECK(
       !below.empty(),
       "{}: no checkpoint there; give a run directory, its checkpoints directory or a step_<number> in it",

@@ -100,7 +100,11 @@ void check_slices(const checkpoint::Tensor& tensor, std::int64_t row_bytes,
 std::string contents_of(const std::filesystem::path& path) {
   std::ifstream stream(path, std::ios::binary);
   CONCLAVE_CHECK(stream.good(), "{}: can't be opened, so this is not a complete checkpoint", path.string());
-  return {std::istreambuf_iterator<char>(stream), {}};
+  try {
+    return {std::istreambuf_iterator<char>(stream), {}};
+  } catch (const std::ios_base::failure& error) {
+    throw Error(fmt::format("{}: can't be read: {}", path.string(), error.what()));
+  }
 }
 
 }  // namespace

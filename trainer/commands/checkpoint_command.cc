@@ -4,79 +4,163 @@
 
 #include <cstdio>
 #include <memory>
+#include <string>
 #include <vector>
 
+#include "comm/base/error.h"
+#include "comm/process_grid.h"
 #include "trainer/checkpoint/checkpoint.h"
 #include "trainer/checkpoint/manifest.h"
-#include "trainer/checkpoint/safetensors.h"
+#include "trainer/checkpoint/rewrite_checkpoint.h"
 #include "trainer/metrics/table.h"
 
 namespace conclave {
 namespace {
 
-// "rank_00000.safetensors", or each file with the rows in it.
-std::string where_text(const checkpoint::Tensor& tensor) {
-  if (tensor.slices_size() == 1) return tensor.slices(0).file();
-  std::string text;
-  for (const checkpoint::Slice& slice : tensor.slices()) {
-    text += fmt::format("{}{} [{}:{}]", text.empty() ? "" : ", ", slice.file(), slice.row_begin(),
-                        slice.row_end());
-  }
-  return text;
+constexpr const char* kAnyPath =
+    "A run directory, its checkpoints directory, or one checkpoint (step_000500)";
+constexpr const char* kOnePath = "A checkpoint (step_000500), or a run directory: its newest checkpoint";
+
+// Where a command finds its words; CLI11 fills them in before the action runs.
+struct Options {
+  std::string path;
+  std::string second_path;
+  std::int64_t keep = 0;
+  bool dry_run = false;
+  int ranks = 0;
+  int expert_parallel_size = 0;  // 0: as far as the ranks allow
+  bool all = false;
+  bool force = false;
+};
+
+using Action = int (*)(const Options&);
+
+int inspect(const Options& options) {
+  fmt::print("{}", describe_checkpoint(options.path));
+  return 0;
 }
 
-std::string tensor_table(const checkpoint::Manifest& manifest) {
-  std::vector<std::vector<std::string>> rows;
-  for (const checkpoint::Tensor& tensor : manifest.tensors()) {
-    const GlobalTensor global = global_tensor(tensor);
-    rows.push_back({global.name, global.shape.text(), tensor.dtype(),
-                    format_count(global.rows() * global.row_bytes()), where_text(tensor)});
+// One checkpoint, or all of a run.
+std::vector<std::filesystem::path> checkpoints_meant(const std::filesystem::path& path) {
+  std::vector<std::filesystem::path> all = find_checkpoints(path);
+  if (all.empty()) all = find_checkpoints_in(path);
+  if (all.empty()) all.push_back(resolve_checkpoint(path));
+  return all;
+}
+
+int verify(const Options& options) {
+  bool good = true;
+  for (const std::filesystem::path& checkpoint : checkpoints_meant(options.path)) {
+    const Verification verification = verify_checkpoint(checkpoint);
+    fmt::print("{}", describe(verification));
+    std::fflush(stdout);
+    good = good && verification.good();
   }
-  return format_table({"tensor", "shape", "dtype", "bytes", "where"}, rows);
+  return good ? 0 : 1;
+}
+
+int diff(const Options& options) {
+  const CheckpointComparison comparison =
+      compare_checkpoints(resolve_checkpoint(options.path), resolve_checkpoint(options.second_path));
+  fmt::print("{}", describe(comparison));
+  return comparison.same_tensors() ? 0 : 1;
+}
+
+int prune(const Options& options) {
+  CONCLAVE_CHECK(!find_checkpoints(options.path).empty(),
+                 "{}: no checkpoint there; prune takes a run directory, the one with checkpoints/ in it",
+                 options.path);
+  const Pruning pruning = prune_checkpoints(options.path, options.keep, options.dry_run);
+  fmt::print("{}", describe(pruning, options.dry_run));
+  return pruning.good > 0 ? 0 : 1;
+}
+
+// As `parallel.expert_parallel_size: auto` would choose.
+int automatic_size(const std::filesystem::path& checkpoint, int ranks) {
+  const checkpoint::Manifest manifest = read_manifest(checkpoint);
+  for (const checkpoint::Tensor& tensor : manifest.tensors()) {
+    if (tensor.sharding() == checkpoint::SHARDING_EXPERT)
+      return automatic_expert_parallel_size(ranks, tensor.shape(0));
+  }
+  return 1;
+}
+
+int reshard(const Options& options) {
+  const std::filesystem::path source = resolve_checkpoint(options.path);
+  const Layout layout{options.ranks, options.expert_parallel_size > 0
+                                         ? options.expert_parallel_size
+                                         : automatic_size(source, options.ranks)};
+  reshard_checkpoint(source, options.second_path, layout);
+  fmt::print("{}: as {} ranks with expert_parallel_size {} would have written {}\n", options.second_path,
+             layout.ranks, layout.expert_parallel_size, source.string());
+  return 0;
+}
+
+int consolidate(const Options& options) {
+  CONCLAVE_CHECK(options.force || !std::filesystem::exists(options.second_path),
+                 "{} exists: remove it, name another file, or say --force", options.second_path);
+  const std::filesystem::path source = resolve_checkpoint(options.path);
+  const Consolidation done = consolidate_checkpoint(source, options.second_path, options.all);
+  fmt::print("{}: {} tensors of {}, {}\n", options.second_path, done.tensors, source.string(),
+             format_bytes(static_cast<double>(done.bytes)));
+  return 0;
 }
 
 }  // namespace
 
-std::string describe_checkpoint(const std::filesystem::path& path) {
-  const std::filesystem::path checkpoint = resolve_checkpoint(path);
-  const checkpoint::Manifest manifest = read_manifest(checkpoint);
-  const checkpoint::Progress& progress = manifest.progress();
-  std::int64_t file_bytes = 0;
-  for (const checkpoint::File& file : manifest.files()) file_bytes += file.bytes();
-
-  std::string text = fmt::format("{}\n\n", checkpoint.string());
-  const auto line = [&](std::string_view key, const std::string& value) {
-    text += fmt::format("{:<18}{}\n", key, value);
-  };
-  line("step", format_count(progress.step()));
-  line("tokens", format_count(progress.tokens()));
-  line("next sample", format_count(progress.next_sample()));
-  line("optimizer updates", format_count(progress.optimizer_updates()));
-  line("seed", std::to_string(progress.seed()));
-  line("written by",
-       fmt::format("Conclave {}, format {}", manifest.conclave_version(), manifest.format_version()));
-  line("layout", fmt::format("{} ranks, expert_parallel_size {}", manifest.layout().world_size(),
-                             manifest.layout().expert_parallel_size()));
-  line("files", fmt::format("{}, {}", manifest.files_size(), format_bytes(static_cast<double>(file_bytes))));
-  return text + "\n" + tensor_table(manifest) + "\nconfiguration\n" + manifest.resolved_config();
-}
-
 void add_checkpoint_command(CLI::App& app, std::function<int()>& selected) {
-  CLI::App* command = app.add_subcommand("checkpoint", "Look into checkpoints");
-  command->require_subcommand(1);
-  CLI::App* inspect =
-      command->add_subcommand("inspect", "Show step, layout, tensors and configuration of a checkpoint");
-  const auto path = std::make_shared<std::string>();
-  inspect
-      ->add_option("PATH", *path,
-                   "A run directory, its checkpoints directory, or one checkpoint (step_000500)")
+  CLI::App* group =
+      app.add_subcommand("checkpoint", "Look into checkpoints, check, compare, prune and convert them");
+  group->require_subcommand(1);
+  const auto options = std::make_shared<Options>();
+  const auto add = [&](const char* name, const char* what, const char* path, Action action) {
+    CLI::App* command = group->add_subcommand(name, what);
+    command->add_option("PATH", options->path, path)->required();
+    command->callback(
+        [options, action, &selected] { selected = [options, action] { return action(*options); }; });
+    return command;
+  };
+
+  add("inspect", "Show step, layout, tensors and configuration of a checkpoint", kAnyPath, inspect);
+
+  add("verify", "Read every byte and name every fault; of a run directory, of all its checkpoints", kAnyPath,
+      verify)
+      ->footer("Exit code 0: all are good; 1: one is damaged.");
+
+  CLI::App* command =
+      add("diff", "In which tensors and settings two checkpoints differ, and by how much", kOnePath, diff);
+  command->add_option("OTHER", options->second_path, kOnePath)->required();
+  command->footer("Exit code 0: all tensors are the same, bit for bit; 1: some are not.");
+
+  command = add("prune", "Remove all but the newest good checkpoints of a run that is not running",
+                "A run directory", prune);
+  command->add_option("--keep", options->keep, "Good checkpoints to keep, at least 1")
+      ->required()
+      ->check(CLI::PositiveNumber);
+  command->add_flag("--dry-run", options->dry_run, "Only say what would be removed");
+  command->footer(
+      "Every byte is read first: a damaged checkpoint counts for nothing, and the only good one is never "
+      "removed.\n"
+      "Exit code 1: none is good, and none was removed.");
+
+  command = add("reshard", "Write a checkpoint as another number of ranks would have", kOnePath, reshard);
+  command
+      ->add_option("TARGET", options->second_path,
+                   "The directory to make, for example other/checkpoints/step_000500")
       ->required();
-  inspect->callback([path, &selected] {
-    selected = [path] {
-      fmt::print("{}", describe_checkpoint(*path));
-      return 0;
-    };
-  });
+  command->add_option("--ranks", options->ranks, "Number of ranks")->required()->check(CLI::PositiveNumber);
+  command
+      ->add_option("--expert-parallel-size", options->expert_parallel_size,
+                   "Ranks that share one copy of the experts; divides the ranks (default: as many as can)")
+      ->check(CLI::PositiveNumber);
+  command->footer("A run loads checkpoints of any layout by itself; this moves the work before the job.");
+
+  command = add("consolidate", "Write the model as one safetensors file", kOnePath, consolidate);
+  command->add_option("FILE", options->second_path, "The file to make, for example model.safetensors")
+      ->required();
+  command->add_flag("--all", options->all, "Optimizer state too");
+  command->add_flag("--force", options->force, "Replace the file if it exists");
+  command->footer("Its metadata holds step, tokens, seed, version and the configuration.");
 }
 
 }  // namespace conclave

@@ -72,6 +72,7 @@ std::string step_line(const StepRecord& record, std::int64_t total_steps, bool t
   }
   if (record.memory_bytes > 0) line += "  " + format_bytes(static_cast<double>(record.memory_bytes));
   if (record.skipped_steps > 0) line += fmt::format("  skipped {}", record.skipped_steps);
+  if (record.failed_saves > 0) line += fmt::format("  saves failed {}", record.failed_saves);
   if (eta_seconds) line += "  ETA " + format_duration(*eta_seconds);
   return line;
 }

@@ -57,6 +57,7 @@ std::string to_json(const StepRecord& record) {
                                 {"router_entropy", record.router_entropy},
                                 {"rank_imbalance", record.rank_imbalance},
                                 {"skipped_steps", record.skipped_steps},
+                                {"failed_saves", record.failed_saves},
                                 {"memory_bytes", record.memory_bytes},
                                 {"load_imbalance_by_layer", record.load_imbalance_by_layer},
                                 {"dropped_by_choice", record.dropped_by_choice},

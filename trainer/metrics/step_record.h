@@ -26,6 +26,7 @@ struct StepRecord {
   double router_entropy = 0;       // of the tokens' probabilities, nats, mean
   double rank_imbalance = 0;       // rows of the busiest rank / mean
   std::int64_t skipped_steps = 0;  // with a non-finite loss or gradient, since the start
+  std::int64_t failed_saves = 0;   // checkpoints that could not be written, since the start
   std::int64_t memory_bytes = 0;   // resident, of the largest rank
 
   std::vector<double> load_imbalance_by_layer;         // [MoE layers]
