@@ -1,4 +1,4 @@
-// A run directory with small checkpoints of one process, for the fault tests.
+// A run directory with small checkpoints of one process.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -25,6 +25,7 @@ class CheckpointCase {
 
   const std::filesystem::path& run_dir() const { return directory_.path(); }
   std::filesystem::path checkpoints() const { return run_dir() / "checkpoints"; }
+  const ProcessGrid& grid() const { return grid_; }
   const std::vector<ShardedTensor>& tensors() const { return tensors_.tensors(); }
 
   // The tensors of a save are told by `value`; a background save changes them as soon as it may.
@@ -45,6 +46,7 @@ class CheckpointCase {
     tensors_.clear();
     return load_checkpoint(*world_, checkpoint, tensors_.tensors());
   }
+  void set_values(float value) { tensors_.fill(value); }
   bool holds(float value) const { return tensors_.is_filled(value); }
 
   // What stands in checkpoints/ beside checkpoints.
