@@ -13,9 +13,9 @@
 #include <vector>
 
 #include "comm/base/error.h"
-#include "tests/fault/checkpoint_case.h"
 #include "tests/fault/largest_allocation.h"
 #include "tests/fault/verdict.h"
+#include "tests/support/checkpoint_case.h"
 #include "trainer/checkpoint/commit.h"
 #include "trainer/checkpoint/manifest.h"
 #include "trainer/checkpoint/rewrite_checkpoint.h"

@@ -12,9 +12,9 @@
 #include <string>
 #include <vector>
 
-#include "tests/fault/checkpoint_case.h"
 #include "tests/fault/file_faults.h"
 #include "tests/fault/verdict.h"
+#include "tests/support/checkpoint_case.h"
 #include "trainer/checkpoint/verify_checkpoint.h"
 
 namespace conclave {

@@ -117,13 +117,15 @@ std::string contents_of(const std::filesystem::path& path) {
 void write_manifest(const std::filesystem::path& checkpoint, const checkpoint::Manifest& manifest) {
   checkpoint::Manifest unsealed = manifest;
   unsealed.clear_xxh3_64();
-  const std::string contents = unsealed.SerializeAsString();
+  DurableFile file(checkpoint / kManifestName);
+  file.write(sealed_manifest(unsealed.SerializeAsString()));
+  file.close_durably();
+}
+
+std::string sealed_manifest(std::string contents) {
   checkpoint::Manifest seal;
   seal.set_xxh3_64(checksum(std::as_bytes(std::span(contents))));
-  DurableFile file(checkpoint / kManifestName);
-  file.write(contents);
-  file.write(seal.SerializeAsString());
-  file.close_durably();
+  return contents + seal.SerializeAsString();
 }
 
 checkpoint::Manifest read_manifest(const std::filesystem::path& checkpoint) {

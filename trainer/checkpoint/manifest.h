@@ -20,6 +20,9 @@ inline constexpr std::uint32_t kCheckpointFormatVersion = 1;
 // Seals the manifest with its checksum and returns when it is on the disk.
 void write_manifest(const std::filesystem::path& checkpoint, const checkpoint::Manifest& manifest);
 
+// The bytes of a manifest without its checksum, with it.
+std::string sealed_manifest(std::string contents);
+
 // Throws Error if it is missing, damaged, of another format version, does not describe each tensor exactly
 // once, or is of another step than the directory's name says.
 checkpoint::Manifest read_manifest(const std::filesystem::path& checkpoint);
