@@ -19,9 +19,10 @@ std::string section_yaml(const Message& section, const std::string& indent) {
   std::string yaml;
   for (int i = 0; i < section.GetDescriptor()->field_count(); ++i) {
     const Field& field = *section.GetDescriptor()->field(i);
-    const bool is_left_open =  // what moe.layers doesn't override
-        !field.is_repeated() && !is_section(field) && !field.has_default_value() &&
-        !reflection.HasField(section, &field);
+    const bool is_left_open =  // what moe.layers doesn't override, or a list that needs elements
+        field.is_repeated()
+            ? reflection.FieldSize(section, &field) == 0 && default_text(field).empty()
+            : !is_section(field) && !field.has_default_value() && !reflection.HasField(section, &field);
     if (is_left_open) continue;
     if (is_section(field)) {
       yaml += fmt::format("{}{}:\n", indent, field.name());

@@ -221,7 +221,7 @@ void check_region(const Regression& data, int index, std::vector<Violation>& bro
 void check_regression(const Experiment& experiment, std::vector<Violation>& broken) {
   const Regression& data = experiment.data().regression();
   if (experiment.model().kind() != Model::mixture_regression) {
-    if (!experiment.data().has_regression()) return;
+    if (data.path().empty() && data.regions_size() == 0) return;
     broken.push_back({{"data.regression", "model.kind"},
                       "data.regression: is for model.kind: mixture_regression only; valid: "
                       "model.kind=mixture_regression, or no data.regression"});

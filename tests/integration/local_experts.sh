@@ -5,7 +5,7 @@
 source "${BASH_SOURCE%/*}/common.sh"
 
 squared_error() { metric "$1" evaluation mean_squared_error | tail -n 1 | cut -d ' ' -f 2; }
-shorter=(train.steps=1500 train.eval_every=0 checkpoint.every=0)
+shorter=(train.steps=1500 train.eval_every=0 checkpoint.every=0 log.every=500)
 
 for preset in local_experts_1991_single local_experts_1991; do
   expect 0 launch "$ranks" train "$source_dir/configs/$preset.yaml" "run.dir=$preset" "${shorter[@]}"

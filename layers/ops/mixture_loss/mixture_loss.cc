@@ -16,8 +16,8 @@ MixtureLossResult mixture_loss(Context&, const MixtureLossArgs& args) {
   check_shape(args.best, {samples}, "best of mixture_loss");
   CONCLAVE_CHECK_EQ(static_cast<std::int64_t>(args.row_of_choice.size()), samples * experts,
                     "rows of mixture_loss");
-  const bool gradients = args.dlogits.shape().rank() > 0;
-  CONCLAVE_CHECK_EQ(gradients, args.doutputs.shape().rank() > 0, "mixture_loss: both gradients or neither");
+  const bool gradients = args.dlogits.elements() > 0;
+  CONCLAVE_CHECK_EQ(gradients, args.doutputs.elements() > 0, "mixture_loss: both gradients or neither");
   if (gradients) {
     check_shape(args.dlogits, args.logits.shape(), "dlogits of mixture_loss");
     check_shape(args.doutputs, args.outputs.shape(), "doutputs of mixture_loss");

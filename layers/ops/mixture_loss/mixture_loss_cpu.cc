@@ -23,7 +23,7 @@ MixtureLossResult mixture_loss(const MixtureLossArgs& args) {
   const std::int64_t experts = args.logits.extent(1);
   const std::int64_t width = args.targets.extent(1);
   const double precision = 1 / (args.sigma * args.sigma);
-  const bool gradients = args.dlogits.shape().rank() > 0;
+  const bool gradients = args.dlogits.elements() > 0;
   std::vector<double> p(static_cast<std::size_t>(experts));  // the gate's
   std::vector<double> h(static_cast<std::size_t>(experts));  // posterior
   MixtureLossResult result;
