@@ -80,7 +80,8 @@ StepRecord RunRecord::reduced_record(std::int64_t completed_steps, const StepRes
   record.step = completed_steps;
   record.tokens = completed_steps * tokens_per_step;
   record.loss = result.loss;
-  record.balance_loss = experiment.moe().balance_loss() * routing.balance_loss_raw() / steps;
+  record.balance_loss_raw = routing.balance_loss_raw() / steps;
+  record.balance_loss = experiment.moe().balance_loss() * record.balance_loss_raw;
   record.z_loss = experiment.moe().z_loss() * routing.z_loss_raw() / steps;
   record.lr = result.learning_rate;
   record.grad_norm = result.gradient_norm;
@@ -89,6 +90,7 @@ StepRecord RunRecord::reduced_record(std::int64_t completed_steps, const StepRes
   record.load_imbalance_by_layer = routing.load_imbalance();
   record.load_imbalance = routing.layers.empty() ? 1.0 : std::ranges::max(record.load_imbalance_by_layer);
   record.dropped_fraction = routing.dropped_fraction();
+  record.dropped_by_layer = routing.dropped_fraction_by_layer();
   record.dropped_by_choice = routing.dropped_fraction_by_choice();
   record.exchange_fraction = exchange_seconds / trainer_.world.size() / seconds_;
   record.dead_experts = routing.dead_experts();

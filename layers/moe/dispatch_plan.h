@@ -36,6 +36,10 @@ std::int64_t expert_capacity(double capacity_factor, std::int64_t tokens, std::i
 // Fills `plan` from `routing` (experts [T, K], weights [T, K], `experts` = E). Over capacity an expert keeps
 //   position:    the earliest, all first choices (in token order) before any second choice
 //   probability: the largest weights; ties keep the lower token
+//   batch_prioritized: as position, with the tokens in descending order of their largest weight, ties in
+//   token
+//                order (Riquelme et al., "Scaling vision with sparse mixture of experts", 2021). One choice
+//                with normalised weights has nothing to order by: that is position
 // Throws Error for an expert id that is neither kNoExpert nor in [0, experts), or T * K beyond 32 bits.
 void make_dispatch_plan(const Routing& routing, std::int64_t experts, std::int64_t capacity,
                         config::Moe::Drop drop, DispatchPlan& plan);

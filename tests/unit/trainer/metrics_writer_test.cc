@@ -67,10 +67,26 @@ TEST_F(MetricsWriterTest, StepRecordHasEveryField) {
   EXPECT_EQ(json["loss"].get<double>(), 1.0 / 3);  // to the last bit
   EXPECT_TRUE(json["grad_norm"].is_null());
   EXPECT_EQ(json["expert_load"], (nlohmann::json{{1, 2}, {3, 4}}));
-  for (const char* name :
-       {"step", "tokens", "loss", "balance_loss", "z_loss", "lr", "grad_norm", "step_ms", "tokens_per_second",
-        "load_imbalance", "dropped_fraction", "exchange_fraction", "dead_experts", "load_entropy",
-        "router_entropy", "rank_imbalance", "load_imbalance_by_layer", "dropped_by_choice"}) {
+  for (const char* name : {"step",
+                           "tokens",
+                           "loss",
+                           "balance_loss",
+                           "z_loss",
+                           "lr",
+                           "grad_norm",
+                           "step_ms",
+                           "tokens_per_second",
+                           "load_imbalance",
+                           "dropped_fraction",
+                           "exchange_fraction",
+                           "dead_experts",
+                           "load_entropy",
+                           "router_entropy",
+                           "rank_imbalance",
+                           "load_imbalance_by_layer",
+                           "dropped_by_layer",
+                           "dropped_by_choice",
+                           "balance_loss_raw"}) {
     EXPECT_TRUE(json.contains(name)) << name;
   }
 }
