@@ -175,4 +175,32 @@ void make_dispatch_plan(const Routing& routing, std::int64_t experts, std::int64
   number_rows(chosen, plan);
 }
 
+void fill_up_to_capacity(std::int64_t capacity, DispatchPlan& plan) {
+  const std::int64_t rows = plan.experts * capacity;
+  CONCLAVE_CHECK(rows <= std::numeric_limits<std::int32_t>::max(),
+                 "{} experts with {} rows each are more than 32 bits can number: make train.micro_batch or "
+                 "moe.capacity_factor smaller",
+                 plan.experts, capacity);
+  for (std::int64_t expert = 0; expert < plan.experts; ++expert) {
+    const auto at = static_cast<std::size_t>(expert);
+    const std::int64_t own = plan.expert_offsets[at + 1] - plan.expert_offsets[at];
+    CONCLAVE_CHECK(own <= capacity, "expert {} has {} rows, and a capacity of {}", expert, own, capacity);
+  }
+  plan.choice_of_row.resize(static_cast<std::size_t>(rows));
+  const auto row = plan.choice_of_row.begin();
+  // From the last expert to the first: rows move up, into places that are free by then.
+  std::int64_t end = plan.expert_offsets.back();  // of the expert's rows before they move
+  plan.expert_offsets.back() = rows;
+  for (std::int64_t expert = plan.experts - 1; expert >= 0; --expert) {
+    std::int64_t& begin = plan.expert_offsets[static_cast<std::size_t>(expert)];
+    const std::int64_t moved_end = expert * capacity + (end - begin);
+    std::copy_backward(row + begin, row + end, row + moved_end);
+    std::fill(row + moved_end, row + (expert + 1) * capacity, DispatchPlan::kNoChoice);
+    for (std::int64_t r = expert * capacity; r < moved_end; ++r)
+      plan.row_of_choice[static_cast<std::size_t>(row[r])] = static_cast<std::int32_t>(r);
+    end = begin;
+    begin = expert * capacity;
+  }
+}
+
 }  // namespace conclave

@@ -193,6 +193,42 @@ TEST(DispatchPlan, NanWeightsComeLast) {
   EXPECT_EQ(plan.choice_of_row, (std::vector<std::int32_t>{0, 1, 3}));
 }
 
+TEST(DispatchPlan, FillsUpToCapacity) {
+  DispatchPlan plan;
+  DispatchPlan full;
+  std::uint64_t seed = 1000;
+  for (const std::int64_t tokens : {0, 1, 7, 40})
+    for (const std::int64_t experts : {1, 3, 8})
+      for (const std::int64_t capacity : {std::int64_t{1}, std::int64_t{4}, tokens + 2}) {
+        const Choices choices = random_choices(++seed, tokens, 1, experts, 0.3);
+        make_dispatch_plan(choices.routing(), experts, capacity, config::Moe::position, plan);
+        full = plan;
+        fill_up_to_capacity(capacity, full);
+        ASSERT_EQ(full.rows(), experts * capacity);
+        std::int64_t rows = 0;
+        for (std::int64_t e = 0; e < experts; ++e) {
+          const auto at = static_cast<std::size_t>(e);
+          EXPECT_EQ(full.expert_offsets[at], e * capacity);
+          const std::int64_t own = plan.expert_offsets[at + 1] - plan.expert_offsets[at];
+          for (std::int64_t i = 0; i < capacity; ++i) {
+            const std::int32_t choice = full.choice_of_row[static_cast<std::size_t>(e * capacity + i)];
+            if (i >= own) {
+              EXPECT_EQ(choice, DispatchPlan::kNoChoice);
+              continue;
+            }
+            ++rows;
+            EXPECT_EQ(choice, plan.choice_of_row[static_cast<std::size_t>(plan.expert_offsets[at] + i)]);
+            EXPECT_EQ(full.row_of_choice[static_cast<std::size_t>(choice)], e * capacity + i);
+          }
+        }
+        EXPECT_EQ(full.expert_offsets.back(), experts * capacity);
+        EXPECT_EQ(rows, plan.rows());
+        EXPECT_EQ(full.dropped_per_choice, plan.dropped_per_choice);
+      }
+  make_dispatch_plan(random_choices(1, 9, 1, 2, 1.0).routing(), 2, 9, config::Moe::position, plan);
+  EXPECT_THROW(fill_up_to_capacity(3, plan), Error);
+}
+
 TEST(DispatchPlan, RefusesWhatCannotBeRouted) {
   DispatchPlan plan;
   const Choices too_large{1, 1, {4}, {1.0F}};
