@@ -12,6 +12,9 @@ namespace conclave {
 double bits_per_byte(double loss);
 bool tokens_are_bytes(const config::Experiment& experiment);
 
+// What every log line of a run begins with whose tokens see the future: "future leak"; "" for others.
+std::string future_leak_marker(const config::Experiment& experiment);
+
 // Loss (and bits per byte) by source and over all.
 std::string held_out_table(const Evaluation& evaluation, const config::Experiment& experiment);
 

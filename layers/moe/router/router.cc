@@ -1,5 +1,6 @@
 #include "layers/moe/router/router.h"
 
+#include "layers/moe/router/expert_choice_router.h"
 #include "layers/moe/router/softmax_router.h"
 
 namespace conclave {
@@ -8,6 +9,8 @@ std::unique_ptr<Router> make_router(const config::Experiment& experiment, const 
   switch (experiment.moe().router()) {
     case config::Moe::softmax:
       return std::make_unique<SoftmaxRouter>(experiment, name);
+    case config::Moe::expert_choice:
+      return std::make_unique<ExpertChoiceRouter>(experiment, name);
     default:
       break;
   }

@@ -177,5 +177,27 @@ TEST(RunLogTest, FileHasAllAndConsoleHasWhatPeopleNeed) {
   EXPECT_THROW(RunLog(directory.path() / "logs" / "rank_3.log", 0, nullptr), Error);
 }
 
+TEST(RunLogTest, AMarkerStandsInEveryLine) {
+  const test::TemporaryDirectory directory;
+  std::ostringstream out;
+  {
+    Console console(out, {}, 10, 0, true, "future leak");
+    RunLog log(directory.path(), 0, &console, "future leak");
+    log.info("one\ntwo\n");
+    log.warning("careful");
+    console.write(step_record(5));
+    console.write(evaluation(5));
+  }
+  std::istringstream console_lines(out.str());
+  int count = 0;
+  for (std::string line; std::getline(console_lines, line); ++count)
+    EXPECT_EQ(line.substr(0, 14), "[future leak] ") << line;
+  EXPECT_EQ(count, 6);  // the first message ends with an empty line
+  std::ifstream stream(directory.path() / "logs" / "rank_0.log");
+  std::string first;
+  std::getline(stream, first);
+  EXPECT_THAT(first, HasSubstr("[rank 0, future leak] one"));
+}
+
 }  // namespace
 }  // namespace conclave

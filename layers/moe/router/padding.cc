@@ -1,0 +1,26 @@
+#include "layers/moe/router/padding.h"
+
+#include <algorithm>
+
+#include "layers/moe/routing.h"
+
+namespace conclave {
+
+void clear_padding(const Context& ctx, TensorView rows) {
+  if (ctx.padding.elements() == 0) return;
+  for (std::int64_t t = 0; t < rows.extent(0); ++t) {
+    if (ctx.is_padding(t)) std::ranges::fill(rows.rows(t, t + 1).values<float>(), 0.0F);
+  }
+}
+
+TensorView without_padding(Context& ctx, TensorView chosen) {
+  if (ctx.padding.elements() == 0) return chosen;
+  const TensorView experts = ctx.arena->allocate(chosen.shape(), DType::kInt32);
+  std::ranges::copy(chosen.values<std::int32_t>(), experts.values<std::int32_t>().begin());
+  for (std::int64_t t = 0; t < experts.extent(0); ++t) {
+    if (ctx.is_padding(t)) std::ranges::fill(experts.rows(t, t + 1).values<std::int32_t>(), kNoExpert);
+  }
+  return experts;
+}
+
+}  // namespace conclave
