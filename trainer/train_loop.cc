@@ -85,6 +85,7 @@ Resumed resume(Trainer& trainer) {
       [&](const TrainingProgress& progress) { check_same_experiment(trainer.experiment, progress); });
   if (result.progress) {
     trainer.optimizer->set_updates(result.progress->optimizer_updates);
+    trainer.trained_tokens = result.progress->tokens;
     return {result.progress->step, result.rejected, result.path.string()};
   }
   if (options.resume() == config::Checkpoint::must) {
@@ -98,7 +99,7 @@ void save(Trainer& trainer, RunRecord& record, std::int64_t completed_steps, boo
   const config::Experiment& experiment = trainer.experiment;
   const std::int64_t samples = completed_steps * experiment.train().global_batch();
   const TrainingProgress progress = {.step = completed_steps,
-                                     .tokens = samples * experiment.model().max_seq(),
+                                     .tokens = trainer.trained_tokens,
                                      .next_sample = samples,
                                      .optimizer_updates = trainer.optimizer->updates(),
                                      .seed = experiment.run().seed(),

@@ -35,6 +35,7 @@ struct Trainer {
   Arena arena;             // activations of one micro-batch
   data::MicroBatch batch;  // tokens and targets of one micro-batch
   StepClock clock;
+  std::int64_t trained_tokens = 0;  // since the start of the run, without padding
 
   // Every tensor of a checkpoint: parameters, router state and optimizer state.
   std::vector<ShardedTensor> checkpoint_tensors();

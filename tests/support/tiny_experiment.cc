@@ -63,6 +63,15 @@ void apply(config::Experiment& experiment, const std::string& variant) {
   }
   if (variant == "top_all") moe.set_top_k(moe.experts());
   if (variant == "dense_every_second") moe.set_every(2);
+  if (variant == "expert_choice") {
+    moe.set_router(config::Moe::expert_choice);
+    moe.set_capacity_factor(1);
+    moe.set_balance_loss(0);
+  }
+  if (variant == "pad_to_capacity") {  // and nothing is dropped, which would depend on the layout
+    moe.set_pad_to_capacity(true);
+    moe.set_capacity_factor(static_cast<double>(moe.experts()) / static_cast<double>(moe.top_k()));
+  }
 }
 
 }  // namespace conclave::test

@@ -1,19 +1,26 @@
 #include "trainer/data/batch.h"
 
+#include <algorithm>
 #include <span>
 
 namespace conclave::data {
 namespace {
 
-// Makes room for `sequences` and calls fill(i, tokens [S], targets [S]) for each.
+// Makes room for `sequences` and calls fill(i, tokens [S], targets [S]) for each, which returns its length.
 template <class Fill>
 void fill_sequences(std::int64_t sequences, std::int64_t sequence_length, MicroBatch& batch, Fill fill) {
   const auto length = static_cast<std::size_t>(sequence_length);
   batch.tokens.resize(static_cast<std::size_t>(sequences) * length);
   batch.targets.resize(batch.tokens.size());
+  batch.padding.clear();
   for (std::int64_t i = 0; i < sequences; ++i) {
     const std::size_t first = static_cast<std::size_t>(i) * length;
-    fill(i, std::span(batch.tokens).subspan(first, length), std::span(batch.targets).subspan(first, length));
+    const std::int64_t real = fill(i, std::span(batch.tokens).subspan(first, length),
+                                   std::span(batch.targets).subspan(first, length));
+    if (real == sequence_length) continue;
+    batch.padding.resize(batch.tokens.size(), 0);
+    std::ranges::fill(std::span(batch.padding).subspan(first, length).subspan(static_cast<std::size_t>(real)),
+                      std::uint8_t{1});
   }
 }
 
@@ -39,8 +46,16 @@ BatchPosition position_of(const BatchCut& cut, std::int64_t step, std::int64_t m
   position.first_sequence = cut.sequences(micro_step, rank).begin;
   position.sequences = cut.sequences(micro_step, rank).size();
   position.sequence_length = sequence_length;
+  position.most_sequences = cut.sequences(micro_step, 0).size();  // the first rank has the most
   position.global_sequences = cut.global_batch;
   return position;
+}
+
+std::int64_t padding_tokens(const Dataset& dataset, const BatchCut& cut, std::int64_t step) {
+  std::int64_t padding = 0;
+  for (std::int64_t i = 0; i < cut.global_batch; ++i)
+    padding += dataset.sequence_length() - dataset.training_length(step * cut.global_batch + i);
+  return padding;
 }
 
 void load_training(const Dataset& dataset, const BatchCut& cut, std::int64_t step, std::int64_t micro_step,
@@ -49,7 +64,7 @@ void load_training(const Dataset& dataset, const BatchCut& cut, std::int64_t ste
   const std::int64_t first_sample = step * cut.global_batch + offsets.begin;
   fill_sequences(offsets.size(), dataset.sequence_length(), batch,
                  [&](std::int64_t i, std::span<std::int32_t> tokens, std::span<std::int32_t> targets) {
-                   dataset.training_sequence(first_sample + i, tokens, targets);
+                   return dataset.training_sequence(first_sample + i, tokens, targets);
                  });
 }
 
@@ -57,7 +72,8 @@ void load_held_out(const Dataset& dataset, int source, std::span<const std::int6
                    MicroBatch& batch) {
   fill_sequences(static_cast<std::int64_t>(sequences.size()), dataset.sequence_length(), batch,
                  [&](std::int64_t i, std::span<std::int32_t> tokens, std::span<std::int32_t> targets) {
-                   dataset.held_out_sequence(source, sequences[static_cast<std::size_t>(i)], tokens, targets);
+                   return dataset.held_out_sequence(source, sequences[static_cast<std::size_t>(i)], tokens,
+                                                    targets);
                  });
 }
 

@@ -34,16 +34,22 @@ BatchPosition position_of(const BatchCut& cut, std::int64_t step, std::int64_t m
 struct MicroBatch {
   std::vector<std::int32_t> tokens;   // [B, S]
   std::vector<std::int32_t> targets;  // [B, S]
+  std::vector<std::uint8_t> padding;  // [B, S], 1 where a sequence has ended; empty where none is short
 
   // The same, flat, as the model takes them: [T], T = B S.
   ConstTensorView token_view() const { return flat_view(tokens); }
   ConstTensorView target_view() const { return flat_view(targets); }
+  ConstTensorView padding_view() const { return flat_view(padding); }
 
  private:
-  static ConstTensorView flat_view(const std::vector<std::int32_t>& ids) {
-    return tensor_view(std::span<const std::int32_t>(ids), {static_cast<std::int64_t>(ids.size())});
+  template <class T>
+  static ConstTensorView flat_view(const std::vector<T>& values) {
+    return tensor_view(std::span<const T>(values), {static_cast<std::int64_t>(values.size())});
   }
 };
+
+// Places of the global batch of `step` that are padding: known to every rank before anything is computed.
+std::int64_t padding_tokens(const Dataset& dataset, const BatchCut& cut, std::int64_t step);
 
 // Loads what `rank` trains on in a micro-step of an optimizer step.
 void load_training(const Dataset& dataset, const BatchCut& cut, std::int64_t step, std::int64_t micro_step,
