@@ -26,6 +26,8 @@ void resolve(Experiment& experiment) {
     model.set_head_dim(model.d_model() / std::max<std::int64_t>(model.heads(), 1));
   }
   if (model.kind() == Model::mixture_regression) model.set_max_seq(1);  // a sample is one row
+  // Its load is even by construction; validate.cc refuses the term where it is asked for.
+  if (experiment.moe().router() == Moe::expert_choice) experiment.mutable_moe()->set_balance_loss(0);
   constexpr std::int64_t kByteVocabulary = 256;
   if (model.vocab_size() == 0 && experiment.data().tokenizer() == Data::bytes) {
     const bool masked = experiment.train().objective() == Train::masked;
@@ -36,6 +38,14 @@ void resolve(Experiment& experiment) {
 bool is_moe_layer(const Experiment& experiment, std::int64_t layer) {
   const Moe& moe = experiment.moe();
   return moe.experts() > 0 && (layer + 1) % moe.every() == 0;
+}
+
+bool leaks_future(const Experiment& experiment) {
+  const Moe& moe = experiment.moe();
+  if (moe.experts() == 0 || !experiment.model().causal()) return false;
+  return moe.router() == Moe::expert_choice || std::ranges::any_of(moe.layers(), [](const MoeLayers& layers) {
+           return layers.router() == Moe::expert_choice;
+         });
 }
 
 Betas betas(const Optim& optim) {

@@ -146,6 +146,53 @@ void check_sigmoid_keys(const Experiment& experiment, std::vector<Violation>& br
   }
 }
 
+void check_capacity(const Experiment& experiment, std::vector<Violation>& broken) {
+  const Moe& moe = experiment.moe();
+  if (moe.experts() == 0) return;
+  const bool dropless = moe.capacity_factor() == 0;
+  if (moe.pad_to_capacity() && dropless) {
+    broken.push_back({{"moe.pad_to_capacity", "moe.capacity_factor"},
+                      "moe.pad_to_capacity: true needs a capacity to fill up to, and moe.capacity_factor is "
+                      "dropless; valid: a number such as moe.capacity_factor=1.25, or "
+                      "moe.pad_to_capacity=false"});
+  }
+  if (moe.router() != Moe::expert_choice) return;
+  if (dropless) {
+    broken.push_back({{"moe.capacity_factor", "moe.router"},
+                      "moe.capacity_factor: capacity with expert_choice missing: it is the number of tokens "
+                      "that an expert takes, and it is dropless; valid: a number such as "
+                      "moe.capacity_factor=1, or moe.router=softmax"});
+  }
+  if (experiment.model().causal() && !moe.allow_future_leak()) {
+    broken.push_back({{"moe.router", "model.causal", "moe.allow_future_leak"},
+                      "moe.router: expert_choice chooses a token's experts by the tokens after it, which a "
+                      "causal model must not see; valid: moe.router=softmax, model.causal=false, or "
+                      "moe.allow_future_leak=true, if the held-out loss needn't be a fair one"});
+  }
+  if (moe.has_balance_loss() && moe.balance_loss() > 0) {
+    broken.push_back(
+        {{"moe.balance_loss", "moe.router"},
+         fmt::format("moe.balance_loss: {} has nothing to do with expert_choice, which loads all "
+                     "experts alike by construction; valid: moe.balance_loss=0",
+                     number_text(moe.balance_loss()))});
+  }
+}
+
+void check_samples(const Experiment& experiment, std::vector<Violation>& broken) {
+  const Data& data = experiment.data();
+  if (data.samples() != Data::lines) return;
+  if (experiment.train().objective() == Train::masked) {
+    broken.push_back(
+        {{"data.samples", "train.objective"},
+         "data.samples: lines have different lengths, and train.objective: masked hides as many tokens of "
+         "each sample; valid: data.samples=windows, or train.objective=next_token"});
+  }
+  if (data.tokenizer() == Data::bytes) return;
+  broken.push_back({{"data.samples", "data.tokenizer"},
+                    "data.samples: lines are found in text, and data.tokenizer is pretokenized; valid: "
+                    "data.samples=windows, or data.tokenizer=bytes with texts"});
+}
+
 void check_vocabulary(const Experiment& experiment, std::vector<Violation>& broken) {
   const std::int64_t vocab_size = experiment.model().vocab_size();
   const bool is_bytes = experiment.data().tokenizer() == Data::bytes;
@@ -228,9 +275,10 @@ void check_regression(const Experiment& experiment, std::vector<Violation>& brok
     return;
   }
   if (!experiment.log().routing().empty()) {
-    broken.push_back({{"log.routing", "model.kind"},
-                      "log.routing: records the experts of tokens, and model.kind: mixture_regression has none; "
-                      "valid: no log.routing"});
+    broken.push_back(
+        {{"log.routing", "model.kind"},
+         "log.routing: records the experts of tokens, and model.kind: mixture_regression has none; "
+         "valid: no log.routing"});
   }
   if (experiment.data().train_size() > 0) {
     broken.push_back(
@@ -305,6 +353,8 @@ std::vector<Violation> violations(const Experiment& experiment) {
   check_experts(experiment, broken);
   check_expert_groups(experiment, broken);
   check_sigmoid_keys(experiment, broken);
+  check_capacity(experiment, broken);
+  check_samples(experiment, broken);
   check_vocabulary(experiment, broken);
   check_sources(experiment, broken);
   check_objective(experiment, broken);

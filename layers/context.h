@@ -1,6 +1,7 @@
 // What every module and operator is told about the run: no globals, no singletons.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 
 #include "comm/process_grid.h"
@@ -16,6 +17,7 @@ struct BatchPosition {
   std::int64_t first_sequence = 0;   // of this rank and micro-batch, counted over the global batch
   std::int64_t sequences = 0;        // on this rank, in this micro-batch; may be 0
   std::int64_t sequence_length = 0;  // S
+  std::int64_t most_sequences = 0;   // of any rank in this micro-batch; what shapes are agreed on by
   std::int64_t global_sequences =
       0;  // over all ranks and micro-batches of the step: what means are taken over
 
@@ -49,11 +51,16 @@ struct Context {
   BatchPosition batch = {};
   // The ids of the tokens of this micro-batch, int32 [T]; empty where the input is not tokens.
   ConstTensorView token_ids = {};
-  // Which of them are padding, uint8 [T], 1 for padding; empty where none is.
+  // Which of them are padding, uint8 [T], 1 for padding; empty where none is. It ends its sequence, so that
+  // causal attention never sees it from a real token; attention over the whole sequence has to mask it.
   ConstTensorView padding = {};
 
   bool is_padding(std::int64_t token) const {
     return padding.elements() > 0 && padding.data<std::uint8_t>()[token] != 0;
+  }
+  std::int64_t padding_tokens() const {
+    if (padding.elements() == 0) return 0;
+    return std::ranges::count_if(padding.values<std::uint8_t>(), [](std::uint8_t is) { return is != 0; });
   }
 };
 

@@ -37,7 +37,9 @@ HeldOutSource evaluate_source(const EvaluationArgs& args, int source) {
     Context ctx{.arena = &args.arena, .grid = &args.grid, .training = false};
     ctx.batch.sequences = mine.size();
     ctx.batch.sequence_length = args.dataset.sequence_length();
+    ctx.batch.most_sequences = partition(of_all_ranks, world.size(), 0).size();
     ctx.batch.global_sequences = of_all_ranks;
+    ctx.padding = args.batch.padding_view();
     const auto sum = args.model.forward(ctx, args.batch.input_view(), args.batch.target_view());
     args.arena.reset();
     sums[0] += sum.loss_sum;

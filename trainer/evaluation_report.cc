@@ -5,6 +5,7 @@
 #include <numbers>
 #include <vector>
 
+#include "configs/resolve.h"
 #include "trainer/metrics/specialisation.h"
 #include "trainer/metrics/table.h"
 
@@ -14,6 +15,10 @@ double bits_per_byte(double loss) { return loss / std::numbers::ln2; }
 
 bool tokens_are_bytes(const config::Experiment& experiment) {
   return experiment.data().tokenizer() == config::Data::bytes && !is_regression(experiment);
+}
+
+std::string future_leak_marker(const config::Experiment& experiment) {
+  return config::leaks_future(experiment) ? "future leak" : "";
 }
 
 bool is_regression(const config::Experiment& experiment) {

@@ -14,6 +14,9 @@ bool tokens_are_bytes(const config::Experiment& experiment);
 // Only tokens that were masked out of the input are predicted (train.objective: masked).
 bool predicts_masked(const config::Experiment& experiment);
 
+// What every log line of a run begins with whose tokens see the future: "future leak"; "" for others.
+std::string future_leak_marker(const config::Experiment& experiment);
+
 // The samples are rows of numbers and the model a regression.
 bool is_regression(const config::Experiment& experiment);
 

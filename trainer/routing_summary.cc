@@ -119,6 +119,15 @@ double RoutingSummary::dropped_fraction() const {
   return choices > 0 ? static_cast<double>(dropped) / static_cast<double>(choices) : 0.0;
 }
 
+std::vector<double> RoutingSummary::dropped_fraction_by_layer() const {
+  std::vector<double> fractions;
+  for (const MoeStatistics& layer : layers) {
+    const auto choices = static_cast<double>(total(layer.chosen_per_expert));
+    fractions.push_back(choices > 0 ? static_cast<double>(total(layer.dropped_per_choice)) / choices : 0.0);
+  }
+  return fractions;
+}
+
 std::vector<double> RoutingSummary::dropped_fraction_by_choice() const {
   std::vector<double> fractions;
   std::int64_t tokens = 0;

@@ -23,8 +23,9 @@ struct RoutingSummary {
   double load_entropy() const;
   // Mean entropy of a token's router distribution in nats, mean over layers.
   double router_entropy() const;
-  // Dropped choices / choices over all layers; per choice k.
+  // Dropped choices / choices over all layers; of each layer; per choice k.
   double dropped_fraction() const;
+  std::vector<double> dropped_fraction_by_layer() const;
   std::vector<double> dropped_fraction_by_choice() const;
   // Sums over layers of the balance and z terms without their coefficients; of all steps that were counted.
   double balance_loss_raw() const;

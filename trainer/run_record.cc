@@ -18,7 +18,8 @@ std::unique_ptr<Console> make_console(const Trainer& trainer, std::int64_t first
   if (trainer.world.rank() != 0) return nullptr;
   return std::make_unique<Console>(
       std::cout, ConsoleStyle::detect(stdout), trainer.experiment.train().steps(), first_step,
-      tokens_are_bytes(trainer.experiment) && !predicts_masked(trainer.experiment));
+      tokens_are_bytes(trainer.experiment) && !predicts_masked(trainer.experiment),
+      future_leak_marker(trainer.experiment));
 }
 
 EvaluationRecord evaluation_record(std::int64_t completed_steps, const Evaluation& evaluation,
@@ -44,7 +45,8 @@ EvaluationRecord evaluation_record(std::int64_t completed_steps, const Evaluatio
 RunRecord::RunRecord(Trainer& trainer, std::int64_t first_step)
     : trainer_(trainer),
       console_(make_console(trainer, first_step)),
-      log_(trainer.experiment.run().dir(), trainer.world.rank(), console_.get()) {
+      log_(trainer.experiment.run().dir(), trainer.world.rank(), console_.get(),
+           future_leak_marker(trainer.experiment)) {
   if (!is_first_rank()) return;
   metrics_.emplace(trainer.experiment.run().dir(), first_step);
   if (trainer.experiment.log().tensorboard())
@@ -57,6 +59,7 @@ void RunRecord::warn(const std::string& text) { log_.warning(text); }
 
 void RunRecord::step(std::int64_t step, const StepResult& result, double step_seconds) {
   ++steps_;
+  tokens_ += result.tokens;
   seconds_ += step_seconds;
   if (result.skipped) {
     ++skipped_steps_;
@@ -82,20 +85,21 @@ StepRecord RunRecord::reduced_record(std::int64_t completed_steps, const StepRes
   trainer_.world.all_reduce(buffer_view(std::span(&memory_bytes, 1)), ReduceOp::kMax);
 
   const auto steps = static_cast<double>(steps_);
-  const std::int64_t tokens_per_step = experiment.train().global_batch() * experiment.model().max_seq();
   StepRecord record;
   record.step = completed_steps;
-  record.tokens = completed_steps * tokens_per_step;
+  record.tokens = trainer_.trained_tokens;
   record.loss = result.loss;
-  record.balance_loss = experiment.moe().balance_loss() * routing.balance_loss_raw() / steps;
+  record.balance_loss_raw = routing.balance_loss_raw() / steps;
+  record.balance_loss = experiment.moe().balance_loss() * record.balance_loss_raw;
   record.z_loss = experiment.moe().z_loss() * routing.z_loss_raw() / steps;
   record.lr = result.learning_rate;
   record.grad_norm = result.gradient_norm;
   record.step_ms = 1e3 * seconds_ / steps;
-  record.tokens_per_second = static_cast<double>(tokens_per_step) * steps / seconds_;
+  record.tokens_per_second = static_cast<double>(tokens_) / seconds_;
   record.load_imbalance_by_layer = routing.load_imbalance();
   record.load_imbalance = routing.layers.empty() ? 1.0 : std::ranges::max(record.load_imbalance_by_layer);
   record.dropped_fraction = routing.dropped_fraction();
+  record.dropped_by_layer = routing.dropped_fraction_by_layer();
   record.dropped_by_choice = routing.dropped_fraction_by_choice();
   record.exchange_fraction = exchange_seconds / trainer_.world.size() / seconds_;
   record.dead_experts = routing.dead_experts();
@@ -107,6 +111,7 @@ StepRecord RunRecord::reduced_record(std::int64_t completed_steps, const StepRes
   record.memory_bytes = memory_bytes;
   for (const MoeStatistics& layer : routing.layers) record.expert_load.push_back(layer.chosen_per_expert);
   steps_ = 0;
+  tokens_ = 0;
   seconds_ = 0;
   return record;
 }

@@ -54,6 +54,7 @@ class RunRecord {
 
   // Since the last record.
   std::int64_t steps_ = 0;
+  std::int64_t tokens_ = 0;
   double seconds_ = 0;
   std::int64_t skipped_steps_ = 0;  // since the start
   std::int64_t failed_saves_ = 0;   // since the start

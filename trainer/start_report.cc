@@ -5,7 +5,9 @@
 #include <iterator>
 #include <map>
 
+#include "configs/resolve.h"
 #include "layers/moe/dispatch_plan.h"
+#include "layers/moe/router/expert_choice_router.h"
 #include "trainer/evaluation_report.h"
 #include "trainer/parameter_count.h"
 #include "trainer/version.h"
@@ -72,22 +74,41 @@ std::string layout_lines(const Trainer& trainer) {
   return text;
 }
 
+std::string filled_up_line(const config::Moe& moe) {
+  return moe.pad_to_capacity() ? "           each expert is filled up to it with zero rows from every rank\n"
+                               : "";
+}
+
 std::string capacity_lines(const Trainer& trainer) {
   const config::Moe& moe = trainer.experiment.moe();
   if (trainer.model.moe_layers().empty() || is_regression(trainer.experiment)) return "";
   if (moe.capacity_factor() == 0) return "capacity   dropless: an expert takes every token that chooses it\n";
+  if (moe.router() == config::Moe::expert_choice) {
+    const std::int64_t tokens = trainer.experiment.model().max_seq();
+    return fmt::format(
+               "capacity   {} of the {} tokens of a sequence, which each expert chooses (factor {})\n",
+               expert_choice_capacity(moe, tokens), tokens, moe.capacity_factor()) +
+           filled_up_line(moe) +
+           (config::leaks_future(trainer.experiment)
+                ? "warning    future leak: a token's experts depend on the tokens after it "
+                  "(moe.allow_future_leak); the held-out loss is no fair one\n"
+                : "");
+  }
   const std::int64_t sequences = batch_cut(trainer.experiment, trainer.world.size()).sequences(0, 0).size();
   const std::int64_t tokens = sequences * trainer.experiment.model().max_seq();
   return fmt::format(
-      "capacity   {} of the {} tokens of a rank's micro-batch for each expert (factor {}, by {})\n",
-      expert_capacity(moe.capacity_factor(), tokens, moe.top_k(), moe.experts()), tokens,
-      moe.capacity_factor(), config::Moe::Drop_Name(moe.drop()));
+             "capacity   {} of the {} tokens of a rank's micro-batch for each expert (factor {}, by {})\n",
+             expert_capacity(moe.capacity_factor(), tokens, moe.top_k(), moe.experts()), tokens,
+             moe.capacity_factor(), config::Moe::Drop_Name(moe.drop())) +
+         filled_up_line(moe);
 }
 
 std::string balance_lines(const Trainer& trainer) {
   const config::Moe& moe = trainer.experiment.moe();
-  if (trainer.model.moe_layers().empty() || is_regression(trainer.experiment) || moe.balance_loss() == 0)
-    return "";
+  if (trainer.model.moe_layers().empty() || is_regression(trainer.experiment)) return "";
+  if (moe.router() == config::Moe::expert_choice)
+    return "balance    no term: expert_choice loads all experts alike by construction\n";
+  if (moe.balance_loss() == 0) return "";
   std::string scope;
   switch (moe.balance_scope()) {
     case config::Moe::sequence:

@@ -94,6 +94,7 @@ Resumed resume(Trainer& trainer) {
       [&](const TrainingProgress& progress) { check_same_experiment(trainer.experiment, progress); });
   if (result.progress) {
     trainer.optimizer->set_updates(result.progress->optimizer_updates);
+    trainer.trained_tokens = result.progress->tokens;
     return {result.progress->step, result.rejected, result.path.string()};
   }
   if (options.resume() == config::Checkpoint::must) {
@@ -106,7 +107,7 @@ TrainingProgress progress_after(const Trainer& trainer, std::int64_t completed_s
   const config::Experiment& experiment = trainer.experiment;
   const std::int64_t samples = completed_steps * experiment.train().global_batch();
   return {.step = completed_steps,
-          .tokens = samples * experiment.model().max_seq(),
+          .tokens = trainer.trained_tokens,
           .next_sample = samples,
           .optimizer_updates = trainer.optimizer->updates(),
           .seed = experiment.run().seed(),

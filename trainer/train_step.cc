@@ -47,13 +47,16 @@ StepResult train_step(Trainer& trainer, std::int64_t step, const std::function<v
   LossSum loss(experiment.run().determinism());
   const int rank = trainer.world.rank();
   const data::BatchCut cut = batch_cut(experiment, trainer.world.size());
+  const std::int64_t padding_tokens = data::padding_tokens(trainer.dataset, cut, step);
   for (std::int64_t micro_step = 0; micro_step < cut.micro_steps(); ++micro_step) {
     data::load_training(trainer.dataset, cut, step, micro_step, rank, trainer.batch);
     BatchPosition position =
         data::position_of(cut, step, micro_step, rank, trainer.dataset.sequence_length());
+    position.global_padding_tokens = padding_tokens;
     position.global_targets = trainer.dataset.masked_targets(position.global_sequences);
 
     Context ctx = trainer.context(position, /*training=*/true);
+    ctx.padding = trainer.batch.padding_view();
     const auto sum = trainer.model.forward(ctx, trainer.batch.input_view(), trainer.batch.target_view());
     trainer.routing_recorder.after_forward(position, trainer.batch);
     trainer.model.backward(ctx);
@@ -68,9 +71,12 @@ StepResult train_step(Trainer& trainer, std::int64_t step, const std::function<v
 
   StepResult result;
   result.loss = loss.over_ranks(trainer.world);
+  result.tokens = cut.global_batch * trainer.dataset.sequence_length() - padding_tokens;
   result.gradient_norm = global_gradient_norm(trainer.ownership);
   result.learning_rate =
       learning_rate(experiment.schedule(), experiment.optim().lr(), experiment.train().steps(), step);
+
+  trainer.trained_tokens += result.tokens;
 
   // Both numbers are the same on every rank, and so is the decision.
   result.skipped = !std::isfinite(result.loss) || !std::isfinite(result.gradient_norm);

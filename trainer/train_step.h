@@ -9,7 +9,8 @@
 namespace conclave {
 
 struct StepResult {
-  double loss = 0;  // mean cross-entropy over the global batch, nats per token, without balance terms
+  double loss = 0;          // mean cross-entropy over the global batch, nats per token, without balance terms
+  std::int64_t tokens = 0;  // of the global batch, without padding
   double gradient_norm = 0;  // global, before clipping
   double learning_rate = 0;
   bool skipped = false;  // loss or gradient was not finite: nothing was updated

@@ -39,6 +39,7 @@ struct Trainer {
   data::MicroBatch batch;  // samples of one micro-batch
   StepClock clock;
   RoutingRecorder routing_recorder;  // log.routing
+  std::int64_t trained_tokens = 0;  // since the start of the run, without padding
 
   // Every tensor of a checkpoint: parameters, router state and optimizer state.
   std::vector<ShardedTensor> checkpoint_tensors();

@@ -45,12 +45,41 @@ void number_rows(std::span<const std::int32_t> chosen, DispatchPlan& plan) {
   }
 }
 
-void drop_latest(std::span<const std::int32_t> chosen, std::int64_t capacity, DispatchPlan& plan) {
+// NaN would break an order of weights; the trainer sees it in the loss.
+float comparable(float weight) {
+  return std::isnan(weight) ? -std::numeric_limits<float>::infinity() : weight;
+}
+
+// The tokens in descending order of their best weight, written into the memory of the rows, which
+// number_rows fills later.
+std::span<const std::int32_t> order_by_best_weight(std::span<const float> weights, DispatchPlan& plan) {
+  const auto best = [&](std::int32_t token) {
+    float largest = -std::numeric_limits<float>::infinity();
+    for (std::int64_t k = 0; k < plan.top_k; ++k)
+      largest = std::max(largest, comparable(weights[static_cast<std::size_t>(token * plan.top_k + k)]));
+    return largest;
+  };
+  std::vector<std::int32_t>& tokens = plan.choice_of_row;
+  tokens.resize(static_cast<std::size_t>(plan.tokens));
+  std::iota(tokens.begin(), tokens.end(), 0);
+  std::ranges::sort(tokens, [&](std::int32_t a, std::int32_t b) {
+    const float best_of_a = best(a);
+    const float best_of_b = best(b);
+    return best_of_a != best_of_b ? best_of_a > best_of_b : a < b;
+  });
+  return tokens;
+}
+
+// An expert takes all first choices before any second; among equal choices the tokens in the order of
+// `token_at` (place -> token).
+template <class TokenAt>
+void drop_latest(std::span<const std::int32_t> chosen, std::int64_t capacity, TokenAt token_at,
+                 DispatchPlan& plan) {
   std::vector<std::int64_t>& taken = plan.expert_offsets;
   taken.assign(static_cast<std::size_t>(plan.experts) + 1, 0);
   for (std::int64_t k = 0; k < plan.top_k; ++k) {
-    for (std::int64_t t = 0; t < plan.tokens; ++t) {
-      const auto choice = static_cast<std::size_t>(t * plan.top_k + k);
+    for (std::int64_t place = 0; place < plan.tokens; ++place) {
+      const auto choice = static_cast<std::size_t>(token_at(place) * plan.top_k + k);
       if (chosen[choice] == kNoExpert) continue;
       if (taken[static_cast<std::size_t>(chosen[choice])]++ >= capacity)
         plan.row_of_choice[choice] = DispatchPlan::kDropped;
@@ -60,10 +89,8 @@ void drop_latest(std::span<const std::int32_t> chosen, std::int64_t capacity, Di
 
 void drop_least_probable(std::span<const std::int32_t> chosen, std::span<const float> weights,
                          std::int64_t capacity, DispatchPlan& plan) {
-  // NaN would break the order that nth_element needs; the trainer sees it in the loss.
   const auto weight_of = [&](std::int32_t choice) {
-    const float weight = weights[static_cast<std::size_t>(choice)];
-    return std::isnan(weight) ? -std::numeric_limits<float>::infinity() : weight;
+    return comparable(weights[static_cast<std::size_t>(choice)]);
   };
   const auto more_probable = [&](std::int32_t a, std::int32_t b) {
     return weight_of(a) != weight_of(b) ? weight_of(a) > weight_of(b) : a < b;
@@ -76,6 +103,24 @@ void drop_least_probable(std::span<const std::int32_t> chosen, std::span<const f
     std::nth_element(begin, begin + capacity, end, more_probable);
     for (auto choice = begin + capacity; choice != end; ++choice)
       plan.row_of_choice[static_cast<std::size_t>(*choice)] = DispatchPlan::kDropped;
+  }
+}
+
+void drop_choices(const Routing& routing, std::int64_t capacity, config::Moe::Drop drop, DispatchPlan& plan) {
+  const auto chosen = routing.experts.values<std::int32_t>();
+  const auto weights = routing.weights.values<float>();
+  switch (drop) {
+    case config::Moe::position:
+      return drop_latest(
+          chosen, capacity, [](std::int64_t place) { return place; }, plan);
+    case config::Moe::probability:
+      return drop_least_probable(chosen, weights, capacity, plan);
+    case config::Moe::batch_prioritized: {
+      const auto order = order_by_best_weight(weights, plan);
+      return drop_latest(
+          chosen, capacity,
+          [&](std::int64_t place) -> std::int64_t { return order[static_cast<std::size_t>(place)]; }, plan);
+    }
   }
 }
 
@@ -120,9 +165,7 @@ void make_dispatch_plan(const Routing& routing, std::int64_t experts, std::int64
 
   const bool over_capacity =
       std::ranges::any_of(plan.chosen_per_expert, [&](std::int64_t count) { return count > capacity; });
-  if (over_capacity && drop == config::Moe::position) drop_latest(chosen, capacity, plan);
-  if (over_capacity && drop == config::Moe::probability)
-    drop_least_probable(chosen, routing.weights.values<float>(), capacity, plan);
+  if (over_capacity) drop_choices(routing, capacity, drop, plan);
 
   plan.dropped_per_choice.assign(static_cast<std::size_t>(plan.top_k), 0);
   for (std::size_t choice = 0; over_capacity && choice < chosen.size(); ++choice) {
@@ -130,6 +173,34 @@ void make_dispatch_plan(const Routing& routing, std::int64_t experts, std::int64
       ++plan.dropped_per_choice[choice % static_cast<std::size_t>(plan.top_k)];
   }
   number_rows(chosen, plan);
+}
+
+void fill_up_to_capacity(std::int64_t capacity, DispatchPlan& plan) {
+  const std::int64_t rows = plan.experts * capacity;
+  CONCLAVE_CHECK(rows <= std::numeric_limits<std::int32_t>::max(),
+                 "{} experts with {} rows each are more than 32 bits can number: make train.micro_batch or "
+                 "moe.capacity_factor smaller",
+                 plan.experts, capacity);
+  for (std::int64_t expert = 0; expert < plan.experts; ++expert) {
+    const auto at = static_cast<std::size_t>(expert);
+    const std::int64_t own = plan.expert_offsets[at + 1] - plan.expert_offsets[at];
+    CONCLAVE_CHECK(own <= capacity, "expert {} has {} rows, and a capacity of {}", expert, own, capacity);
+  }
+  plan.choice_of_row.resize(static_cast<std::size_t>(rows));
+  const auto row = plan.choice_of_row.begin();
+  // From the last expert to the first: rows move up, into places that are free by then.
+  std::int64_t end = plan.expert_offsets.back();  // of the expert's rows before they move
+  plan.expert_offsets.back() = rows;
+  for (std::int64_t expert = plan.experts - 1; expert >= 0; --expert) {
+    std::int64_t& begin = plan.expert_offsets[static_cast<std::size_t>(expert)];
+    const std::int64_t moved_end = expert * capacity + (end - begin);
+    std::copy_backward(row + begin, row + end, row + moved_end);
+    std::fill(row + moved_end, row + (expert + 1) * capacity, DispatchPlan::kNoChoice);
+    for (std::int64_t r = expert * capacity; r < moved_end; ++r)
+      plan.row_of_choice[static_cast<std::size_t>(row[r])] = static_cast<std::int32_t>(r);
+    end = begin;
+    begin = expert * capacity;
+  }
 }
 
 }  // namespace conclave

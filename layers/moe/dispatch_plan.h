@@ -17,13 +17,14 @@ struct DispatchPlan {
   std::int64_t experts = 0;  // E
 
   std::vector<std::int64_t> expert_offsets;  // [E + 1]: rows of expert e are [offsets[e], offsets[e + 1])
-  std::vector<std::int32_t> choice_of_row;   // [R]
+  std::vector<std::int32_t> choice_of_row;   // [R]; kNoChoice for a row that only fills up
   std::vector<std::int32_t>
       row_of_choice;  // [T * K]; kDropped where there is none: no expert chosen, or dropped
   std::vector<std::int64_t> chosen_per_expert;   // [E], before dropping
   std::vector<std::int64_t> dropped_per_choice;  // [K]
 
   static constexpr std::int32_t kDropped = -1;
+  static constexpr std::int32_t kNoChoice = -1;
 
   std::int64_t rows() const { return static_cast<std::int64_t>(choice_of_row.size()); }
 };
@@ -36,8 +37,16 @@ std::int64_t expert_capacity(double capacity_factor, std::int64_t tokens, std::i
 // Fills `plan` from `routing` (experts [T, K], weights [T, K], `experts` = E). Over capacity an expert keeps
 //   position:    the earliest, all first choices (in token order) before any second choice
 //   probability: the largest weights; ties keep the lower token
+//   batch_prioritized: as position, with the tokens in descending order of their largest weight, ties in
+//   token
+//                order (Riquelme et al., "Scaling vision with sparse mixture of experts", 2021). One choice
+//                with normalised weights has nothing to order by: that is position
 // Throws Error for an expert id that is neither kNoExpert nor in [0, experts), or T * K beyond 32 bits.
 void make_dispatch_plan(const Routing& routing, std::int64_t experts, std::int64_t capacity,
                         config::Moe::Drop drop, DispatchPlan& plan);
+
+// Fills every expert of a made plan up to exactly `capacity` rows: after an expert's own rows come rows of
+// kNoChoice. Throws Error if an expert has more rows, or E * capacity is beyond 32 bits.
+void fill_up_to_capacity(std::int64_t capacity, DispatchPlan& plan);
 
 }  // namespace conclave

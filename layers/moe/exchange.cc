@@ -44,7 +44,7 @@ Exchange::Exchange(std::int64_t experts, const ProcessGrid& grid)
   }
 }
 
-void Exchange::agree(Context& ctx, const DispatchPlan& plan) {
+void Exchange::count_sent_rows(const DispatchPlan& plan) {
   const std::vector<std::int64_t>& offsets = plan.expert_offsets;
   CONCLAVE_CHECK_EQ(static_cast<std::int64_t>(offsets.size()), experts_ + 1,
                     "expert offsets of a dispatch plan");
@@ -56,6 +56,10 @@ void Exchange::agree(Context& ctx, const DispatchPlan& plan) {
                    offsets[e], offsets[e + 1], e);
     sent_rows_by_expert_[e] = offsets[e + 1] - offsets[e];
   }
+}
+
+void Exchange::agree(Context& ctx, const DispatchPlan& plan) {
+  count_sent_rows(plan);
   {
     const ExchangeTimer timer(ctx);
     grid_->expert_parallel()
@@ -63,6 +67,14 @@ void Exchange::agree(Context& ctx, const DispatchPlan& plan) {
                       buffer_view(std::span(received_rows_by_block_)), local_experts_by_source_)
         .wait();
   }
+  lay_out_blocks();
+}
+
+void Exchange::agree_on_equal_rows(const DispatchPlan& plan, std::int64_t rows_per_expert) {
+  count_sent_rows(plan);
+  for (const std::int64_t rows : sent_rows_by_expert_)
+    CONCLAVE_CHECK_EQ(rows, rows_per_expert, "rows of an expert that is filled up to its capacity");
+  std::ranges::fill(received_rows_by_block_, rows_per_expert);
   lay_out_blocks();
 }
 

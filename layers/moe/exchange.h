@@ -29,6 +29,10 @@ class Exchange {
   // plan is not of E experts or its offsets do not add up.
   void agree(Context& ctx, const DispatchPlan& plan);
 
+  // The same where every rank sends every expert exactly `rows_per_expert` rows, the same number on all
+  // ranks: shapes are known, and nothing is communicated.
+  void agree_on_equal_rows(const DispatchPlan& plan, std::int64_t rows_per_expert);
+
   // Collective. [R, D] -> [R', D] in ctx.arena; in a group of one, where both sides are the
   // same, `rows` itself.
   TensorView dispatch(Context& ctx, TensorView rows);
@@ -47,6 +51,8 @@ class Exchange {
     std::int64_t first_by_expert = 0;  // where it lies on the expert side
     std::int64_t rows = 0;
   };
+  // Checks the plan and counts what it sends.
+  void count_sent_rows(const DispatchPlan& plan);
   void lay_out_blocks();
   // Moves rows over the wire; counts are rows a rank. Adds the time to ctx.clock.
   void transport(Context& ctx, ConstTensorView send, std::span<const std::int64_t> send_rows, TensorView recv,

@@ -1,14 +1,16 @@
 #include "layers/moe/moe_layer.h"
 
+#include <algorithm>
 #include <cmath>
 #include <utility>
 
+#include "layers/moe/router/expert_choice_router.h"
 #include "layers/ops/add/add.h"
 #include "layers/ops/permute/permute.h"
 
 namespace conclave {
 
-static_assert(kDroppedChoice == DispatchPlan::kDropped);
+static_assert(kDroppedChoice == DispatchPlan::kDropped && kNoChoiceOfRow == DispatchPlan::kNoChoice);
 
 namespace {
 
@@ -46,12 +48,10 @@ MoeLayer::MoeLayer(const config::Experiment& experiment, const std::string& name
 }
 
 TensorView MoeLayer::forward(Context& ctx, ConstTensorView x) {
-  const std::int64_t tokens = x.extent(0);
   const std::int64_t d_model = x.extent(1);
-  const double capacity_factor = ctx.training ? config_.capacity_factor() : 0.0;  // 0: dropless
-
+  const bool fill_up = ctx.training && config_.pad_to_capacity();
   routing_ = router_->forward(ctx, x, statistics_);
-  const std::int64_t capacity = expert_capacity(capacity_factor, tokens, config_.top_k(), config_.experts());
+  const std::int64_t capacity = fill_up ? agreed_capacity(ctx) : capacity_of(ctx, x.extent(0));
   make_dispatch_plan(routing_, config_.experts(), capacity, config_.drop(), plan_);
   combine_weights_ = routing_.weights;
   if (config_.renormalize_after_drop()) {
@@ -59,8 +59,13 @@ TensorView MoeLayer::forward(Context& ctx, ConstTensorView x) {
     survivor_weights(ctx, survivor_args(), survivors);
     combine_weights_ = survivors;
   }
-  exchange_.agree(ctx, plan_);
-  count_statistics();
+  if (fill_up) {
+    fill_up_to_capacity(capacity, plan_);
+    exchange_.agree_on_equal_rows(plan_, capacity);
+  } else {
+    exchange_.agree(ctx, plan_);
+  }
+  count_statistics(ctx);
 
   TensorView rows = ctx.arena->allocate({plan_.rows(), d_model});  // [R, D], in plan order
   gather_rows(ctx, {.x = x, .choice_of_row = plan_.choice_of_row, .top_k = plan_.top_k, .rows = rows});
@@ -87,6 +92,7 @@ TensorView MoeLayer::backward(Context& ctx, ConstTensorView dy) {
                               .drows = drows,
                               .dweights = dweights});
   if (config_.renormalize_after_drop()) survivor_weights_backward(ctx, survivor_args(), dweights, dweights);
+  clear_rows_without_choice(ctx, plan_.choice_of_row, drows);
   drows = exchange_.dispatch(ctx, drows);  // [R', D]: the way back of combine
   drows = experts_.backward(ctx, drows);   // [R', D]
   drows = exchange_.combine(ctx, drows);   // [R, D]: the way back of dispatch
@@ -116,8 +122,28 @@ SurvivorWeightsArgs MoeLayer::survivor_args() const {
           .scale = static_cast<float>(config_.routed_scale())};
 }
 
-void MoeLayer::count_statistics() {
-  statistics_.tokens += plan_.tokens;
+std::int64_t MoeLayer::capacity_of(const Context& ctx, std::int64_t tokens) const {
+  const bool limited = ctx.training && config_.router() != config::Moe::expert_choice;
+  if (!limited || config_.capacity_factor() == 0) return tokens;  // no token goes to an expert twice
+  return expert_capacity(config_.capacity_factor(), tokens - ctx.padding_tokens(), config_.top_k(),
+                         config_.experts());
+}
+
+std::int64_t MoeLayer::agreed_capacity(const Context& ctx) const {
+  const std::int64_t sequences = ctx.batch.most_sequences;
+  const std::int64_t length = ctx.batch.sequence_length;
+  CONCLAVE_CHECK(sequences >= ctx.batch.sequences,
+                 "moe.pad_to_capacity: this rank has {} sequences, the largest is said to have {}",
+                 ctx.batch.sequences, sequences);
+  if (config_.router() == config::Moe::expert_choice)
+    return sequences * expert_choice_capacity(config_, length);
+  const std::int64_t tokens = sequences * length;
+  return std::min(tokens,
+                  expert_capacity(config_.capacity_factor(), tokens, config_.top_k(), config_.experts()));
+}
+
+void MoeLayer::count_statistics(const Context& ctx) {
+  statistics_.tokens += plan_.tokens - ctx.padding_tokens();
   statistics_.received_rows += exchange_.received_rows();
   for (std::size_t e = 0; e < statistics_.chosen_per_expert.size(); ++e) {
     statistics_.chosen_per_expert[e] += plan_.chosen_per_expert[e];

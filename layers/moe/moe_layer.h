@@ -34,7 +34,9 @@ class MoeLayer : public Module, public RoutedLayer {
 
   // x [T, D] -> y [T, D]; x must stay valid until backward. Collective over the grid also with T = 0.
   // Only training limits experts to their capacity, taken over the T tokens of this rank and micro-batch:
-  // evaluation and generation drop nothing, so that a token's output never depends on its batch.
+  // evaluation and generation drop nothing, so that a token's output never depends on its batch. (Expert
+  // choice never drops: its capacity is how it chooses, in evaluation too.) With moe.pad_to_capacity every
+  // rank sends every expert the same number of rows in training, filled up with zeros.
   TensorView forward(Context& ctx, ConstTensorView x) override;
 
   // dy [T, D] -> dx [T, D]: through the experts, the combine weights and balance terms, and
@@ -55,8 +57,12 @@ class MoeLayer : public Module, public RoutedLayer {
   const Routing& last_routing() const override { return routing_; }
 
  private:
-  void count_statistics();
   SurvivorWeightsArgs survivor_args() const;
+  // Rows that an expert takes from this rank's T tokens; padding is not counted.
+  std::int64_t capacity_of(const Context& ctx, std::int64_t tokens) const;
+  // moe.pad_to_capacity: the same on all ranks, that of the rank with the most sequences, padding included.
+  std::int64_t agreed_capacity(const Context& ctx) const;
+  void count_statistics(const Context& ctx);
 
   config::Moe config_;
   std::unique_ptr<Router> router_;

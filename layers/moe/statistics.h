@@ -8,10 +8,10 @@
 namespace conclave {
 
 struct MoeStatistics {
-  std::int64_t tokens = 0;                       // tokens routed
+  std::int64_t tokens = 0;                       // tokens routed, without padding
   std::vector<std::int64_t> chosen_per_expert;   // [E], before dropping
   std::vector<std::int64_t> dropped_per_choice;  // [K]
-  std::int64_t received_rows = 0;                // rows this rank's experts computed
+  std::int64_t received_rows = 0;                // rows this rank's experts computed, filled-up ones too
   double router_entropy_sum = 0;                 // sum over tokens of -sum_e p ln p
   // This rank's share of the loss terms of one optimizer step, already divided by the tokens of the
   // global batch: the sum over ranks and micro-batches is the term. "Raw" is without its coefficient

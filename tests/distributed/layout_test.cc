@@ -152,7 +152,8 @@ TEST_P(LayoutTest, TrainsTheSame) {
 INSTANTIATE_TEST_SUITE_P(Variants, LayoutTest,
                          testing::Values("", "untied", "shared", "top_all", "dense_every_second", "switch",
                                          "sigmoid", "groups", "masked", "local_experts", "hash",
-                                         "dense_mixture", "gshard", "noisy_top_k", "hierarchical"),
+                                         "dense_mixture", "gshard", "noisy_top_k", "hierarchical",
+                                         "expert_choice", "pad_to_capacity"),
                          [](const auto& variant) {
                            return std::string(variant.param).empty() ? std::string("base")
                                                                      : std::string(variant.param);

@@ -71,7 +71,13 @@ void expect_matches_one_rank(const MoeCase& moe, const std::vector<std::int64_t>
     world().all_reduce(buffer_view(std::span(statistics.chosen_per_expert))).wait();
     world().all_reduce(buffer_view(std::span(&statistics.received_rows, 1))).wait();
     EXPECT_EQ(statistics.chosen_per_expert, whole.layer().statistics().chosen_per_expert);
-    EXPECT_EQ(statistics.received_rows, whole.layer().statistics().received_rows);
+    if (moe.experiment.moe().pad_to_capacity()) {
+      // Every rank of every expert-parallel group sends each expert the agreed capacity: all tokens.
+      EXPECT_EQ(statistics.received_rows,
+                static_cast<std::int64_t>(moe.sizes.experts) * all_tokens * world().size());
+    } else {
+      EXPECT_EQ(statistics.received_rows, whole.layer().statistics().received_rows);
+    }
   }
 }
 
@@ -125,6 +131,18 @@ TEST(DistributedMoeLayerTest, RanksWithoutTokens) {
   expect_matches_one_rank(moe, tokens_of);
   tokens_of.back() = 0;
   tokens_of.front() = 10;
+  expect_matches_one_rank(moe, tokens_of);
+}
+
+// Without any exchange of counts; on ranks with no token too.
+TEST(DistributedMoeLayerTest, FilledUpToCapacity) {
+  MoeCase moe =
+      make_moe_case({.tokens = 13, .d_model = 6, .d_ff = 4, .experts = 5, .top_k = 2, .shared_d_ff = 4}, 10);
+  moe.experiment.mutable_moe()->set_pad_to_capacity(true);
+  moe.experiment.mutable_moe()->set_capacity_factor(2.5);
+  expect_matches_one_rank(moe, even(13));
+  std::vector<std::int64_t> tokens_of(static_cast<std::size_t>(world().size()), 0);
+  tokens_of.back() = 13;
   expect_matches_one_rank(moe, tokens_of);
 }
 

@@ -89,6 +89,7 @@ void MoeCaseLayer::run(Range tokens, bool training) {
   context_.training = training;
   context_.batch.sequences = tokens.size();
   context_.batch.sequence_length = 1;
+  context_.batch.most_sequences = static_cast<std::int64_t>(moe_.sizes.tokens);  // no rank has more
   arena_.reset();
 
   const auto y = layer_.forward(context_, tensor_view(std::span<const float>(x_), shape)).values<float>();

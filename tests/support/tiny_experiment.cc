@@ -120,6 +120,15 @@ void apply(config::Experiment& experiment, const std::string& variant) {
     moe.set_top_groups(2);
     moe.set_top_k(4);
   }
+  if (variant == "expert_choice") {
+    moe.set_router(config::Moe::expert_choice);
+    moe.set_capacity_factor(1);
+    moe.set_balance_loss(0);
+  }
+  if (variant == "pad_to_capacity") {  // and nothing is dropped, which would depend on the layout
+    moe.set_pad_to_capacity(true);
+    moe.set_capacity_factor(static_cast<double>(moe.experts()) / static_cast<double>(moe.top_k()));
+  }
 }
 
 }  // namespace conclave::test

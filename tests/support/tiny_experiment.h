@@ -16,7 +16,8 @@ config::Experiment tiny_experiment(const std::string& text_path);
 
 // Changes the experiment as a named variant says: "untied", "shared", "top1", "top_all",
 // "dense_every_second", "switch", "sigmoid", "groups", "masked", "local_experts" (a regression), "hash",
-// "dense_mixture", "gshard" (with renormalize_after_drop), "noisy_top_k", "hierarchical"; "" leaves it.
+// "dense_mixture", "gshard" (with renormalize_after_drop), "noisy_top_k", "hierarchical",
+// "expert_choice", "pad_to_capacity"; "" leaves it.
 void apply(config::Experiment& experiment, const std::string& variant);
 
 }  // namespace conclave::test

@@ -98,7 +98,8 @@ std::vector<ShardPiece> CheckpointSaver::pieces_of_this_rank(std::span<const Sha
       std::move(plan_shards(tensors_, layout_of(grid_))[static_cast<std::size_t>(grid_.world().rank())]);
   std::erase_if(pieces, [&](const ShardPiece& piece) { return tensors[piece.tensor].sole_owner; });
   for (std::size_t i = 0; i < tensors.size(); ++i) {
-    if (tensors[i].sole_owner && tensors[i].local_rows.size() > 0) pieces.push_back({i, tensors[i].local_rows});
+    if (tensors[i].sole_owner && tensors[i].local_rows.size() > 0)
+      pieces.push_back({i, tensors[i].local_rows});
   }
   std::ranges::sort(pieces, std::less{}, &ShardPiece::tensor);
   return pieces;

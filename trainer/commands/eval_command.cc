@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "configs/resolve.h"
 #include "configs/validate.h"
 #include "trainer/evaluate.h"
 #include "trainer/evaluation_report.h"
@@ -36,8 +37,12 @@ ExitCode evaluate_checkpoint(const std::filesystem::path& checkpoint, const conf
                                           .micro_batch = experiment.train().micro_batch(),
                                           .max_sequences = 0});
   if (world.rank() == 0) {
-    fmt::print("{}, step {}\n\n{}\n{}", checkpoint.string(), loaded.progress.step,
-               held_out_table(evaluation, experiment), expert_tables(evaluation, *loaded.model));
+    fmt::print(
+        "{}, step {}\n{}\n{}\n{}", checkpoint.string(), loaded.progress.step,
+        config::leaks_future(experiment)
+            ? "future leak: tokens choose experts by the tokens after them, so this loss is no fair one\n"
+            : "",
+        held_out_table(evaluation, experiment), expert_tables(evaluation, *loaded.model));
     std::fflush(stdout);
   }
   return ExitCode::kDone;

@@ -9,6 +9,7 @@
 
 #include "comm/mpi/mpi_communicator.h"
 #include "comm/self/self_communicator.h"
+#include "configs/resolve.h"
 #include "trainer/generate.h"
 #include "trainer/loaded_model.h"
 
@@ -53,6 +54,13 @@ int generate_text(const Options& options) {
                     "continue a text; "
                     "train with model.causal: true to generate",
                     checkpoint.string()));
+  }
+  if (config::leaks_future(experiment)) {
+    throw ConfigError(
+        "this model's router is expert_choice, which chooses a token's experts by the tokens after it: they "
+        "don't exist yet when text is generated token by token. Train with another moe.router, such as "
+        "softmax, "
+        "to generate");
   }
   const std::vector<std::int32_t> prompt = prompt_tokens(options, experiment);
   const LoadedModel loaded = load_model(checkpoint, experiment, *world);

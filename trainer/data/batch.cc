@@ -30,8 +30,14 @@ BatchPosition position_of(const BatchCut& cut, std::int64_t step, std::int64_t m
   position.first_sequence = cut.sequences(micro_step, rank).begin;
   position.sequences = cut.sequences(micro_step, rank).size();
   position.sequence_length = sequence_length;
+  position.most_sequences = cut.sequences(micro_step, 0).size();  // the first rank has the most
   position.global_sequences = cut.global_batch;
   return position;
+}
+
+std::int64_t padding_tokens(const TrainingData& data, const BatchCut& cut, std::int64_t step) {
+  const std::int64_t first = step * cut.global_batch;
+  return data.padding_tokens({first, first + cut.global_batch});
 }
 
 void load_training(const TrainingData& data, const BatchCut& cut, std::int64_t step, std::int64_t micro_step,

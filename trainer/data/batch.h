@@ -14,8 +14,8 @@ struct BatchCut {
   std::int64_t global_batch = 1;  // G sequences a step, over all ranks
   std::int64_t micro_batch = 1;   // m, the most that a rank computes at once
   std::int64_t ranks = 1;         // W
-  // Cut into ceil(G / m) shards that are the same for every number of ranks, dealt in order: rank r computes shard
-  // W s + r in micro-step s. A rank may get none while others get one.
+  // Cut into ceil(G / m) shards that are the same for every number of ranks, dealt in order: rank r computes
+  // shard W s + r in micro-step s. A rank may get none while others get one.
   bool fixed_shards = false;
 
   // ceil(G / (W m)): the fewest that keep every rank at m or below.
@@ -30,6 +30,9 @@ struct BatchCut {
 // What the modules are told about a micro-batch (layers/context.h).
 BatchPosition position_of(const BatchCut& cut, std::int64_t step, std::int64_t micro_step, std::int64_t rank,
                           std::int64_t sequence_length);
+
+// Places of the global batch of `step` that are padding: known to every rank before anything is computed.
+std::int64_t padding_tokens(const TrainingData& data, const BatchCut& cut, std::int64_t step);
 
 // Loads what `rank` trains on in a micro-step of an optimizer step.
 void load_training(const TrainingData& data, const BatchCut& cut, std::int64_t step, std::int64_t micro_step,

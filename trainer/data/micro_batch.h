@@ -14,12 +14,17 @@ namespace conclave::data {
 struct MicroBatch {
   std::vector<std::int32_t> tokens;   // [B, S]
   std::vector<std::int32_t> targets;  // [B, S]
+  std::vector<std::uint8_t> padding;  // [B, S], 1 where a sequence has ended; empty where none is short
 
   std::int64_t input_width = 0;  // I of a regression; 0: the samples are tokens
   std::int64_t output_width = 0;
   std::vector<float> inputs;   // [B, I]
   std::vector<float> outputs;  // [B, O]
 
+  // uint8 [T]; empty where no sequence is short.
+  ConstTensorView padding_view() const {
+    return tensor_view(std::span<const std::uint8_t>(padding), {static_cast<std::int64_t>(padding.size())});
+  }
   // As the model takes them: int32 [T], T = B S, or fp32 [T, I] and [T, O], T = B.
   ConstTensorView input_view() const {
     return input_width > 0 ? matrix_view(inputs, input_width) : flat_view(tokens);

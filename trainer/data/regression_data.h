@@ -27,6 +27,7 @@ class RegressionData : public TrainingData {
   std::int64_t sequence_length() const override { return 1; }
   const std::vector<std::string>& source_names() const override { return names_; }  // regions
   const std::vector<SourceInfo>& sources() const override { return sources_; }
+  std::int64_t padding_tokens(Range) const override { return 0; }
   std::int64_t masked_targets(std::int64_t) const override { return 0; }
   int source_of_sample(std::int64_t sample) const override;
   std::int64_t held_out_sequences(int source) const override;

@@ -35,6 +35,8 @@ class TrainingData {
   // The parts that evaluations tell apart.
   virtual const std::vector<std::string>& source_names() const = 0;
   virtual const std::vector<SourceInfo>& sources() const = 0;
+  // Places of the global samples `samples` that are padding.
+  virtual std::int64_t padding_tokens(Range samples) const = 0;
   // Predicted tokens of `sequences` training sequences with train.objective: masked; else 0.
   virtual std::int64_t masked_targets(std::int64_t sequences) const = 0;
   // The source of global sample `sample`, counted over the whole run.

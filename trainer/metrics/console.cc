@@ -40,6 +40,17 @@ std::string milliseconds(double ms) {
   return ms < 10 ? fmt::format("{:.2f} ms", ms) : fmt::format("{:.0f} ms", ms);
 }
 
+// `prefix` before every line.
+std::string prefixed(const std::string& prefix, const std::string& text) {
+  if (prefix.empty()) return text;
+  std::string result = prefix;
+  for (std::size_t i = 0; i < text.size(); ++i) {
+    result += text[i];
+    if (text[i] == '\n') result += prefix;
+  }
+  return result;
+}
+
 }  // namespace
 
 ConsoleStyle ConsoleStyle::detect(std::FILE* file) {
@@ -92,12 +103,13 @@ std::string evaluation_line(const EvaluationRecord& record) {
 }
 
 Console::Console(std::ostream& out, ConsoleStyle style, std::int64_t total_steps, std::int64_t first_step,
-                 bool tokens_are_bytes)
+                 bool tokens_are_bytes, const std::string& marker)
     : out_(out),
       style_(style),
       total_steps_(total_steps),
       step_(first_step),
-      tokens_are_bytes_(tokens_are_bytes) {}
+      tokens_are_bytes_(tokens_are_bytes),
+      line_prefix_(marker.empty() ? "" : fmt::format("[{}] ", marker)) {}
 
 Console::~Console() { clear_bar(); }
 
@@ -131,7 +143,7 @@ void Console::warning(const std::string& text) { print(coloured(kYellow, "warnin
 void Console::print(const std::string& text) {
   const bool redraw = bar_is_drawn_;
   clear_bar();
-  out_ << text << '\n';
+  out_ << prefixed(line_prefix_, text) << '\n';
   if (redraw) draw_bar();
   out_.flush();
 }

@@ -34,9 +34,10 @@ std::string evaluation_line(const EvaluationRecord& record);
 
 class Console {
  public:
-  // `out` must outlive the console. `first_step` is the step that the run starts from (for the ETA).
+  // `out` must outlive the console. `first_step` is the step that the run starts from (for the ETA). A
+  // `marker` that is not empty begins every line as "[marker] ".
   Console(std::ostream& out, ConsoleStyle style, std::int64_t total_steps, std::int64_t first_step,
-          bool tokens_are_bytes);
+          bool tokens_are_bytes, const std::string& marker = "");
   ~Console();
   Console(const Console&) = delete;
   Console& operator=(const Console&) = delete;
@@ -62,6 +63,7 @@ class Console {
   std::int64_t total_steps_;
   std::int64_t step_;
   bool tokens_are_bytes_;
+  std::string line_prefix_;
   double mean_step_seconds_ = 0;  // exponential mean
   bool has_mean_ = false;
   bool bar_is_drawn_ = false;

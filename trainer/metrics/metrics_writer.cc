@@ -44,6 +44,7 @@ std::string to_json(const StepRecord& record) {
                                 {"tokens", record.tokens},
                                 {"loss", record.loss},
                                 {"balance_loss", record.balance_loss},
+                                {"balance_loss_raw", record.balance_loss_raw},
                                 {"z_loss", record.z_loss},
                                 {"lr", record.lr},
                                 {"grad_norm", record.grad_norm},
@@ -60,6 +61,7 @@ std::string to_json(const StepRecord& record) {
                                 {"failed_saves", record.failed_saves},
                                 {"memory_bytes", record.memory_bytes},
                                 {"load_imbalance_by_layer", record.load_imbalance_by_layer},
+                                {"dropped_by_layer", record.dropped_by_layer},
                                 {"dropped_by_choice", record.dropped_by_choice},
                                 {"expert_load", record.expert_load}}
       .dump();

@@ -7,11 +7,13 @@
 
 namespace conclave {
 
-RunLog::RunLog(const std::filesystem::path& run_dir, int rank, Console* console) : console_(console) {
+RunLog::RunLog(const std::filesystem::path& run_dir, int rank, Console* console, const std::string& marker)
+    : console_(console) {
   const std::filesystem::path path = run_dir / "logs" / fmt::format("rank_{}.log", rank);
   try {
     const auto file = std::make_shared<spdlog::sinks::basic_file_sink_mt>(path.string());
-    logger_ = std::make_unique<spdlog::logger>(fmt::format("rank {}", rank), file);
+    logger_ = std::make_unique<spdlog::logger>(
+        fmt::format("rank {}{}{}", rank, marker.empty() ? "" : ", ", marker), file);
   } catch (const spdlog::spdlog_ex& failure) {
     throw Error(fmt::format("can't open the log {}: {}", path.string(), failure.what()));
   }

@@ -18,8 +18,8 @@ namespace conclave {
 class RunLog {
  public:
   // Appends to the file. `console` (rank 0's; null elsewhere) must outlive the log. Throws Error if the file
-  // can't be opened.
-  RunLog(const std::filesystem::path& run_dir, int rank, Console* console);
+  // can't be opened. A `marker` that is not empty stands in every line beside the rank.
+  RunLog(const std::filesystem::path& run_dir, int rank, Console* console, const std::string& marker = "");
   ~RunLog();
   RunLog(const RunLog&) = delete;
   RunLog& operator=(const RunLog&) = delete;

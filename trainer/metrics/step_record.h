@@ -10,11 +10,12 @@ namespace conclave {
 
 // One optimizer step, or the mean over the steps since the last record where a field says so. Over all ranks.
 struct StepRecord {
-  std::int64_t step = 0;    // optimizer steps taken
-  std::int64_t tokens = 0;  // trained on since the start of the run
-  double loss = 0;          // cross-entropy, nats a token
-  double balance_loss = 0;  // load-balance term as it is added to the loss
-  double z_loss = 0;        // z term as it is added to the loss
+  std::int64_t step = 0;        // optimizer steps taken
+  std::int64_t tokens = 0;      // trained on since the start of the run
+  double loss = 0;              // cross-entropy, nats a token
+  double balance_loss = 0;      // load-balance term as it is added to the loss
+  double balance_loss_raw = 0;  // without moe.balance_loss: 1 a layer at perfect balance
+  double z_loss = 0;            // z term as it is added to the loss
   double lr = 0;
   double grad_norm = 0;  // before clipping
   double step_ms = 0;    // mean since the last record
@@ -31,6 +32,7 @@ struct StepRecord {
   std::int64_t memory_bytes = 0;   // resident, of the largest rank
 
   std::vector<double> load_imbalance_by_layer;         // [MoE layers]
+  std::vector<double> dropped_by_layer;                // [MoE layers] share of the layer's choices
   std::vector<double> dropped_by_choice;               // [K] share of each choice's rows
   std::vector<std::vector<std::int64_t>> expert_load;  // [MoE layers][E] choices of the expert, before drops
 };

@@ -107,6 +107,7 @@ void TensorBoardWriter::write(const StepRecord& record) {
   const bool has_experts = !record.expert_load.empty();
   if (has_experts) {
     add_scalar(event, "moe/balance_loss", record.balance_loss);
+    add_scalar(event, "moe/balance_loss_raw", record.balance_loss_raw);
     add_scalar(event, "moe/z_loss", record.z_loss);
     add_scalar(event, "moe/load_imbalance", record.load_imbalance);
     add_scalar(event, "moe/rank_imbalance", record.rank_imbalance);
@@ -114,6 +115,16 @@ void TensorBoardWriter::write(const StepRecord& record) {
     add_scalar(event, "moe/dead_experts", record.dead_experts);
     add_scalar(event, "moe/load_entropy", record.load_entropy);
     add_scalar(event, "moe/router_entropy", record.router_entropy);
+  }
+  for (std::size_t k = 0; k < record.dropped_by_choice.size(); ++k) {
+    add_scalar(event, fmt::format("moe/dropped_fraction/choice_{}", k), record.dropped_by_choice[k]);
+  }
+  for (std::size_t layer = 0; layer < record.dropped_by_layer.size(); ++layer) {
+    add_scalar(event, fmt::format("moe/dropped_fraction/layer_{}", layer), record.dropped_by_layer[layer]);
+  }
+  for (std::size_t layer = 0; layer < record.load_imbalance_by_layer.size(); ++layer) {
+    add_scalar(event, fmt::format("moe/load_imbalance/layer_{}", layer),
+               record.load_imbalance_by_layer[layer]);
   }
   for (std::size_t layer = 0; layer < record.expert_load.size(); ++layer) {
     add_expert_load(event, fmt::format("moe/expert_load/layer_{}", layer), record.expert_load[layer]);

@@ -17,8 +17,9 @@ class TensorBoardWriter {
   // 0, TensorBoard is told to forget what earlier files say about later steps.
   TensorBoardWriter(const std::filesystem::path& run_dir, std::int64_t resumed_step);
 
-  // Scalars train/*, moe/*, performance/*, and for each MoE layer the histogram moe/expert_load/layer_<n>:
-  // its axis is the expert's id, its height the choices of that expert.
+  // Scalars train/*, moe/* (of layers and choices as moe/<name>/layer_<n>, /choice_<k>), performance/*, and
+  // for each MoE layer the histogram moe/expert_load/layer_<n>: its axis is the expert's id, its height the
+  // choices of that expert.
   void write(const StepRecord& record);
   // Scalars eval/loss, eval/bits_per_byte and the same of each source.
   void write(const EvaluationRecord& record);

@@ -1,11 +1,12 @@
 #include "layers/moe/router/router.h"
 
-#include "layers/moe/router/sigmoid_router.h"
 #include "layers/moe/router/dense_router.h"
+#include "layers/moe/router/expert_choice_router.h"
 #include "layers/moe/router/gshard_router.h"
 #include "layers/moe/router/hash_router.h"
 #include "layers/moe/router/hierarchical_router.h"
 #include "layers/moe/router/noisy_top_k_router.h"
+#include "layers/moe/router/sigmoid_router.h"
 #include "layers/moe/router/softmax_router.h"
 
 namespace conclave {
@@ -31,8 +32,8 @@ std::unique_ptr<Router> make_router(const config::Experiment& experiment, const 
       return std::make_unique<DenseRouter>(experiment, name);
     case config::Moe::hierarchical:
       return std::make_unique<HierarchicalRouter>(experiment, name);
-    default:
-      break;
+    case config::Moe::expert_choice:
+      return std::make_unique<ExpertChoiceRouter>(experiment, name);
   }
   throw ConfigError(fmt::format("moe.router: {} isn't built into this binary",
                                 config::Moe::Router_Name(experiment.moe().router())));

@@ -1,5 +1,6 @@
 #include "layers/moe/router/softmax_router.h"
 
+#include "layers/moe/router/padding.h"
 #include "layers/ops/gemm/gemm.h"
 #include "layers/ops/softmax_top_k/softmax_top_k.h"
 
@@ -21,7 +22,7 @@ Routing SoftmaxRouter::forward(Context& ctx, ConstTensorView x, MoeStatistics& s
   const std::int64_t T = x.extent(0);
   const std::int64_t E = weight_.value().extent(0);
   const TensorView probabilities = ctx.arena->allocate({T, E});
-  const TensorView experts = ctx.arena->allocate({T, top_k_}, DType::kInt32);
+  const TensorView chosen = ctx.arena->allocate({T, top_k_}, DType::kInt32);
   const TensorView weights = ctx.arena->allocate({T, top_k_});
   const TensorView log_sum_exp = ctx.arena->allocate({T});
   const TensorView entropy = ctx.arena->allocate({T});
@@ -34,15 +35,18 @@ Routing SoftmaxRouter::forward(Context& ctx, ConstTensorView x, MoeStatistics& s
                         .scale = routed_scale_,
                         .groups = groups_,
                         .probabilities = probabilities,
-                        .experts = experts,
+                        .experts = chosen,
                         .weights = weights,
                         .log_sum_exp = log_sum_exp,
                         .entropy = entropy});
+    for (const TensorView& of_tokens : {probabilities, weights, log_sum_exp, entropy})
+      clear_padding(ctx, of_tokens);
     for (const float value : entropy.values<float>()) statistics.router_entropy_sum += value;
   }
+  const TensorView experts = without_padding(ctx, chosen);
   if (ctx.training) {
     saved_ = {x,           probabilities,
-              experts,     weights,
+              chosen,      weights,
               log_sum_exp, balance_loss_.forward(ctx, probabilities, experts, log_sum_exp, statistics)};
   }
   return {experts, weights, entropy};

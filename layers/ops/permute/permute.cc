@@ -52,4 +52,10 @@ void combine_rows_backward(Context&, const CombineRowsBackwardArgs& args) {
   cpu::combine_rows_backward(args);
 }
 
+void clear_rows_without_choice(Context&, std::span<const std::int32_t> choice_of_row, TensorView rows) {
+  CONCLAVE_CHECK_EQ(static_cast<std::int64_t>(choice_of_row.size()), rows.extent(0),
+                    "entries of choice_of_row, one a row");
+  cpu::clear_rows_without_choice(choice_of_row, rows);
+}
+
 }  // namespace conclave

@@ -1,8 +1,9 @@
 // Tokens to rows and back: the two sides of a dispatch plan on one rank.
 //
 // Token t of T has K choices; choice t * K + k is row row_of_choice[t * K + k] of R, or kDroppedChoice. A row
-// belongs to exactly one choice, choice_of_row. All values fp32; sums run over k in ascending order. The
-// indices are trusted (a DispatchPlan made them); each function throws Error for shapes that do not fit them.
+// belongs to exactly one choice, choice_of_row, or to none (kNoChoiceOfRow): it only fills an expert up. All
+// values fp32; sums run over k in ascending order. The indices are trusted (a DispatchPlan made them); each
+// function throws Error for shapes that do not fit them.
 #pragma once
 
 #include <cstdint>
@@ -13,6 +14,7 @@
 namespace conclave {
 
 inline constexpr std::int32_t kDroppedChoice = -1;
+inline constexpr std::int32_t kNoChoiceOfRow = -1;
 
 struct GatherRowsArgs {
   ConstTensorView x;                            // [T, D]
@@ -20,7 +22,7 @@ struct GatherRowsArgs {
   std::int64_t top_k = 1;                       // K
   TensorView rows;                              // [R, D]; may be uninitialised, must not overlap x
 };
-// rows[r] = x[choice_of_row[r] / K].
+// rows[r] = x[choice_of_row[r] / K]; 0 for a row of no choice.
 void gather_rows(Context& ctx, const GatherRowsArgs& args);
 
 struct GatherRowsBackwardArgs {
@@ -51,14 +53,18 @@ struct CombineRowsBackwardArgs {
   TensorView dweights;                          // [T, K]; may be uninitialised
 };
 // For every kept choice: drows[r] = weights[t, k] * dy[t] and dweights[t, k] = dy[t] . rows[r]; the weight of
-// a dropped choice has gradient 0.
+// a dropped choice has gradient 0. Rows of no choice stay as they are: see clear_rows_without_choice.
 void combine_rows_backward(Context& ctx, const CombineRowsBackwardArgs& args);
+
+// rows[r] = 0 for every row of no choice. rows [R, D], choice_of_row [R].
+void clear_rows_without_choice(Context& ctx, std::span<const std::int32_t> choice_of_row, TensorView rows);
 
 namespace cpu {  // arguments already checked
 void gather_rows(const GatherRowsArgs& args);
 void gather_rows_backward(const GatherRowsBackwardArgs& args);
 void combine_rows(const CombineRowsArgs& args);
 void combine_rows_backward(const CombineRowsBackwardArgs& args);
+void clear_rows_without_choice(std::span<const std::int32_t> choice_of_row, TensorView rows);
 }  // namespace cpu
 
 }  // namespace conclave

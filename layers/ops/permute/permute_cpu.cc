@@ -12,6 +12,10 @@ void gather_rows(const GatherRowsArgs& args) {
   const std::int32_t* choice_of_row = args.choice_of_row.data();
 #pragma omp parallel for
   for (std::int64_t row = 0; row < row_count; ++row) {
+    if (choice_of_row[row] == kNoChoiceOfRow) {
+      std::fill_n(rows + row * width, width, 0.0F);
+      continue;
+    }
     const std::int64_t token = choice_of_row[row] / args.top_k;
     std::copy_n(x + token * width, width, rows + row * width);
   }
@@ -88,6 +92,17 @@ void combine_rows_backward(const CombineRowsBackwardArgs& args) {
       }
       dweights[choice] = dweight;
     }
+  }
+}
+
+void clear_rows_without_choice(std::span<const std::int32_t> choice_of_row, TensorView rows) {
+  const std::int64_t row_count = rows.extent(0);
+  const std::int64_t width = rows.extent(1);
+  float* values = rows.data<float>();
+#pragma omp parallel for
+  for (std::int64_t row = 0; row < row_count; ++row) {
+    if (choice_of_row[static_cast<std::size_t>(row)] == kNoChoiceOfRow)
+      std::fill_n(values + row * width, width, 0.0F);
   }
 }
 

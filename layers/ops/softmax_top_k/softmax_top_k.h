@@ -36,7 +36,8 @@ void softmax_top_k(Context& ctx, const SoftmaxTopKArgs& args);
 //   sum_tk dweights w  +  sum_te dprobabilities p  +  z_coefficient * sum_t log_sum_exp^2
 // where the choice of experts is constant.
 struct SoftmaxTopKBackwardArgs {
-  // As forward left them.
+  // As forward left them. A negative expert is a place that was emptied: its weight is 0, and it has no
+  // gradient.
   ConstTensorView probabilities;  // [T, E]
   ConstTensorView experts;        // int32 [T, K]
   ConstTensorView weights;        // [T, K]

@@ -109,7 +109,9 @@ void softmax_top_k_backward(const SoftmaxTopKBackwardArgs& args) {
       for (std::int64_t e = 0; e < experts; ++e) dlogits[e] = probabilities[e] * common;
     }
     const float among_chosen = args.normalize ? mean_dweight / args.scale : 0.0F;
-    for (std::int64_t k = 0; k < top_k; ++k) dlogits[chosen[k]] += weights[k] * (dweights[k] - among_chosen);
+    for (std::int64_t k = 0; k < top_k; ++k) {
+      if (chosen[k] >= 0) dlogits[chosen[k]] += weights[k] * (dweights[k] - among_chosen);
+    }
   }
 }
 

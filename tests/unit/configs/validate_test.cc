@@ -119,6 +119,30 @@ INSTANTIATE_TEST_SUITE_P(
                    "run.yaml:1:15: data.train: the sum of the weights is not finite; valid: weights around "
                    "1, only their "
                    "ratios count"},
+        BrokenRule{kSource + "moe: {experts: 4, capacity_factor: dropless, pad_to_capacity: true}\n",
+                   "run.yaml:2:63: moe.pad_to_capacity: true needs a capacity to fill up to, and "
+                   "moe.capacity_factor is dropless; valid: a number such as moe.capacity_factor=1.25, or "
+                   "moe.pad_to_capacity=false"},
+        BrokenRule{
+            kSource + "model: {causal: false}\nmoe: {experts: 4, router: expert_choice, capacity_factor: "
+                      "dropless}\n",
+            "run.yaml:3:59: moe.capacity_factor: capacity with expert_choice missing: it is the number "
+            "of tokens that an expert takes, and it is dropless; valid: a number such as "
+            "moe.capacity_factor=1, or moe.router=softmax"},
+        BrokenRule{kSource + "moe: {experts: 4, router: expert_choice}\n",
+                   "run.yaml:2:27: moe.router: expert_choice chooses a token's experts by the tokens after "
+                   "it, which a causal model must not see; valid: moe.router=softmax, model.causal=false, or "
+                   "moe.allow_future_leak=true, if the held-out loss needn't be a fair one"},
+        BrokenRule{
+            kSource + "moe: {experts: 4, router: expert_choice, allow_future_leak: true, balance_loss: "
+                      "0.1}\n",
+            "run.yaml:2:81: moe.balance_loss: 0.1 has nothing to do with expert_choice, which loads all "
+            "experts alike by construction; valid: moe.balance_loss=0"},
+        BrokenRule{
+            "data: {train: [{name: a, path: b}], tokenizer: pretokenized, samples: lines}\nmodel: "
+            "{vocab_size: 300}\n",
+            "run.yaml:1:71: data.samples: lines are found in text, and data.tokenizer is pretokenized; "
+            "valid: data.samples=windows, or data.tokenizer=bytes with texts"},
         BrokenRule{kSource + "optim: {betas: [0.9]}\n",
                    "run.yaml:2:16: optim.betas: found 1 of them; valid: two, such as [0.9, 0.95]"},
         BrokenRule{kSource + "train: {steps: 100}\n",
@@ -142,6 +166,15 @@ TEST(ValidateTest, GroupsThatHoldEnoughExpertsAreFine) {
   EXPECT_NO_THROW(
       ConfigFiles().load(kSource + "moe: {experts: 6, router: sigmoid, bias_update_rate: 0.01}\n"));
   EXPECT_NO_THROW(ConfigFiles().load(kSource + "moe: {experts: 6, bias_update_rate: 0.001}\n"));
+}
+
+TEST(ValidateTest, ExpertChoiceMayLeakIfToldSoAndHasNoBalanceLoss) {
+  const config::Experiment experiment =
+      ConfigFiles().load(kSource + "moe: {experts: 4, router: expert_choice, allow_future_leak: true}\n");
+  EXPECT_EQ(experiment.moe().balance_loss(), 0);
+  EXPECT_THAT(config::violations(experiment), IsEmpty());
+  EXPECT_NO_THROW(
+      ConfigFiles().load(kSource + "model: {causal: false}\nmoe: {experts: 4, router: expert_choice}\n"));
 }
 
 TEST(ValidateTest, AGivenHeadDimFreesTheWidth) {

@@ -44,6 +44,24 @@ Choices random_choices(std::uint64_t seed, std::int64_t tokens, std::int64_t top
   return choices;
 }
 
+std::vector<std::int32_t> tokens_in_order(const Choices& choices) {
+  std::vector<std::int32_t> tokens(static_cast<std::size_t>(choices.tokens));
+  std::iota(tokens.begin(), tokens.end(), 0);
+  return tokens;
+}
+
+// One bucket for each weight that random_choices draws, the largest first.
+std::vector<std::int32_t> tokens_by_best_weight(const Choices& choices) {
+  std::vector<std::int32_t> tokens;
+  for (int eighths = 7; eighths >= 0; --eighths)
+    for (std::int32_t t = 0; t < choices.tokens; ++t) {
+      const auto first = choices.weights.begin() + t * choices.top_k;
+      if (*std::max_element(first, first + choices.top_k) == static_cast<float>(eighths) / 8.0F)
+        tokens.push_back(t);
+    }
+  return tokens;
+}
+
 // The rule in words: line the choices of one expert up, keep the first C, put those in token order.
 std::vector<std::vector<std::int32_t>> kept_by_expert(const Choices& choices, std::int64_t experts,
                                                       std::int64_t capacity, config::Moe::Drop drop) {
@@ -51,7 +69,8 @@ std::vector<std::vector<std::int32_t>> kept_by_expert(const Choices& choices, st
   for (std::int32_t expert = 0; expert < experts; ++expert) {
     std::vector<std::int32_t>& line = kept[static_cast<std::size_t>(expert)];
     for (std::int32_t k = 0; k < choices.top_k; ++k)
-      for (std::int32_t t = 0; t < choices.tokens; ++t) {
+      for (const std::int32_t t : drop == config::Moe::batch_prioritized ? tokens_by_best_weight(choices)
+                                                                         : tokens_in_order(choices)) {
         const auto choice = static_cast<std::int32_t>(t * choices.top_k + k);
         if (choices.experts[static_cast<std::size_t>(choice)] == expert) line.push_back(choice);
       }
@@ -119,7 +138,8 @@ TEST(DispatchPlan, FollowsTheRule) {
         for (const double skew : {0.0, 0.5, 1.0})
           for (const std::int64_t capacity : {std::int64_t{0}, std::int64_t{1}, std::int64_t{3},
                                               expert_capacity(1.0, tokens, top_k, experts), tokens * top_k})
-            for (const auto drop : {config::Moe::position, config::Moe::probability})
+            for (const auto drop :
+                 {config::Moe::position, config::Moe::probability, config::Moe::batch_prioritized})
               expect_plan_follows_rule(random_choices(++seed, tokens, top_k, experts, skew), experts,
                                        capacity, drop, plan);
       }
@@ -132,6 +152,29 @@ TEST(DispatchPlan, PositionKeepsFirstChoicesBeforeSecond) {
   make_dispatch_plan(choices.routing(), 3, 2, config::Moe::position, plan);
   EXPECT_EQ(plan.row_of_choice, (std::vector<std::int32_t>{2, DispatchPlan::kDropped, 0, 3, 1, 4}));
   EXPECT_EQ(plan.dropped_per_choice, (std::vector<std::int64_t>{0, 1}));
+}
+
+TEST(DispatchPlan, BatchPrioritizedOrdersTokensByTheirBestWeight) {
+  // Token 2 is the surest, then 0; of the tie of 1 and 3, 1 comes first. All first choices are expert 0: it
+  // takes 2 and 0. The second choices go to expert 1, which takes 2 and 0 too, though 3 gives it more weight.
+  const Choices choices{4, 2, {0, 1, 0, 1, 0, 1, 0, 1}, {0.7F, 0.1F, 0.6F, 0.2F, 0.9F, 0.05F, 0.6F, 0.4F}};
+  DispatchPlan plan;
+  make_dispatch_plan(choices.routing(), 2, 2, config::Moe::batch_prioritized, plan);
+  EXPECT_EQ(plan.choice_of_row, (std::vector<std::int32_t>{0, 4, 1, 5}));
+  EXPECT_EQ(plan.dropped_per_choice, (std::vector<std::int64_t>{2, 2}));
+  make_dispatch_plan(choices.routing(), 2, 3, config::Moe::batch_prioritized, plan);
+  EXPECT_EQ(plan.choice_of_row, (std::vector<std::int32_t>{0, 2, 4, 1, 3, 5}));
+}
+
+TEST(DispatchPlan, EmptyPlacesAreNeitherCountedNorSent) {
+  const Choices choices{3, 2, {1, kNoExpert, kNoExpert, kNoExpert, 1, 0}, {0.5F, 0, 0, 0, 0.5F, 0.5F}};
+  DispatchPlan plan;
+  for (const auto drop : {config::Moe::position, config::Moe::probability, config::Moe::batch_prioritized}) {
+    make_dispatch_plan(choices.routing(), 2, 1, drop, plan);
+    EXPECT_EQ(plan.chosen_per_expert, (std::vector<std::int64_t>{1, 2}));
+    EXPECT_EQ(plan.choice_of_row, (std::vector<std::int32_t>{5, 0}));
+    EXPECT_EQ(plan.dropped_per_choice, (std::vector<std::int64_t>{1, 0}));
+  }
 }
 
 TEST(DispatchPlan, ProbabilityKeepsLargestWeightsAndTheLowerTokenOfATie) {
@@ -150,11 +193,47 @@ TEST(DispatchPlan, NanWeightsComeLast) {
   EXPECT_EQ(plan.choice_of_row, (std::vector<std::int32_t>{0, 1, 3}));
 }
 
+TEST(DispatchPlan, FillsUpToCapacity) {
+  DispatchPlan plan;
+  DispatchPlan full;
+  std::uint64_t seed = 1000;
+  for (const std::int64_t tokens : {0, 1, 7, 40})
+    for (const std::int64_t experts : {1, 3, 8})
+      for (const std::int64_t capacity : {std::int64_t{1}, std::int64_t{4}, tokens + 2}) {
+        const Choices choices = random_choices(++seed, tokens, 1, experts, 0.3);
+        make_dispatch_plan(choices.routing(), experts, capacity, config::Moe::position, plan);
+        full = plan;
+        fill_up_to_capacity(capacity, full);
+        ASSERT_EQ(full.rows(), experts * capacity);
+        std::int64_t rows = 0;
+        for (std::int64_t e = 0; e < experts; ++e) {
+          const auto at = static_cast<std::size_t>(e);
+          EXPECT_EQ(full.expert_offsets[at], e * capacity);
+          const std::int64_t own = plan.expert_offsets[at + 1] - plan.expert_offsets[at];
+          for (std::int64_t i = 0; i < capacity; ++i) {
+            const std::int32_t choice = full.choice_of_row[static_cast<std::size_t>(e * capacity + i)];
+            if (i >= own) {
+              EXPECT_EQ(choice, DispatchPlan::kNoChoice);
+              continue;
+            }
+            ++rows;
+            EXPECT_EQ(choice, plan.choice_of_row[static_cast<std::size_t>(plan.expert_offsets[at] + i)]);
+            EXPECT_EQ(full.row_of_choice[static_cast<std::size_t>(choice)], e * capacity + i);
+          }
+        }
+        EXPECT_EQ(full.expert_offsets.back(), experts * capacity);
+        EXPECT_EQ(rows, plan.rows());
+        EXPECT_EQ(full.dropped_per_choice, plan.dropped_per_choice);
+      }
+  make_dispatch_plan(random_choices(1, 9, 1, 2, 1.0).routing(), 2, 9, config::Moe::position, plan);
+  EXPECT_THROW(fill_up_to_capacity(3, plan), Error);
+}
+
 TEST(DispatchPlan, RefusesWhatCannotBeRouted) {
   DispatchPlan plan;
   const Choices too_large{1, 1, {4}, {1.0F}};
   EXPECT_THROW(make_dispatch_plan(too_large.routing(), 4, 1, config::Moe::position, plan), Error);
-  const Choices negative{1, 1, {-1}, {1.0F}};
+  const Choices negative{1, 1, {-2}, {1.0F}};
   EXPECT_THROW(make_dispatch_plan(negative.routing(), 4, 1, config::Moe::position, plan), Error);
   const std::int32_t one = 0;
   const Routing huge{{&one, {std::int64_t{1} << 31, 1}, DType::kInt32},

@@ -47,7 +47,9 @@ class MoeLayerTest : public testing::Test {
     EXPECT_EQ(statistics.tokens, static_cast<std::int64_t>(moe.sizes.tokens));
     EXPECT_EQ(statistics.chosen_per_expert, chosen);
     EXPECT_EQ(statistics.dropped_per_choice, dropped);
-    EXPECT_EQ(statistics.received_rows, kept);
+    if (!moe.experiment.moe().pad_to_capacity()) {
+      EXPECT_EQ(statistics.received_rows, kept);
+    }
   }
 
   std::unique_ptr<Communicator> self_ = make_self_communicator();
@@ -168,6 +170,33 @@ TEST_F(MoeLayerTest, EvaluationDropsNothing) {
   layer.run({0, 16}, /*training=*/false);
   expect_within_bounds(layer.y(), reference::moe_forward(moe.sizes, choices, moe.tensors.as<Bounded>()), "y");
   expect_counts_match(layer.layer(), moe, choices);
+}
+
+// E / K lets an expert take every token.
+TEST_F(MoeLayerTest, FilledUpToCapacityIsTheSameAsDropless) {
+  const MoeCase dropless =
+      make_moe_case({.tokens = 14, .d_model = 6, .d_ff = 4, .experts = 5, .top_k = 2, .shared_d_ff = 4}, 16);
+  MoeCase filled = dropless;
+  filled.experiment.mutable_moe()->set_pad_to_capacity(true);
+  filled.experiment.mutable_moe()->set_capacity_factor(2.5);
+  expect_matches_reference(filled);
+
+  MoeCaseLayer expected(dropless, grid_);
+  MoeCaseLayer actual(filled, grid_);
+  expected.run({0, 14});
+  actual.run({0, 14});
+  EXPECT_TRUE(std::ranges::equal(actual.y(), expected.y()));
+  EXPECT_EQ(actual.layer().statistics().received_rows, 5 * 14);
+  EXPECT_EQ(actual.layer().statistics().chosen_per_expert, expected.layer().statistics().chosen_per_expert);
+}
+
+TEST_F(MoeLayerTest, FilledUpToCapacityDropsTheSame) {
+  // C = ceil(0.5 * 2 * 16 / 4)
+  MoeCase moe =
+      make_moe_case({.tokens = 16, .d_model = 6, .d_ff = 4, .experts = 4, .top_k = 2, .capacity = 4}, 10);
+  moe.experiment.mutable_moe()->set_capacity_factor(0.5);
+  moe.experiment.mutable_moe()->set_pad_to_capacity(true);
+  expect_matches_reference(moe);
 }
 
 TEST_F(MoeLayerTest, GradientsAndCountsAddUpUntilTheyAreReset) {

@@ -164,6 +164,19 @@ INSTANTIATE_TEST_SUITE_P(Sizes, PermuteTest,
                                          make_case(0, 2, 5, 0), make_case(3, 2, 8, 1),
                                          make_case(64, 2, 17, 5)));
 
+TEST(PermuteRowsTest, RowsWithoutChoiceAreZero) {
+  const std::vector<float> x = {1, 2, 3, 4};  // [2, 2]
+  const std::vector<std::int32_t> choice_of_row = {2, kNoChoiceOfRow, 1, kNoChoiceOfRow};
+  std::vector<float> rows(8, 9.0F);
+  Context ctx;
+  gather_rows(ctx,
+              {.x = view(x, {2, 2}), .choice_of_row = choice_of_row, .top_k = 2, .rows = view(rows, {4, 2})});
+  EXPECT_EQ(rows, (std::vector<float>{3, 4, 0, 0, 1, 2, 0, 0}));
+  rows.assign(8, 9.0F);
+  clear_rows_without_choice(ctx, choice_of_row, view(rows, {4, 2}));
+  EXPECT_EQ(rows, (std::vector<float>{9, 9, 0, 0, 9, 9, 0, 0}));
+}
+
 TEST(PermuteErrorsTest, RefusesShapesThatDoNotFit) {
   const Case c = make_case(4, 2, 3, 0);
   std::vector<float> y(12);

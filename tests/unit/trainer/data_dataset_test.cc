@@ -115,6 +115,78 @@ TEST(Dataset, ReadsTextByByte) {
   EXPECT_THAT(dataset.describe(), AllOf(HasSubstr("a.txt [text]"), HasSubstr("30 tokens")));
 }
 
+config::Experiment experiment_with_lines(std::int64_t sequence_length, double valid_fraction,
+                                         std::string_view text) {
+  config::Experiment experiment =
+      experiment_with(sequence_length, valid_fraction, {write_file("lines.txt", text)});
+  experiment.mutable_data()->set_tokenizer(config::Data::bytes);
+  experiment.mutable_data()->set_samples(config::Data::lines);
+  experiment.mutable_model()->set_vocab_size(256);
+  experiment.mutable_train()->set_global_batch(1);
+  return experiment;
+}
+
+std::string text_of(std::span<const std::int32_t> ids, std::int64_t length) {
+  return {ids.begin(), ids.begin() + length};
+}
+
+TEST(Dataset, EveryLineIsASampleCutOrPadded) {
+  const Dataset dataset(experiment_with_lines(5, 0.4, "ab\n\nlonger\nc\n\n\nlast one\nend"));
+  // Five lines; the last two are held out.
+  ASSERT_EQ(dataset.sources()[0].training_windows, 3);
+  ASSERT_EQ(dataset.held_out_sequences(0), 2);
+  EXPECT_EQ(dataset.sources()[0].held_out, (Range{15, 27}));
+  EXPECT_THAT(dataset.describe(), HasSubstr("(3 lines)"));
+  std::vector<std::int32_t> tokens(5), targets(5);
+  std::map<std::string, std::string> inputs;  // targets -> tokens
+  for (std::int64_t sample = 0; sample < 3; ++sample) {
+    const std::int64_t length = dataset.training_sequence(sample, tokens, targets);
+    EXPECT_EQ(length, dataset.training_length(sample));
+    inputs[text_of(targets, length)] = text_of(tokens, length);
+    for (auto i = static_cast<std::size_t>(length); i < 5; ++i) {
+      EXPECT_EQ(tokens[i], 0);
+      EXPECT_EQ(targets[i], kIgnoredTarget);
+    }
+  }
+  EXPECT_EQ(inputs,
+            (std::map<std::string, std::string>{{"ab\n", "\nab"}, {"longe", "\nlong"}, {"c\n", "\nc"}}));
+  EXPECT_EQ(dataset.held_out_sequence(0, 0, tokens, targets), 5);
+  EXPECT_EQ(text_of(targets, 5), "last ");
+  EXPECT_EQ(dataset.held_out_sequence(0, 1, tokens, targets), 3);
+  EXPECT_EQ(text_of(targets, 3), "end");
+}
+
+TEST(Dataset, TooFewLinesAreAnError) {
+  config::Experiment experiment = experiment_with_lines(5, 0, "a\nb\n");
+  experiment.mutable_train()->set_global_batch(3);
+  EXPECT_THAT(dataset_error(experiment), HasSubstr("make 2 lines, but its share of one global batch is 3"));
+}
+
+// A line that crosses the blocks in which the file is read.
+TEST(Dataset, FindsLinesInLongTexts) {
+  std::string text;
+  for (int i = 0; i < 30000; ++i) text += std::to_string(i) + "\n";
+  const Dataset dataset(experiment_with_lines(8, 0, text));
+  ASSERT_EQ(dataset.sources()[0].training_windows, 30000);
+  std::vector<std::int32_t> tokens(8), targets(8);
+  std::int64_t sum = 0;
+  for (std::int64_t sample = 0; sample < 30000; ++sample)
+    sum += std::stol(text_of(targets, dataset.training_sequence(sample, tokens, targets)));
+  EXPECT_EQ(sum, std::int64_t{30000} * 29999 / 2);
+}
+
+TEST(LoadTraining, MarksThePaddingOfLines) {
+  const Dataset dataset(experiment_with_lines(4, 0, "a\nbcdefgh\nijk\n"));
+  MicroBatch batch;
+  const BatchCut cut{3, 3, 1};
+  EXPECT_EQ(padding_tokens(dataset, cut, 0), 2);
+  load_training(dataset, cut, 0, 0, 0, batch);
+  ASSERT_EQ(batch.padding.size(), 12U);
+  for (std::size_t i = 0; i < 12; ++i)
+    EXPECT_EQ(batch.padding[i], batch.targets[i] == kIgnoredTarget ? 1 : 0);
+  EXPECT_EQ(std::ranges::count(batch.padding, 1), 2);
+}
+
 TEST(Dataset, ListsEveryMissingFile) {
   const std::string present = counting_file("present.bin", 1000);
   const std::string first = test::temporary_path("first.bin");
@@ -222,6 +294,7 @@ TEST(LoadTraining, TellsTheModulesWhereTheyAre) {
   EXPECT_EQ(position.micro_steps, 2);
   EXPECT_EQ(position.sequences, 1);  // 10 = 5 + 5, and 5 = 2 + 2 + 1
   EXPECT_EQ(position.sequence_length, 64);
+  EXPECT_EQ(position.most_sequences, 2);
   EXPECT_EQ(position.global_sequences, 10);
 }
 
@@ -231,9 +304,11 @@ TEST(LoadHeldOut, LoadsTheListedSequences) {
   dataset.load_held_out(0, std::array<std::int64_t, 2>{12, 4}, batch);
   ASSERT_EQ(batch.tokens.size(), 16U);
   EXPECT_EQ(batch.targets[7], kIgnoredTarget);
+  EXPECT_EQ(batch.padding, (std::vector<std::uint8_t>{0, 0, 0, 0, 1, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0}));
   EXPECT_EQ(batch.tokens[8], 900 + 32 - 1);
   dataset.load_held_out(0, {}, batch);
   EXPECT_TRUE(batch.tokens.empty());
+  EXPECT_TRUE(batch.padding.empty()) << "nothing of the last batch";
 }
 
 }  // namespace

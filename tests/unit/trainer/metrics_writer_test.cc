@@ -67,10 +67,26 @@ TEST_F(MetricsWriterTest, StepRecordHasEveryField) {
   EXPECT_EQ(json["loss"].get<double>(), 1.0 / 3);  // to the last bit
   EXPECT_TRUE(json["grad_norm"].is_null());
   EXPECT_EQ(json["expert_load"], (nlohmann::json{{1, 2}, {3, 4}}));
-  for (const char* name :
-       {"step", "tokens", "loss", "balance_loss", "z_loss", "lr", "grad_norm", "step_ms", "tokens_per_second",
-        "load_imbalance", "dropped_fraction", "exchange_fraction", "dead_experts", "load_entropy",
-        "router_entropy", "rank_imbalance", "load_imbalance_by_layer", "dropped_by_choice"}) {
+  for (const char* name : {"step",
+                           "tokens",
+                           "loss",
+                           "balance_loss",
+                           "z_loss",
+                           "lr",
+                           "grad_norm",
+                           "step_ms",
+                           "tokens_per_second",
+                           "load_imbalance",
+                           "dropped_fraction",
+                           "exchange_fraction",
+                           "dead_experts",
+                           "load_entropy",
+                           "router_entropy",
+                           "rank_imbalance",
+                           "load_imbalance_by_layer",
+                           "dropped_by_layer",
+                           "dropped_by_choice",
+                           "balance_loss_raw"}) {
     EXPECT_TRUE(json.contains(name)) << name;
   }
 }
@@ -161,6 +177,28 @@ TEST(RunLogTest, FileHasAllAndConsoleHasWhatPeopleNeed) {
   const RunLog silent(directory.path(), 4, nullptr);
   EXPECT_TRUE(std::filesystem::exists(directory.path() / "logs" / "rank_4.log"));
   EXPECT_THROW(RunLog(directory.path() / "logs" / "rank_3.log", 0, nullptr), Error);
+}
+
+TEST(RunLogTest, AMarkerStandsInEveryLine) {
+  const test::TemporaryDirectory directory;
+  std::ostringstream out;
+  {
+    Console console(out, {}, 10, 0, true, "future leak");
+    RunLog log(directory.path(), 0, &console, "future leak");
+    log.info("one\ntwo\n");
+    log.warning("careful");
+    console.write(step_record(5));
+    console.write(evaluation(5));
+  }
+  std::istringstream console_lines(out.str());
+  int count = 0;
+  for (std::string line; std::getline(console_lines, line); ++count)
+    EXPECT_EQ(line.substr(0, 14), "[future leak] ") << line;
+  EXPECT_EQ(count, 6);  // the first message ends with an empty line
+  std::ifstream stream(directory.path() / "logs" / "rank_0.log");
+  std::string first;
+  std::getline(stream, first);
+  EXPECT_THAT(first, HasSubstr("[rank 0, future leak] one"));
 }
 
 }  // namespace

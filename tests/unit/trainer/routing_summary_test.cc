@@ -41,6 +41,7 @@ TEST(RoutingSummary, Ratios) {
   EXPECT_DOUBLE_EQ(summary.load_entropy(), (0.75 + 1.0) / 2);
   EXPECT_DOUBLE_EQ(summary.router_entropy(), (0.5 + 1.0) / 2);
   EXPECT_DOUBLE_EQ(summary.dropped_fraction(), 4.0 / 32);
+  EXPECT_EQ(summary.dropped_fraction_by_layer(), (std::vector<double>{4.0 / 16, 0.0}));
   EXPECT_EQ(summary.dropped_fraction_by_choice(), (std::vector<double>{1.0 / 16, 3.0 / 16}));
   EXPECT_DOUBLE_EQ(summary.balance_loss_raw(), 2.25);
   EXPECT_DOUBLE_EQ(summary.z_loss_raw(), 0.75);
@@ -62,6 +63,7 @@ TEST(RoutingSummary, ADenseModelHasNone) {
   EXPECT_EQ(summary.dead_experts(), 0.0);
   EXPECT_EQ(summary.load_entropy(), 0.0);
   EXPECT_EQ(summary.dropped_fraction(), 0.0);
+  EXPECT_TRUE(summary.dropped_fraction_by_layer().empty());
   EXPECT_TRUE(summary.dropped_fraction_by_choice().empty());
   EXPECT_EQ(summary.balance_loss_raw(), 0.0);
 }

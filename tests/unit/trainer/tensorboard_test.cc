@@ -145,6 +145,9 @@ TEST(TensorBoard, EventsReadBack) {
     step.step = 300;
     step.loss = 2.5;
     step.dropped_fraction = 0;  // a zero must be there, not absent
+    step.dropped_by_layer = {0.25};
+    step.dropped_by_choice = {0.125, 0.375};
+    step.load_imbalance_by_layer = {1.75};
     step.expert_load = {{5, 0, 7}};
     writer.write(step);
     EvaluationRecord evaluation;
@@ -165,6 +168,9 @@ TEST(TensorBoard, EventsReadBack) {
   auto values = values_of(events[1]);
   EXPECT_EQ(as_float(values.at("train/loss").find(2)->second), 2.5F);
   ASSERT_EQ(values.at("moe/dropped_fraction").count(2), 1U);
+  EXPECT_EQ(as_float(values.at("moe/dropped_fraction/layer_0").find(2)->second), 0.25F);
+  EXPECT_EQ(as_float(values.at("moe/dropped_fraction/choice_1").find(2)->second), 0.375F);
+  EXPECT_EQ(as_float(values.at("moe/load_imbalance/layer_0").find(2)->second), 1.75F);
   const Fields histogram = parse_fields(values.at("moe/expert_load/layer_0").find(5)->second.bytes);
   EXPECT_EQ(as_double(histogram.find(1)->second), -0.5);
   EXPECT_EQ(as_double(histogram.find(2)->second), 2.5);
