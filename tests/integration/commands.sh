@@ -7,7 +7,7 @@ source "${BASH_SOURCE%/*}/common.sh"
 expect 0 "$binary" --version
 grep --quiet --extended-regexp '^conclave [0-9]+\.[0-9]+\.[0-9]+' "$output" || fail "--version names no version"
 expect 0 "$binary" --help
-commands=(train eval generate config checkpoint doctor)
+commands=(train eval generate inspect report config checkpoint doctor)
 for command in "${commands[@]}"; do says "$command"; done
 says "Exit codes: 0 done"
 for command in "${commands[@]}" "config show" "config explain" "config diff" "config schema" "checkpoint inspect"; do
@@ -79,6 +79,66 @@ if cmp --silent seed_5 seed_6; then fail "different seeds write the same text"; 
 # Longer than the context.
 expect 0 "$binary" generate run --prompt-ids 84,104,101 --tokens 50
 (( $(head -n 1 "$output" | wc -w) >= 50 )) || fail "fewer than 50 token ids"
+
+# inspect: a text, in tables, as JSON and as a page. A pipe gets no colours.
+printf 'He said: "<b>3 & 4</b>"\n\303\274 \377\n' > odd.txt
+expect 0 "$binary" inspect run --text odd.txt
+says "run/checkpoints/step_000020, step 20"
+says "token  layer 0"
+says "\\xff"
+grep --quiet --extended-regexp '^ 0  H      e[0-3] [.0-9]+ e[0-3] [.0-9]+  e[0-3] [.0-9]+ e[0-3] [.0-9]+$' "$output" ||
+  fail "no line shows the experts of the first byte"
+says_not $'\x1b'
+expect 0 "$binary" inspect run --text odd=odd.txt --text verses=text.txt --max-tokens 300 --layers 1 --html pages/inspect.html
+says "the first 300 of"
+says "Specialisation"
+says "wrote pages/inspect.html"
+says_not "layer 0"
+if grep --quiet -e '<b>' -e 'src=' pages/inspect.html; then fail "the page has markup of the text, or loads something"; fi
+expect 0 "$binary" inspect run --text odd.txt --json
+(( $(grep --count '^{"id":' "$output") == $(stat --format %s odd.txt) )) || fail "the JSON has not a line for each byte"
+expect 0 "$binary" inspect run --text odd.txt --summary
+says_not "^token"
+expect 78 "$binary" inspect run
+says "give a checkpoint and --text FILE"
+expect 78 "$binary" inspect run --text odd.txt --layers 0,7
+says "--layers names 7; the MoE layers are 0, 1"
+expect 1 "$binary" inspect no_such_run --text odd.txt
+says "no_such_run: no checkpoint there"
+expect 1 "$binary" inspect run --text no_such_text.txt
+says "no_such_text.txt"
+: > empty.txt
+expect 1 "$binary" inspect run --text empty.txt
+says "empty.txt is empty"
+train 0 dense moe.experts=0
+expect 1 "$binary" inspect dense --text odd.txt
+says "it has no MoE layer"
+
+# Records of training steps. One that can't be written is reported, and training goes on.
+train 0 recorded log.routing=recorded/routing log.routing_every=8
+[[ $(cd recorded/routing && echo *) == "step_000008.safetensors step_000016.safetensors" ]] ||
+  fail "records of other steps: $(ls recorded/routing)"
+expect 0 "$binary" inspect --routing recorded/routing --html routing.html
+says "Load over the recorded steps"
+expect 0 "$binary" inspect --routing recorded/routing/step_000008.safetensors --max-tokens 5
+says "step_000008.safetensors, training step 8"
+says "global batch: 8 sequences of 32 tokens"
+expect 1 "$binary" inspect --routing run
+says "log.routing"
+train 0 unwritable log.routing=text.txt log.routing_every=8
+says "step_000008.safetensors was not written"
+says "done: 20 steps"
+
+# report: written when a run ends, and by its command.
+[[ -s run/report.html ]] || fail "the run wrote no report.html"
+rm run/report.html
+expect 0 "$binary" report run
+says "wrote run/report.html"
+grep --quiet 'eval_loss\|"evaluations"' run/report.html || fail "the report has no evaluations"
+expect 0 "$binary" report run --html elsewhere.html
+[[ -s elsewhere.html ]] || fail "report --html wrote nothing"
+expect 1 "$binary" report no_such_run
+says "no_such_run/metrics.jsonl: there is no record of a run"
 
 # config
 expect 0 "$binary" config show "$tiny" moe.top_k=1

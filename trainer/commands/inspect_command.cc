@@ -41,6 +41,7 @@ struct Subject {
   std::string title;
   std::vector<std::pair<std::string, std::string>> facts;
   RoutingTrace trace;
+  std::int64_t shown_tokens = 0;  // of the trace, from its start; 0: all
   LoadEvolution evolution;
 };
 
@@ -108,6 +109,7 @@ Subject of_texts(const Options& options, Communicator& world) {
 // The last record, and the loads of all.
 Subject of_records(const Options& options) {
   Subject subject;
+  subject.shown_tokens = options.max_tokens;
   for (const std::filesystem::path& path : find_routing_records(options.routing)) {
     RoutingRecord record = read_routing_record(path);
     choose_layers(record.trace, options.layers);
@@ -135,11 +137,11 @@ void show(const Options& options, const Subject& subject) {
                                             .facts = subject.facts,
                                             .trace = subject.trace,
                                             .summaries = summaries,
-                                            .shown_tokens = options.max_tokens,
+                                            .shown_tokens = subject.shown_tokens,
                                             .evolution = subject.evolution}));
   }
   if (options.json) {
-    fmt::print("{}\n", inspect_json(subject.title, subject.trace, summaries, options.max_tokens));
+    fmt::print("{}\n", inspect_json(subject.title, subject.trace, summaries, subject.shown_tokens));
     return;
   }
   std::string text = subject.title + "\n";
@@ -148,7 +150,7 @@ void show(const Options& options, const Subject& subject) {
     const ConsoleStyle console = ConsoleStyle::detect(stdout);
     text += "\n" + token_table(subject.trace, {.colour = console.colour,
                                                .columns = console.live ? console.columns : 0,
-                                               .tokens = options.max_tokens});
+                                               .tokens = subject.shown_tokens});
   }
   text += "\n" + summary_tables(subject.trace, summaries);
   if (subject.evolution.steps.size() > 1) text += "\n" + evolution_table(subject.evolution, summaries);

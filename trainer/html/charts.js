@@ -19,7 +19,7 @@ function svgElement(name, attributes) {
   return node;
 }
 
-const percent = (share, digits = 1) => (100 * share).toFixed(digits) + "%";
+const percent = (share) => (100 * share).toFixed(share !== 0 && Math.abs(share) < 0.01 ? 2 : 1) + "%";
 const sum = (values) => values.reduce((a, b) => a + b, 0);
 const count = (number) => number.toLocaleString("en-US");
 

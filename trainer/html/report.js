@@ -4,14 +4,15 @@
   const data = pageData();
   heading(data.title, data.facts);
   const s = data.steps;
-  const line = (name, y, dots) => ({name, x: s.step, y, dots});
+  const fixed = (digits) => (value) => value === null ? "–" : value.toFixed(digits);
+  const line = (name, y) => ({name, x: s.step, y});
 
   const charts = element("div", {class: "grid"});
   page().append(charts);
-  lineChart(charts, {title: "Loss (nats a token)", format: (v) => v === null ? "–" : v.toFixed(3), series: [
+  lineChart(charts, {title: "Loss (nats a token)", format: fixed(3), series: [
     line("training", s.loss), {name: "held out", x: data.evaluations.step, y: data.evaluations.loss, dots: true}]});
   if (data.evaluations.sources.length > 1) {
-    lineChart(charts, {title: "Held-out loss by source", format: (v) => v === null ? "–" : v.toFixed(3),
+    lineChart(charts, {title: "Held-out loss by source", format: fixed(3),
       series: data.evaluations.sources.map(({name, loss}) => ({name, x: data.evaluations.step, y: loss, dots: true}))});
   }
   lineChart(charts, {title: "Learning rate", fromZero: true, series: [line("lr", s.lr)]});
@@ -19,7 +20,7 @@
   lineChart(charts, {title: "Tokens a second", fromZero: true, series: [line("tokens/s", s.tokens_per_second)]});
   if (data.load.layers.length > 0) {
     lineChart(charts, {title: "Load of the busiest expert / mean, worst layer", series: [line("load", s.load_imbalance)]});
-    lineChart(charts, {title: "Dropped choices, time in exchanges, dead experts", format: percent, fromZero: true,
+    lineChart(charts, {title: "Dropped choices, time in exchanges, dead experts", format: (share) => share === null ? "–" : percent(share), fromZero: true,
       series: [line("dropped", s.dropped_fraction), line("exchange", s.exchange_fraction), line("dead", s.dead_experts)]});
     lineChart(charts, {title: "Entropy: of the load (/ ln E), of a token's router (nats)",
       series: [line("load", s.load_entropy), line("router", s.router_entropy)]});
@@ -32,8 +33,8 @@
   const evaluations = data.evaluations;
   if (evaluations.step.length > 0) {
     const rows = evaluations.step.map((step, i) => ({name: String(step), cells: [
-      {text: evaluations.loss[i] === null ? "–" : evaluations.loss[i].toFixed(4)},
-      ...evaluations.sources.map(({loss}) => ({text: loss[i] === null ? "–" : loss[i].toFixed(4)}))]}));
+      {text: fixed(4)(evaluations.loss[i])},
+      ...evaluations.sources.map(({loss}) => ({text: fixed(4)(loss[i])}))]}));
     card(page(), "Held-out loss (nats a token)", null, table(["step", "all", ...evaluations.sources.map(({name}) => name)], rows));
   }
   if (data.configuration) {

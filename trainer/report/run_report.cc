@@ -94,7 +94,8 @@ json drawn_evaluations(const std::vector<json>& evaluations) {
   for (const json& evaluation : evaluations) {
     drawn["step"].push_back(evaluation["step"]);
     drawn["loss"].push_back(number(evaluation, "eval_loss"));
-    for (const auto& [name, loss] : evaluation.value("eval_loss_by_source", json::object()).items()) {
+    const json by_source = evaluation.value("eval_loss_by_source", json::object());
+    for (const auto& [name, loss] : by_source.items()) {
       if (std::ranges::find(names, name) == names.end()) names.push_back(name);
     }
   }
