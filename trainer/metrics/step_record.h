@@ -9,11 +9,13 @@ namespace conclave {
 
 // One optimizer step, or the mean over the steps since the last record where a field says so. Over all ranks.
 struct StepRecord {
-  std::int64_t step = 0;    // optimizer steps taken
-  std::int64_t tokens = 0;  // trained on since the start of the run
-  double loss = 0;          // cross-entropy, nats a token
-  double balance_loss = 0;  // load-balance term as it is added to the loss
-  double z_loss = 0;        // z term as it is added to the loss
+  std::int64_t step = 0;       // optimizer steps taken
+  std::int64_t tokens = 0;     // trained on since the start of the run
+  double loss = 0;             // cross-entropy, nats a token
+  double balance_loss = 0;     // load-balance term as it is added to the loss
+  double z_loss = 0;           // z term as it is added to the loss
+  double importance_loss = 0;  // noisy_top_k's terms as they are added to the loss; not written where 0
+  double load_loss = 0;
   double lr = 0;
   double grad_norm = 0;  // before clipping
   double step_ms = 0;    // mean since the last record

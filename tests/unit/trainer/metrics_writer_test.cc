@@ -73,6 +73,9 @@ TEST_F(MetricsWriterTest, StepRecordHasEveryField) {
         "router_entropy", "rank_imbalance", "load_imbalance_by_layer", "dropped_by_choice"}) {
     EXPECT_TRUE(json.contains(name)) << name;
   }
+  EXPECT_FALSE(json.contains("load_loss"));
+  record.load_loss = 0.5;
+  EXPECT_EQ(nlohmann::json::parse(to_json(record))["load_loss"], 0.5);
 }
 
 TEST_F(MetricsWriterTest, EvaluationRecordBySource) {
