@@ -47,7 +47,8 @@ RoutingSummary take_routing_summary(const Model& model, Communicator& world) {
     const auto packed = packed_counts(local, experts, top_k);
     counts.insert(counts.end(), packed.begin(), packed.end());
     most_rows.push_back(local.received_rows);
-    sums.insert(sums.end(), {local.router_entropy_sum, local.balance_loss_raw, local.z_loss_raw});
+    sums.insert(sums.end(), {local.router_entropy_sum, local.balance_loss_raw, local.z_loss_raw,
+                             local.importance_loss_raw, local.load_loss_raw});
   }
   world.all_reduce(buffer_view(std::span<std::int64_t>(counts)));
   world.all_reduce(buffer_view(std::span<std::int64_t>(most_rows)), ReduceOp::kMax);
@@ -61,9 +62,11 @@ RoutingSummary take_routing_summary(const Model& model, Communicator& world) {
     layer.received_rows = begin[1];
     layer.chosen_per_expert.assign(begin + 2, begin + 2 + experts);
     layer.dropped_per_choice.assign(begin + 2 + experts, begin + static_cast<std::ptrdiff_t>(row));
-    layer.router_entropy_sum = sums[3 * i];
-    layer.balance_loss_raw = sums[3 * i + 1];
-    layer.z_loss_raw = sums[3 * i + 2];
+    layer.router_entropy_sum = sums[5 * i];
+    layer.balance_loss_raw = sums[5 * i + 1];
+    layer.z_loss_raw = sums[5 * i + 2];
+    layer.importance_loss_raw = sums[5 * i + 3];
+    layer.load_loss_raw = sums[5 * i + 4];
     const double mean_rows = static_cast<double>(layer.received_rows) / world.size();
     summary.rank_imbalance.push_back(mean_rows > 0 ? static_cast<double>(most_rows[i]) / mean_rows : 1.0);
     summary.blocks.push_back(moe_layers[i].block);
@@ -150,6 +153,18 @@ double RoutingSummary::balance_loss_raw() const {
 double RoutingSummary::z_loss_raw() const {
   double sum = 0;
   for (const MoeStatistics& layer : layers) sum += layer.z_loss_raw;
+  return sum;
+}
+
+double RoutingSummary::importance_loss_raw() const {
+  double sum = 0;
+  for (const MoeStatistics& layer : layers) sum += layer.importance_loss_raw;
+  return sum;
+}
+
+double RoutingSummary::load_loss_raw() const {
+  double sum = 0;
+  for (const MoeStatistics& layer : layers) sum += layer.load_loss_raw;
   return sum;
 }
 

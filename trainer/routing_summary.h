@@ -30,6 +30,8 @@ struct RoutingSummary {
   // Sums over layers of the balance and z terms without their coefficients; of all steps that were counted.
   double balance_loss_raw() const;
   double z_loss_raw() const;
+  double importance_loss_raw() const;
+  double load_loss_raw() const;
 };
 
 // Collective: sums the statistics of all ranks and resets them.

@@ -92,6 +92,8 @@ StepRecord RunRecord::reduced_record(std::int64_t completed_steps, const StepRes
   record.balance_loss_raw = routing.balance_loss_raw() / steps;
   record.balance_loss = experiment.moe().balance_loss() * record.balance_loss_raw;
   record.z_loss = experiment.moe().z_loss() * routing.z_loss_raw() / steps;
+  record.importance_loss = experiment.moe().importance_loss() * routing.importance_loss_raw() / steps;
+  record.load_loss = experiment.moe().load_loss() * routing.load_loss_raw() / steps;
   record.lr = result.learning_rate;
   record.grad_norm = result.gradient_norm;
   record.step_ms = 1e3 * seconds_ / steps;

@@ -35,10 +35,8 @@ std::int64_t cut_back(const std::filesystem::path& path, std::int64_t last_step)
   return removed;
 }
 
-}  // namespace
-
 // ordered_json keeps the fields in the order in which they are written here, for the human reader.
-std::string to_json(const StepRecord& record) {
+nlohmann::ordered_json fields_of(const StepRecord& record) {
   return nlohmann::ordered_json{{"type", "step"},
                                 {"step", record.step},
                                 {"tokens", record.tokens},
@@ -63,8 +61,16 @@ std::string to_json(const StepRecord& record) {
                                 {"load_imbalance_by_layer", record.load_imbalance_by_layer},
                                 {"dropped_by_layer", record.dropped_by_layer},
                                 {"dropped_by_choice", record.dropped_by_choice},
-                                {"expert_load", record.expert_load}}
-      .dump();
+                                {"expert_load", record.expert_load}};
+}
+
+}  // namespace
+
+std::string to_json(const StepRecord& record) {
+  nlohmann::ordered_json json = fields_of(record);
+  if (record.importance_loss != 0) json["importance_loss"] = record.importance_loss;
+  if (record.load_loss != 0) json["load_loss"] = record.load_loss;
+  return json.dump();
 }
 
 std::string to_json(const EvaluationRecord& record) {

@@ -16,6 +16,8 @@ struct StepRecord {
   double balance_loss = 0;      // load-balance term as it is added to the loss
   double balance_loss_raw = 0;  // without moe.balance_loss: 1 a layer at perfect balance
   double z_loss = 0;            // z term as it is added to the loss
+  double importance_loss = 0;   // noisy_top_k's terms as they are added to the loss; not written where 0
+  double load_loss = 0;
   double lr = 0;
   double grad_norm = 0;  // before clipping
   double step_ms = 0;    // mean since the last record

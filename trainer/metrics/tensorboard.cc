@@ -109,6 +109,8 @@ void TensorBoardWriter::write(const StepRecord& record) {
     add_scalar(event, "moe/balance_loss", record.balance_loss);
     add_scalar(event, "moe/balance_loss_raw", record.balance_loss_raw);
     add_scalar(event, "moe/z_loss", record.z_loss);
+    if (record.importance_loss != 0) add_scalar(event, "moe/importance_loss", record.importance_loss);
+    if (record.load_loss != 0) add_scalar(event, "moe/load_loss", record.load_loss);
     add_scalar(event, "moe/load_imbalance", record.load_imbalance);
     add_scalar(event, "moe/rank_imbalance", record.rank_imbalance);
     add_scalar(event, "moe/dropped_fraction", record.dropped_fraction);

@@ -89,6 +89,9 @@ TEST_F(MetricsWriterTest, StepRecordHasEveryField) {
                            "balance_loss_raw"}) {
     EXPECT_TRUE(json.contains(name)) << name;
   }
+  EXPECT_FALSE(json.contains("load_loss"));
+  record.load_loss = 0.5;
+  EXPECT_EQ(nlohmann::json::parse(to_json(record))["load_loss"], 0.5);
 }
 
 TEST_F(MetricsWriterTest, EvaluationRecordBySource) {

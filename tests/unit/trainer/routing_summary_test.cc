@@ -21,7 +21,9 @@ RoutingSummary two_layers() {
                      .received_rows = 12,
                      .router_entropy_sum = 4.0,
                      .balance_loss_raw = 1.25,
-                     .z_loss_raw = 0.5},
+                     .z_loss_raw = 0.5,
+                     .importance_loss_raw = 0.125,
+                     .load_loss_raw = 3},
                     {.tokens = 8,
                      .chosen_per_expert = {4, 4, 4, 4},
                      .dropped_per_choice = {0, 0},
@@ -45,6 +47,8 @@ TEST(RoutingSummary, Ratios) {
   EXPECT_EQ(summary.dropped_fraction_by_choice(), (std::vector<double>{1.0 / 16, 3.0 / 16}));
   EXPECT_DOUBLE_EQ(summary.balance_loss_raw(), 2.25);
   EXPECT_DOUBLE_EQ(summary.z_loss_raw(), 0.75);
+  EXPECT_DOUBLE_EQ(summary.importance_loss_raw(), 0.125);
+  EXPECT_DOUBLE_EQ(summary.load_loss_raw(), 3);
 }
 
 TEST(RoutingSummary, OneExpertOrNoTokensIsEven) {
@@ -90,6 +94,8 @@ TEST(RoutingSummary, TakesTheCountsOfTheModelAndResetsThem) {
     EXPECT_EQ(taken.layers[i].router_entropy_sum, counted.layers[i].router_entropy_sum);
     EXPECT_EQ(taken.layers[i].balance_loss_raw, counted.layers[i].balance_loss_raw);
     EXPECT_EQ(taken.layers[i].z_loss_raw, counted.layers[i].z_loss_raw);
+    EXPECT_EQ(taken.layers[i].importance_loss_raw, counted.layers[i].importance_loss_raw);
+    EXPECT_EQ(taken.layers[i].load_loss_raw, counted.layers[i].load_loss_raw);
   }
   EXPECT_EQ(take_routing_summary(model, *alone).layers[0].tokens, 0);
 }
