@@ -26,9 +26,9 @@ TransformerBlock::TransformerBlock(const config::Experiment& experiment, std::in
     moe_ = moe.get();
     feed_forward_ = std::move(moe);
   } else {
-    feed_forward_ =
-        std::make_unique<FeedForward>(prefix(layer) + ".feed_forward", model.d_model(), model.d_ff(),
-                                      model.init_std(), residual_init_std(model), experiment.run().seed());
+    feed_forward_ = std::make_unique<FeedForward>(prefix(layer) + ".feed_forward", model.d_model(),
+                                                  model.d_ff(), model.init_std(), residual_init_std(model),
+                                                  experiment.run().seed(), model.activation());
   }
 }
 

@@ -29,7 +29,7 @@ class Exchange {
   // plan is not of E experts or its offsets do not add up.
   void agree(Context& ctx, const DispatchPlan& plan);
 
-  // Collective. [R, D] -> [R', D] in ctx.arena; in a group of one, where both sides are the
+  // Collective. [R, D] of any type -> [R', D] in ctx.arena; in a group of one, where both sides are the
   // same, `rows` itself.
   TensorView dispatch(Context& ctx, TensorView rows);
   // Collective. [R', D] -> [R, D] in ctx.arena; in a group of one `rows` itself.

@@ -44,9 +44,7 @@ std::array<std::uint32_t, 4> RandomStream::block(std::uint64_t index) const {
 
 std::uint32_t RandomStream::bits(std::uint64_t index) const { return block(index)[0]; }
 
-float RandomStream::uniform(std::uint64_t index) const {
-  return static_cast<float>(bits(index) >> 8) * 0x1.0p-24F;
-}
+float RandomStream::uniform(std::uint64_t index) const { return to_uniform(bits(index)); }
 
 float RandomStream::normal(std::uint64_t index) const {
   const auto random = block(index);

@@ -52,11 +52,18 @@ config::Experiment variant(const std::string& name) {
   if (name == "untied") setting.mutable_model()->set_tie_embeddings(false);
   if (name == "every_second") setting.mutable_moe()->set_every(2);
   if (name == "dense") setting.mutable_moe()->set_experts(0);
-  if (name == "untied_shared_top1") {
+  if (name == "untied_shared_top1", "gateless") {
     setting.mutable_model()->set_tie_embeddings(false);
     setting.mutable_moe()->set_shared_experts(2);
     setting.mutable_moe()->set_top_k(1);
     setting.mutable_moe()->set_normalize_top_k(false);
+  }
+  if (name == "gateless") {
+    setting.mutable_model()->set_activation(config::gelu);
+    setting.mutable_moe()->set_activation(config::gelu);
+    setting.mutable_moe()->set_every(2);
+    setting.mutable_moe()->set_shared_experts(1);
+    setting.mutable_moe()->set_shared_gate(true);
   }
   return setting;
 }
@@ -122,8 +129,7 @@ TEST_P(LanguageModelTest, LossAndEveryGradientMatchTheReference) {
   EXPECT_EQ(expected.values.size(), c.model.parameters().size());
 
   // The same gradients, however the step is cut.
-  for (const auto& micro_batches :
-       {std::vector<std::int64_t>{3}, {2, 0, 1}, {1, 1, 1}, {0, 1, 2}}) {
+  for (const auto& micro_batches : {std::vector<std::int64_t>{3}, {2, 0, 1}, {1, 1, 1}, {0, 1, 2}}) {
     SCOPED_TRACE(testing::Message() << micro_batches.size() << " micro-batches");
     const double loss_sum = c.run(micro_batches);
     double exact_sum = 0;
@@ -214,7 +220,8 @@ TEST_P(LanguageModelTest, CachedDecodingInPiecesEqualsTheFullForward) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Variants, LanguageModelTest,
-                         testing::Values("moe", "untied", "every_second", "dense", "untied_shared_top1"),
+                         testing::Values("moe", "untied", "every_second", "dense", "untied_shared_top1",
+                                         "gateless"),
                          [](const auto& variant) { return std::string(variant.param); });
 
 TEST(LanguageModel, EveryParameterHasItsOwnNameAndDecay) {
