@@ -26,4 +26,8 @@ Betas betas(const Optim& optim) {
   return {0.9, 0.95};
 }
 
+double expert_weight_decay(const Optim& optim) {
+  return optim.expert_weight_decay() < 0 ? optim.weight_decay() : optim.expert_weight_decay();
+}
+
 }  // namespace conclave::config

@@ -19,4 +19,7 @@ struct Betas {
 };
 Betas betas(const Optim& optim);
 
+// optim.expert_weight_decay with `auto` resolved.
+double expert_weight_decay(const Optim& optim);
+
 }  // namespace conclave::config

@@ -1,5 +1,6 @@
 #include "trainer/trainer.h"
 
+#include "optim/freeze.h"
 #include "optim/make_optimizer.h"
 #include "trainer/shared_error.h"
 
@@ -14,7 +15,10 @@ Trainer::Trainer(const config::Experiment& resolved, Communicator& all_ranks)
       ownership(model.parameters(), grid, experiment.optim().zero() == 1),
       gradient_reduction(ownership),
       optimizer(make_optimizer(experiment.optim(), ownership)),
-      value_gather(ownership) {}
+      value_gather(ownership) {
+  const auto& patterns = experiment.train().freeze();
+  freeze(std::vector<std::string>(patterns.begin(), patterns.end()), model.parameters());
+}
 
 std::vector<ShardedTensor> Trainer::checkpoint_tensors() {
   std::vector<ShardedTensor> tensors;

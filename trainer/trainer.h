@@ -18,7 +18,7 @@ namespace conclave {
 
 struct Trainer {
   // Collective over `world`, which must outlive the trainer. `experiment` is resolved and validated. Throws
-  // the same Error on every rank if the data can't be used.
+  // the same Error on every rank if the data can't be used or train.freeze fits no parameter.
   Trainer(const config::Experiment& experiment, Communicator& world);
 
   config::Experiment experiment;
