@@ -48,6 +48,10 @@ struct Context {
   // Which of them are padding, uint8 [T], 1 for padding; empty where none is.
   ConstTensorView padding = {};
 
+  // The source (its index in data.train) of each sequence of this micro-batch, int32 [sequences]; empty where
+  // it isn't known.
+  ConstTensorView source_of_sequence = {};
+
   bool is_padding(std::int64_t token) const {
     return padding.elements() > 0 && padding.data<std::uint8_t>()[token] != 0;
   }

@@ -36,6 +36,8 @@ HeldOutSource evaluate_source(const EvaluationArgs& args, int source) {
                         args.batch);
 
     Context ctx{.arena = &args.arena, .grid = &args.grid, .training = false};
+    ctx.source_of_sequence = args.batch.source_view();
+    ctx.batch.first_sequence = begin + mine.begin;
     ctx.batch.sequences = mine.size();
     ctx.batch.sequence_length = args.dataset.sequence_length();
     ctx.batch.global_sequences = of_all_ranks;
@@ -49,11 +51,27 @@ HeldOutSource evaluate_source(const EvaluationArgs& args, int source) {
   result.targets = static_cast<std::int64_t>(sums[1]);
   for (const MoeStatistics& layer : take_routing_summary(args.model, world).layers) {
     result.expert_loads.push_back(layer.chosen_per_expert);
+    result.labelled_tokens += layer.labelled_tokens;
+    result.labelled_hits += layer.labelled_hits;
   }
   return result;
 }
 
 }  // namespace
+
+std::optional<double> HeldOutSource::router_accuracy() const {
+  if (labelled_tokens == 0) return std::nullopt;
+  return static_cast<double>(labelled_hits) / static_cast<double>(labelled_tokens);
+}
+
+std::optional<double> Evaluation::router_accuracy() const {
+  HeldOutSource all;
+  for (const HeldOutSource& source : sources) {
+    all.labelled_tokens += source.labelled_tokens;
+    all.labelled_hits += source.labelled_hits;
+  }
+  return all.router_accuracy();
+}
 
 double Evaluation::loss() const {
   double loss_sum = 0;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -17,7 +18,13 @@ struct HeldOutSource {
   std::int64_t targets = 0;
   // Choices of each expert by MoE layer: [layer][expert].
   std::vector<std::vector<std::int64_t>> expert_loads;
+  // Over all MoE layers: tokens with experts of their own (moe.router_supervision), and those of them whose
+  // first choice was one of these.
+  std::int64_t labelled_tokens = 0;
+  std::int64_t labelled_hits = 0;
 
+  // Share of hits; nothing where the source has no experts of its own.
+  std::optional<double> router_accuracy() const;
   double loss() const { return targets > 0 ? loss_sum / static_cast<double>(targets) : 0.0; }
 };
 
@@ -26,6 +33,8 @@ struct Evaluation {
 
   // Mean over all held-out targets, nats per token.
   double loss() const;
+  // Over all sources that have experts of their own; nothing if none has.
+  std::optional<double> router_accuracy() const;
 };
 
 struct EvaluationArgs {

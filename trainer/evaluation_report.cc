@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <numbers>
+#include <optional>
 #include <vector>
 
 #include "trainer/metrics/specialisation.h"
@@ -20,18 +21,23 @@ std::string held_out_table(const Evaluation& evaluation, const config::Experimen
   const bool bytes = tokens_are_bytes(experiment);
   std::vector<std::string> header = {"held-out text", bytes ? "bytes" : "tokens", "loss"};
   if (bytes) header.push_back("bits per byte");
+  const bool labelled = evaluation.router_accuracy().has_value();
+  if (labelled) header.push_back("router accuracy");
 
   std::vector<std::vector<std::string>> rows;
-  const auto add_row = [&](const std::string& name, std::int64_t targets, double loss) {
+  const auto add_row = [&](const std::string& name, std::int64_t targets, double loss,
+                           const std::optional<double>& router_accuracy) {
     rows.push_back({name, format_count(targets), fmt::format("{:.4f}", loss)});
     if (bytes) rows.back().push_back(fmt::format("{:.3f}", bits_per_byte(loss)));
+    if (labelled)
+      rows.back().push_back(router_accuracy ? fmt::format("{:.1f}%", 100 * *router_accuracy) : "-");
   };
   std::int64_t targets = 0;
   for (const HeldOutSource& source : evaluation.sources) {
-    add_row(source.name, source.targets, source.loss());
+    add_row(source.name, source.targets, source.loss(), source.router_accuracy());
     targets += source.targets;
   }
-  if (evaluation.sources.size() > 1) add_row("all", targets, evaluation.loss());
+  if (evaluation.sources.size() > 1) add_row("all", targets, evaluation.loss(), evaluation.router_accuracy());
   return format_table(header, rows);
 }
 

@@ -12,7 +12,7 @@ namespace conclave {
 double bits_per_byte(double loss);
 bool tokens_are_bytes(const config::Experiment& experiment);
 
-// Loss (and bits per byte) by source and over all.
+// Loss (and bits per byte, and the router's accuracy under moe.router_supervision) by source and over all.
 std::string held_out_table(const Evaluation& evaluation, const config::Experiment& experiment);
 
 // Which expert took which share of each source's tokens, a table an MoE layer; "" for a dense model.

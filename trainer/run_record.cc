@@ -20,14 +20,18 @@ std::unique_ptr<Console> make_console(const Trainer& trainer, std::int64_t first
                                    tokens_are_bytes(trainer.experiment));
 }
 
-EvaluationRecord evaluation_record(std::int64_t completed_steps, const Evaluation& evaluation, bool bytes) {
+EvaluationRecord evaluation_record(std::int64_t completed_steps, const Evaluation& evaluation,
+                                   const config::Experiment& experiment) {
   EvaluationRecord record;
   record.step = completed_steps;
   record.eval_loss = evaluation.loss();
   record.bits_per_byte = bits_per_byte(evaluation.loss());
-  record.tokens_are_bytes = bytes;
+  record.tokens_are_bytes = tokens_are_bytes(experiment);
+  record.router_accuracy = evaluation.router_accuracy();
+  record.force_balanced = experiment.moe().force_balanced();
   for (const HeldOutSource& source : evaluation.sources) {
-    record.by_source.push_back({source.name, source.loss(), bits_per_byte(source.loss())});
+    record.by_source.push_back(
+        {source.name, source.loss(), bits_per_byte(source.loss()), source.router_accuracy()});
   }
   return record;
 }
@@ -80,8 +84,9 @@ StepRecord RunRecord::reduced_record(std::int64_t completed_steps, const StepRes
   record.step = completed_steps;
   record.tokens = completed_steps * tokens_per_step;
   record.loss = result.loss;
-  record.balance_loss = experiment.moe().balance_loss() * routing.balance_loss_raw() / steps;
-  record.z_loss = experiment.moe().z_loss() * routing.z_loss_raw() / steps;
+  record.balance_loss = routing.balance_loss(experiment) / steps;
+  record.z_loss = routing.z_loss(experiment) / steps;
+  record.supervision_loss = routing.supervision_loss(experiment) / steps;
   record.lr = result.learning_rate;
   record.grad_norm = result.gradient_norm;
   record.step_ms = 1e3 * seconds_ / steps;
@@ -97,6 +102,7 @@ StepRecord RunRecord::reduced_record(std::int64_t completed_steps, const StepRes
   record.rank_imbalance = routing.layers.empty() ? 1.0 : std::ranges::max(routing.rank_imbalance);
   record.skipped_steps = skipped_steps_;
   record.memory_bytes = memory_bytes;
+  record.force_balanced = experiment.moe().force_balanced();
   for (const MoeStatistics& layer : routing.layers) record.expert_load.push_back(layer.chosen_per_expert);
   steps_ = 0;
   seconds_ = 0;
@@ -105,8 +111,7 @@ StepRecord RunRecord::reduced_record(std::int64_t completed_steps, const StepRes
 
 void RunRecord::evaluation(std::int64_t completed_steps, const Evaluation& evaluation) {
   if (evaluation.sources.empty()) return;
-  const EvaluationRecord record =
-      evaluation_record(completed_steps, evaluation, tokens_are_bytes(trainer_.experiment));
+  const EvaluationRecord record = evaluation_record(completed_steps, evaluation, trainer_.experiment);
   if (console_) console_->write(record);
   if (metrics_) metrics_->write(record);
   if (tensorboard_) tensorboard_->write(record);

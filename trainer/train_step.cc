@@ -23,6 +23,7 @@ StepResult train_step(Trainer& trainer, std::int64_t step) {
         data::position_of(cut, step, micro_step, rank, trainer.dataset.sequence_length());
 
     Context ctx = trainer.context(position, /*training=*/true);
+    ctx.source_of_sequence = trainer.batch.source_view();
     const auto sum = trainer.model.forward(ctx, trainer.batch.token_view(), trainer.batch.target_view());
     trainer.model.backward(ctx);
     trainer.arena.reset();

@@ -1,5 +1,6 @@
 #include "trainer/trainer.h"
 
+#include "configs/moe_layers.h"
 #include "optim/freeze.h"
 #include "optim/make_optimizer.h"
 #include "trainer/shared_error.h"
@@ -41,7 +42,7 @@ data::BatchCut batch_cut(const config::Experiment& experiment, int world_size) {
 int expert_parallel_size(const config::Experiment& experiment, int world_size) {
   const std::int64_t configured = experiment.parallel().expert_parallel_size();
   if (configured != 0) return static_cast<int>(configured);
-  return automatic_expert_parallel_size(world_size, experiment.moe().experts());
+  return automatic_expert_parallel_size(world_size, config::most_experts(experiment));
 }
 
 }  // namespace conclave

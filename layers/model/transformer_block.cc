@@ -1,5 +1,6 @@
 #include "layers/model/transformer_block.h"
 
+#include "configs/moe_layers.h"
 #include "configs/resolve.h"
 #include "layers/feed_forward/feed_forward.h"
 #include "layers/model/initialisation.h"
@@ -22,7 +23,8 @@ TransformerBlock::TransformerBlock(const config::Experiment& experiment, std::in
                          experiment.model().norm_eps()) {
   const config::Model& model = experiment.model();
   if (config::is_moe_layer(experiment, layer)) {
-    auto moe = std::make_unique<MoeLayer>(experiment, prefix(layer) + ".moe", grid);
+    auto moe = std::make_unique<MoeLayer>(config::experiment_of_layer(experiment, layer),
+                                          prefix(layer) + ".moe", grid);
     moe_ = moe.get();
     feed_forward_ = std::move(moe);
   } else {

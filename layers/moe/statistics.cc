@@ -20,6 +20,9 @@ void MoeStatistics::add(const MoeStatistics& other) {
   router_entropy_sum += other.router_entropy_sum;
   balance_loss_raw += other.balance_loss_raw;
   z_loss_raw += other.z_loss_raw;
+  supervision_loss_raw += other.supervision_loss_raw;
+  labelled_tokens += other.labelled_tokens;
+  labelled_hits += other.labelled_hits;
 }
 
 }  // namespace conclave

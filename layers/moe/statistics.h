@@ -18,6 +18,11 @@ struct MoeStatistics {
   // (1 at perfect balance).
   double balance_loss_raw = 0;
   double z_loss_raw = 0;
+  double supervision_loss_raw = 0;
+  // Of tokens whose source has experts (moe.router_supervision): how many there were, and how many of them
+  // had one of those experts as their first choice.
+  std::int64_t labelled_tokens = 0;
+  std::int64_t labelled_hits = 0;
 
   void add(const MoeStatistics& other);
 };

@@ -134,7 +134,8 @@ TEST_P(LayoutTest, TrainsTheSame) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Variants, LayoutTest,
-                         testing::Values("", "untied", "shared", "top1", "top_all", "dense_every_second"),
+                         testing::Values("", "untied", "shared", "top1", "top_all", "dense_every_second",
+                                         "gateless", "dropout", "overrides", "force_balanced", "supervised"),
                          [](const auto& variant) {
                            return std::string(variant.param).empty() ? std::string("base")
                                                                      : std::string(variant.param);

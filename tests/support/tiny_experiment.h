@@ -15,7 +15,9 @@ std::string tiny_text_file();
 config::Experiment tiny_experiment(const std::string& text_path);
 
 // Changes the experiment as a named variant says: "untied", "shared", "top1", "top_all",
-// "dense_every_second"; "" leaves it.
+// "dense_every_second", "gateless" (GELU, and a gate on the shared expert),
+// "dropout", "overrides" (moe.layers), "force_balanced", "supervised" (experts for the one source); "" leaves
+// it.
 void apply(config::Experiment& experiment, const std::string& variant);
 
 }  // namespace conclave::test

@@ -11,6 +11,7 @@ void fill_sequences(std::int64_t sequences, std::int64_t sequence_length, MicroB
   const auto length = static_cast<std::size_t>(sequence_length);
   batch.tokens.resize(static_cast<std::size_t>(sequences) * length);
   batch.targets.resize(batch.tokens.size());
+  batch.sources.resize(static_cast<std::size_t>(sequences));
   for (std::int64_t i = 0; i < sequences; ++i) {
     const std::size_t first = static_cast<std::size_t>(i) * length;
     fill(i, std::span(batch.tokens).subspan(first, length), std::span(batch.targets).subspan(first, length));
@@ -50,6 +51,8 @@ void load_training(const Dataset& dataset, const BatchCut& cut, std::int64_t ste
   fill_sequences(offsets.size(), dataset.sequence_length(), batch,
                  [&](std::int64_t i, std::span<std::int32_t> tokens, std::span<std::int32_t> targets) {
                    dataset.training_sequence(first_sample + i, tokens, targets);
+                   batch.sources[static_cast<std::size_t>(i)] =
+                       dataset.training_sample(first_sample + i).source;
                  });
 }
 
@@ -58,6 +61,7 @@ void load_held_out(const Dataset& dataset, int source, std::span<const std::int6
   fill_sequences(static_cast<std::int64_t>(sequences.size()), dataset.sequence_length(), batch,
                  [&](std::int64_t i, std::span<std::int32_t> tokens, std::span<std::int32_t> targets) {
                    dataset.held_out_sequence(source, sequences[static_cast<std::size_t>(i)], tokens, targets);
+                   batch.sources[static_cast<std::size_t>(i)] = source;
                  });
 }
 

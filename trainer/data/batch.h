@@ -34,10 +34,12 @@ BatchPosition position_of(const BatchCut& cut, std::int64_t step, std::int64_t m
 struct MicroBatch {
   std::vector<std::int32_t> tokens;   // [B, S]
   std::vector<std::int32_t> targets;  // [B, S]
+  std::vector<std::int32_t> sources;  // [B], indices in data.train
 
   // The same, flat, as the model takes them: [T], T = B S.
   ConstTensorView token_view() const { return flat_view(tokens); }
   ConstTensorView target_view() const { return flat_view(targets); }
+  ConstTensorView source_view() const { return flat_view(sources); }  // [B]
 
  private:
   static ConstTensorView flat_view(const std::vector<std::int32_t>& ids) {

@@ -39,35 +39,40 @@ std::int64_t cut_back(const std::filesystem::path& path, std::int64_t last_step)
 
 // ordered_json keeps the fields in the order in which they are written here, for the human reader.
 std::string to_json(const StepRecord& record) {
-  return nlohmann::ordered_json{{"type", "step"},
-                                {"step", record.step},
-                                {"tokens", record.tokens},
-                                {"loss", record.loss},
-                                {"balance_loss", record.balance_loss},
-                                {"z_loss", record.z_loss},
-                                {"lr", record.lr},
-                                {"grad_norm", record.grad_norm},
-                                {"step_ms", record.step_ms},
-                                {"tokens_per_second", record.tokens_per_second},
-                                {"load_imbalance", record.load_imbalance},
-                                {"dropped_fraction", record.dropped_fraction},
-                                {"exchange_fraction", record.exchange_fraction},
-                                {"dead_experts", record.dead_experts},
-                                {"load_entropy", record.load_entropy},
-                                {"router_entropy", record.router_entropy},
-                                {"rank_imbalance", record.rank_imbalance},
-                                {"skipped_steps", record.skipped_steps},
-                                {"memory_bytes", record.memory_bytes},
-                                {"load_imbalance_by_layer", record.load_imbalance_by_layer},
-                                {"dropped_by_choice", record.dropped_by_choice},
-                                {"expert_load", record.expert_load}}
-      .dump();
+  nlohmann::ordered_json json{{"type", "step"},
+                              {"step", record.step},
+                              {"tokens", record.tokens},
+                              {"loss", record.loss},
+                              {"balance_loss", record.balance_loss},
+                              {"z_loss", record.z_loss},
+                              {"supervision_loss", record.supervision_loss},
+                              {"lr", record.lr},
+                              {"grad_norm", record.grad_norm},
+                              {"step_ms", record.step_ms},
+                              {"tokens_per_second", record.tokens_per_second},
+                              {"load_imbalance", record.load_imbalance},
+                              {"dropped_fraction", record.dropped_fraction},
+                              {"exchange_fraction", record.exchange_fraction},
+                              {"dead_experts", record.dead_experts},
+                              {"load_entropy", record.load_entropy},
+                              {"router_entropy", record.router_entropy},
+                              {"rank_imbalance", record.rank_imbalance},
+                              {"skipped_steps", record.skipped_steps},
+                              {"memory_bytes", record.memory_bytes},
+                              {"load_imbalance_by_layer", record.load_imbalance_by_layer},
+                              {"dropped_by_choice", record.dropped_by_choice},
+                              {"expert_load", record.expert_load}};
+  if (record.force_balanced) json["force_balanced"] = true;
+  return json.dump();
 }
 
 std::string to_json(const EvaluationRecord& record) {
   nlohmann::ordered_json json{{"type", "evaluation"}, {"step", record.step}, {"eval_loss", record.eval_loss}};
   if (record.tokens_are_bytes) json["bits_per_byte"] = record.bits_per_byte;
+  if (record.router_accuracy) json["router_accuracy"] = *record.router_accuracy;
+  if (record.force_balanced) json["force_balanced"] = true;
   for (const SourceEvaluation& source : record.by_source) {
+    if (source.router_accuracy) json["router_accuracy_by_source"][source.source] = *source.router_accuracy;
     json["eval_loss_by_source"][source.source] = source.eval_loss;
     if (record.tokens_are_bytes) json["bits_per_byte_by_source"][source.source] = source.bits_per_byte;
   }

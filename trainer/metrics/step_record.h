@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -9,11 +10,12 @@ namespace conclave {
 
 // One optimizer step, or the mean over the steps since the last record where a field says so. Over all ranks.
 struct StepRecord {
-  std::int64_t step = 0;    // optimizer steps taken
-  std::int64_t tokens = 0;  // trained on since the start of the run
-  double loss = 0;          // cross-entropy, nats a token
-  double balance_loss = 0;  // load-balance term as it is added to the loss
-  double z_loss = 0;        // z term as it is added to the loss
+  std::int64_t step = 0;        // optimizer steps taken
+  std::int64_t tokens = 0;      // trained on since the start of the run
+  double loss = 0;              // cross-entropy, nats a token
+  double balance_loss = 0;      // load-balance term as it is added to the loss
+  double z_loss = 0;            // z term as it is added to the loss
+  double supervision_loss = 0;  // router supervision as it is added to the loss
   double lr = 0;
   double grad_norm = 0;  // before clipping
   double step_ms = 0;    // mean since the last record
@@ -27,6 +29,7 @@ struct StepRecord {
   double rank_imbalance = 0;       // rows of the busiest rank / mean
   std::int64_t skipped_steps = 0;  // with a non-finite loss or gradient, since the start
   std::int64_t memory_bytes = 0;   // resident, of the largest rank
+  bool force_balanced = false;     // moe.force_balanced: the router chose nothing
 
   std::vector<double> load_imbalance_by_layer;         // [MoE layers]
   std::vector<double> dropped_by_choice;               // [K] share of each choice's rows
@@ -37,6 +40,7 @@ struct SourceEvaluation {
   std::string source;
   double eval_loss = 0;  // nats a token
   double bits_per_byte = 0;
+  std::optional<double> router_accuracy = {};  // where the source has experts of its own
 };
 
 // One pass over the held-out split.
@@ -44,7 +48,9 @@ struct EvaluationRecord {
   std::int64_t step = 0;
   double eval_loss = 0;  // nats a token, over all sources
   double bits_per_byte = 0;
-  bool tokens_are_bytes = true;  // bits_per_byte has a meaning
+  bool tokens_are_bytes = true;                // bits_per_byte has a meaning
+  std::optional<double> router_accuracy = {};  // over the sources that have experts of their own
+  bool force_balanced = false;
   std::vector<SourceEvaluation> by_source;
 };
 

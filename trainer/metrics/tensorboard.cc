@@ -108,6 +108,8 @@ void TensorBoardWriter::write(const StepRecord& record) {
   if (has_experts) {
     add_scalar(event, "moe/balance_loss", record.balance_loss);
     add_scalar(event, "moe/z_loss", record.z_loss);
+    add_scalar(event, "moe/supervision_loss", record.supervision_loss);
+    if (record.force_balanced) add_scalar(event, "moe/FORCED_BALANCE", 1);
     add_scalar(event, "moe/load_imbalance", record.load_imbalance);
     add_scalar(event, "moe/rank_imbalance", record.rank_imbalance);
     add_scalar(event, "moe/dropped_fraction", record.dropped_fraction);
@@ -126,7 +128,10 @@ void TensorBoardWriter::write(const EvaluationRecord& record) {
   event.set_step(record.step);
   add_scalar(event, "eval/loss", record.eval_loss);
   if (record.tokens_are_bytes) add_scalar(event, "eval/bits_per_byte", record.bits_per_byte);
+  if (record.router_accuracy) add_scalar(event, "eval/router_accuracy", *record.router_accuracy);
   for (const SourceEvaluation& source : record.by_source) {
+    if (source.router_accuracy)
+      add_scalar(event, "eval/router_accuracy/" + source.source, *source.router_accuracy);
     add_scalar(event, "eval/loss/" + source.source, source.eval_loss);
     if (record.tokens_are_bytes)
       add_scalar(event, "eval/bits_per_byte/" + source.source, source.bits_per_byte);

@@ -1,5 +1,6 @@
 #include "layers/moe/router/softmax_router.h"
 
+#include "layers/moe/router/forced_balance.h"
 #include "layers/ops/gemm/gemm.h"
 #include "layers/ops/softmax_top_k/softmax_top_k.h"
 
@@ -9,8 +10,10 @@ SoftmaxRouter::SoftmaxRouter(const config::Experiment& experiment, const std::st
     : top_k_(experiment.moe().top_k()),
       normalize_(experiment.moe().normalize_top_k()),
       routed_scale_(static_cast<float>(experiment.moe().routed_scale())),
+      force_balanced_(experiment.moe().force_balanced()),
       weight_(name + ".weight", {experiment.moe().experts(), experiment.model().d_model()}),
-      balance_loss_(experiment.moe()) {
+      balance_loss_(experiment.moe()),
+      supervision_(experiment) {
   weight_.initialise_normal(experiment.run().seed(), experiment.model().init_std());
 }
 
@@ -34,12 +37,22 @@ Routing SoftmaxRouter::forward(Context& ctx, ConstTensorView x, MoeStatistics& s
                         .weights = weights,
                         .log_sum_exp = log_sum_exp,
                         .entropy = entropy});
+    if (force_balanced_) {
+      deal_in_turn(ctx, {.probabilities = probabilities,
+                         .normalize = normalize_,
+                         .scale = routed_scale_,
+                         .experts = experts,
+                         .weights = weights});
+    }
     for (const float value : entropy.values<float>()) statistics.router_entropy_sum += value;
   }
+  supervision_.count_hits(ctx, experts, statistics);
   if (ctx.training) {
     saved_ = {x,           probabilities,
               experts,     weights,
               log_sum_exp, balance_loss_.forward(ctx, probabilities, experts, log_sum_exp, statistics)};
+    saved_.balance.dprobabilities =
+        supervision_.add_gradient(ctx, probabilities, saved_.balance.dprobabilities, statistics);
   }
   return {experts, weights};
 }

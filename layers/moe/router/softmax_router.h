@@ -1,10 +1,12 @@
 // The softmax top-K router: logits = x W^T in fp32, p = softmax(logits), the K most probable
 // experts. Weights are the chosen p, divided by their sum with moe.normalize_top_k (Mixtral),
-// as they are without (Switch, OLMoE), times moe.routed_scale (DeepSeek-V2).
+// as they are without (Switch, OLMoE), times moe.routed_scale (DeepSeek-V2). With moe.force_balanced the
+// experts are dealt in turn instead (forced_balance.h).
 #pragma once
 
 #include "layers/moe/balance_loss.h"
 #include "layers/moe/router/router.h"
+#include "layers/moe/router/supervision.h"
 
 namespace conclave {
 
@@ -23,8 +25,10 @@ class SoftmaxRouter : public Router {
   std::int64_t top_k_;
   bool normalize_;
   float routed_scale_;
+  bool force_balanced_;
   Parameter weight_;  // W [E, D]
   BalanceLoss balance_loss_;
+  RouterSupervision supervision_;
 
   // Of the last forward in training, in its arena.
   struct Saved {

@@ -4,6 +4,7 @@
 
 #include "comm/self/self_communicator.h"
 #include "configs/load.h"
+#include "configs/moe_layers.h"
 #include "layers/model/language_model.h"
 #include "tests/support/source_dir.h"
 #include "tests/support/tiny_experiment.h"
@@ -29,7 +30,8 @@ TEST_P(ParameterCountTest, EqualsTheBuiltModel) {
     const std::int64_t elements = parameter->value().elements();
     total += elements;
     if (parameter->sharding() == Sharding::kExpert) {
-      const config::Moe& moe = experiment.moe();
+      const std::int64_t block = parameter->name()[std::string("layers.").size()] - '0';
+      const config::Moe moe = config::moe_of_layer(experiment, block);
       of_idle_experts += elements / moe.experts() * (moe.experts() - moe.top_k());
     }
   }
@@ -40,7 +42,7 @@ TEST_P(ParameterCountTest, EqualsTheBuiltModel) {
 
 INSTANTIATE_TEST_SUITE_P(Variants, ParameterCountTest,
                          testing::Values("base", "untied", "shared", "top1", "top_all", "dense_every_second",
-                                         "dense", "plain_attention"),
+                                         "gateless", "overrides", "dense", "plain_attention"),
                          [](const auto& variant) { return std::string(variant.param); });
 
 TEST(ParameterCount, PublishedModels) {
