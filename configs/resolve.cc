@@ -4,9 +4,6 @@
 
 namespace conclave::config {
 
-namespace {
-
-// What follows from the router alone; the rules (router_rules.h) refuse other values that were given.
 void resolve_router(Moe& moe) {
   const bool is_dense = moe.router() == Moe::dense;
   if (is_dense && moe.experts() > 0) {
@@ -15,8 +12,6 @@ void resolve_router(Moe& moe) {
   }
   if ((is_dense || moe.router() == Moe::hash) && !moe.has_balance_loss()) moe.set_balance_loss(0);
 }
-
-}  // namespace
 
 void resolve(Experiment& experiment) {
   resolve_router(*experiment.mutable_moe());
@@ -51,6 +46,10 @@ bool leaks_future(const Experiment& experiment) {
 Betas betas(const Optim& optim) {
   if (optim.betas_size() == 2) return {optim.betas(0), optim.betas(1)};
   return {0.9, 0.95};
+}
+
+double expert_weight_decay(const Optim& optim) {
+  return optim.expert_weight_decay() < 0 ? optim.weight_decay() : optim.expert_weight_decay();
 }
 
 }  // namespace conclave::config

@@ -11,6 +11,10 @@ namespace conclave::config {
 // parallel.expert_parallel_size stays `auto`: it depends on the number of ranks.
 void resolve(Experiment& experiment);
 
+// What follows from the router alone, of all MoE layers or of one; the rules (router_rules.h) refuse other
+// values that were given.
+void resolve_router(Moe& moe);
+
 // True if block `layer` (from 0) holds an MoE layer: the last block of each moe.every blocks.
 bool is_moe_layer(const Experiment& experiment, std::int64_t layer);
 
@@ -24,5 +28,8 @@ struct Betas {
   double second;
 };
 Betas betas(const Optim& optim);
+
+// optim.expert_weight_decay with `auto` resolved.
+double expert_weight_decay(const Optim& optim);
 
 }  // namespace conclave::config

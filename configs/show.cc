@@ -13,17 +13,27 @@ namespace conclave::config {
 
 namespace {
 
+const char* const kNone = "(none)";
+
+// True for a key without a default that isn't given (what an element of moe.layers doesn't change), or an
+// empty list that needs elements.
+bool is_left_open(const Message& section, const Field& field) {
+  const auto& reflection = *section.GetReflection();
+  if (field.is_repeated()) return reflection.FieldSize(section, &field) == 0 && default_text(field).empty();
+  return !is_section(field) && !field.has_default_value() && !reflection.HasField(section, &field);
+}
+
+std::string value_or_none(const Message& section, const Field& field) {
+  return is_left_open(section, field) ? kNone : value_text(section, field);
+}
+
 // The lines of a section, each led by `indent`.
 std::string section_yaml(const Message& section, const std::string& indent) {
   const auto& reflection = *section.GetReflection();
   std::string yaml;
   for (int i = 0; i < section.GetDescriptor()->field_count(); ++i) {
     const Field& field = *section.GetDescriptor()->field(i);
-    const bool is_left_open =  // what moe.layers doesn't override, or a list that needs elements
-        field.is_repeated()
-            ? reflection.FieldSize(section, &field) == 0 && default_text(field).empty()
-            : !is_section(field) && !field.has_default_value() && !reflection.HasField(section, &field);
-    if (is_left_open) continue;
+    if (is_left_open(section, field)) continue;
     if (is_section(field)) {
       yaml += fmt::format("{}{}:\n", indent, field.name());
       yaml += section_yaml(reflection.GetMessage(section, &field), indent + "  ");
@@ -64,15 +74,15 @@ void add_differences(const Message& a, const Message& b, const std::string& path
         const Message& extra = reflection.GetRepeatedMessage(only_in_a ? a : b, &field, element);
         for (int j = 0; j < extra.GetDescriptor()->field_count(); ++j) {
           const Field& inner = *extra.GetDescriptor()->field(j);
+          if (is_left_open(extra, inner)) continue;
           const std::string value = value_text(extra, inner);
-          found.push_back({join(join(key, std::to_string(element)), inner.name()),
-                           only_in_a ? value : "(none)", only_in_a ? "(none)" : value,
-                           inner.options().GetExtension(changes_results)});
+          found.push_back({join(join(key, std::to_string(element)), inner.name()), only_in_a ? value : kNone,
+                           only_in_a ? kNone : value, inner.options().GetExtension(changes_results)});
         }
       }
     } else {
-      const std::string value_a = value_text(a, field);
-      const std::string value_b = value_text(b, field);
+      const std::string value_a = value_or_none(a, field);
+      const std::string value_b = value_or_none(b, field);
       if (value_a != value_b) {
         found.push_back({key, value_a, value_b, field.options().GetExtension(changes_results)});
       }

@@ -22,7 +22,7 @@ std::string json_schema();
 
 struct Difference {
   std::string key;  // "optim.lr", "data.train.1.path"
-  std::string a;    // the values as YAML; "(none)" for an element that only the other one has
+  std::string a;    // the values as YAML; "(none)" for what only the other one gives
   std::string b;
   bool changes_results;  // false: a resumed run may change the key freely
 };

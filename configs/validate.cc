@@ -11,6 +11,8 @@
 
 #include "comm/base/error.h"
 #include "configs/keys.h"
+#include "configs/moe_layers.h"
+#include "configs/resolve.h"
 #include "configs/router_rules.h"
 
 namespace conclave::config {
@@ -63,17 +65,73 @@ void check_heads(const Experiment& experiment, std::vector<Violation>& broken) {
   }
 }
 
+// Rules about the experts of a layer. `prefix` is where its values stand: "moe", or "moe.layers.0" where
+// that changes some of them.
+void check_top_k(const Moe& moe, const std::string& prefix, std::vector<Violation>& broken) {
+  if (moe.router() == Moe::dense) return;  // its top_k follows from its experts
+  if (moe.top_k() <= moe.experts()) return;
+  broken.push_back(
+      {{prefix + ".top_k", prefix + ".experts"},
+       fmt::format("{0}.top_k: {1} is more than {0}.experts, {2}, and a token goes to different experts; "
+                   "valid: {0}.top_k from 1 to {2}, or {0}.experts of at least {1}",
+                   prefix, moe.top_k(), moe.experts())});
+}
+
+void check_shared_gate(const Moe& moe, const std::string& prefix, std::vector<Violation>& broken) {
+  if (!moe.shared_gate() || moe.shared_experts() > 0) return;
+  broken.push_back({{"moe.shared_gate", prefix + ".shared_experts"},
+                    fmt::format("moe.shared_gate: true gates the shared experts, and {}.shared_experts is 0; "
+                                "valid: {}.shared_experts of at least 1, or moe.shared_gate=false",
+                                prefix, prefix)});
+}
+
+// Routers that draw one probability distribution over all experts, whose gradient the supervision joins.
+bool can_be_supervised(Moe::Router router) { return router == Moe::softmax; }
+
+void check_supervised_router(const Moe& moe, const std::string& prefix, std::vector<Violation>& broken) {
+  const RouterSupervision& supervision = moe.router_supervision();
+  if (supervision.sources().empty()) return;
+  if (!can_be_supervised(moe.router())) {
+    broken.push_back({{"moe.router_supervision", prefix + ".router"},
+                      fmt::format("moe.router_supervision: {}.router: {} can't be taught; valid: softmax",
+                                  prefix, Moe::Router_Name(moe.router()))});
+  }
+  for (int i = 0; i < supervision.sources_size(); ++i) {
+    const std::string path = fmt::format("moe.router_supervision.sources.{}.experts", i);
+    for (const std::int64_t expert : supervision.sources(i).experts()) {
+      if (expert < moe.experts()) continue;
+      broken.push_back({{path, prefix + ".experts"},
+                        fmt::format("{}: {} is no expert, {}.experts is {}; valid: ids from 0 to {}", path,
+                                    expert, prefix, moe.experts(), moe.experts() - 1)});
+    }
+  }
+}
+
+void check_forced_balance(const Moe& moe, const std::string& prefix, std::vector<Violation>& broken) {
+  if (!moe.force_balanced() || moe.router() == Moe::softmax) return;
+  broken.push_back(
+      {{"moe.force_balanced", prefix + ".router"},
+       fmt::format("moe.force_balanced: true takes the place of a softmax router's choice, and {}.router is "
+                   "{}; valid: {}.router=softmax, or moe.force_balanced=false",
+                   prefix, Moe::Router_Name(moe.router()), prefix)});
+}
+
+void check_moe(const Moe& moe, const std::string& prefix, std::vector<Violation>& broken) {
+  check_top_k(moe, prefix, broken);
+  check_shared_gate(moe, prefix, broken);
+  check_supervised_router(moe, prefix, broken);
+  check_forced_balance(moe, prefix, broken);
+}
+
 void check_experts(const Experiment& experiment, std::vector<Violation>& broken) {
   const Moe& moe = experiment.moe();
   if (moe.experts() == 0 || experiment.model().kind() == Model::mixture_regression) return;
   check_router(experiment, broken);
-  // The dense router's top_k follows from its experts.
-  if (moe.router() != Moe::dense && moe.top_k() > moe.experts()) {
-    broken.push_back(
-        {{"moe.top_k", "moe.experts"},
-         fmt::format("moe.top_k: {} is more than moe.experts, {}, and a token goes to different experts; "
-                     "valid: moe.top_k from 1 to {}, or moe.experts of at least {}",
-                     moe.top_k(), moe.experts(), moe.experts(), moe.top_k())});
+  const std::size_t faults_elsewhere = broken.size();
+  check_moe(moe, "moe", broken);
+  const bool is_sound = broken.size() == faults_elsewhere;  // else every override would repeat the fault
+  for (int i = 0; is_sound && i < moe.layers_size(); ++i) {
+    check_moe(merged(moe, moe.layers(i)), fmt::format("moe.layers.{}", i), broken);
   }
   const std::int64_t layers = experiment.model().layers();
   if (moe.every() > layers) {
@@ -146,6 +204,25 @@ void check_sigmoid_keys(const Experiment& experiment, std::vector<Violation>& br
   }
 }
 
+// Also where only some layers choose by expert_choice.
+void check_future_leak(const Experiment& experiment, std::vector<Violation>& broken) {
+  const Moe& moe = experiment.moe();
+  if (!experiment.model().causal() || moe.allow_future_leak()) return;
+  const auto check = [&](Moe::Router router, const std::string& prefix) {
+    if (router != Moe::expert_choice) return;
+    broken.push_back(
+        {{prefix + ".router", "model.causal", "moe.allow_future_leak"},
+         fmt::format("{0}.router: expert_choice chooses a token's experts by the tokens after it, which a "
+                     "causal model must not see; valid: {0}.router=softmax, model.causal=false, or "
+                     "moe.allow_future_leak=true, if the held-out loss needn't be a fair one",
+                     prefix)});
+  };
+  check(moe.router(), "moe");
+  for (int i = 0; i < moe.layers_size(); ++i) {
+    if (moe.layers(i).has_router()) check(moe.layers(i).router(), fmt::format("moe.layers.{}", i));
+  }
+}
+
 void check_capacity(const Experiment& experiment, std::vector<Violation>& broken) {
   const Moe& moe = experiment.moe();
   if (moe.experts() == 0) return;
@@ -156,18 +233,13 @@ void check_capacity(const Experiment& experiment, std::vector<Violation>& broken
                       "dropless; valid: a number such as moe.capacity_factor=1.25, or "
                       "moe.pad_to_capacity=false"});
   }
+  check_future_leak(experiment, broken);
   if (moe.router() != Moe::expert_choice) return;
   if (dropless) {
     broken.push_back({{"moe.capacity_factor", "moe.router"},
                       "moe.capacity_factor: capacity with expert_choice missing: it is the number of tokens "
                       "that an expert takes, and it is dropless; valid: a number such as "
                       "moe.capacity_factor=1, or moe.router=softmax"});
-  }
-  if (experiment.model().causal() && !moe.allow_future_leak()) {
-    broken.push_back({{"moe.router", "model.causal", "moe.allow_future_leak"},
-                      "moe.router: expert_choice chooses a token's experts by the tokens after it, which a "
-                      "causal model must not see; valid: moe.router=softmax, model.causal=false, or "
-                      "moe.allow_future_leak=true, if the held-out loss needn't be a fair one"});
   }
   if (moe.has_balance_loss() && moe.balance_loss() > 0) {
     broken.push_back(
@@ -191,6 +263,71 @@ void check_samples(const Experiment& experiment, std::vector<Violation>& broken)
   broken.push_back({{"data.samples", "data.tokenizer"},
                     "data.samples: lines are found in text, and data.tokenizer is pretokenized; valid: "
                     "data.samples=windows, or data.tokenizer=bytes with texts"});
+}
+
+// Every label names a source of data.train, once, and some experts.
+void check_supervision(const Experiment& experiment, std::vector<Violation>& broken) {
+  if (experiment.moe().experts() == 0 || experiment.model().kind() == Model::mixture_regression) return;
+  const RouterSupervision& supervision = experiment.moe().router_supervision();
+  std::vector<std::string> names;
+  for (const Source& source : experiment.data().train()) names.push_back(source.name());
+  if (supervision.weight() > 0 && supervision.sources().empty()) {
+    broken.push_back({{"moe.router_supervision.sources", "moe.router_supervision.weight"},
+                      "moe.router_supervision.sources: none to teach; valid: a list such as "
+                      "[{source: " +
+                          (names.empty() ? "text" : names.front()) + ", experts: [0, 1]}]"});
+  }
+  std::set<std::string> named;
+  for (int i = 0; i < supervision.sources_size(); ++i) {
+    const SourceExperts& label = supervision.sources(i);
+    const std::string path = fmt::format("moe.router_supervision.sources.{}", i);
+    if (std::ranges::find(names, label.source()) == names.end()) {
+      broken.push_back({{path + ".source"},
+                        fmt::format("{}.source: \"{}\" is no source of data.train; valid: {}", path,
+                                    label.source(), one_of(names))});
+    } else if (!named.insert(label.source()).second) {
+      broken.push_back(
+          {{path + ".source"},
+           fmt::format("{}.source: \"{}\" was named before; valid: each source once", path, label.source())});
+    }
+    const std::set<std::int64_t> experts(label.experts().begin(), label.experts().end());
+    if (experts.empty() || static_cast<int>(experts.size()) != label.experts_size()) {
+      broken.push_back({{path + ".experts"},
+                        fmt::format("{}.experts: {}; valid: one expert or more, each once", path,
+                                    experts.empty() ? "missing" : "an expert is named twice")});
+    }
+  }
+}
+
+// The blocks of moe.layers are MoE blocks, each named once.
+void check_overridden_blocks(const Experiment& experiment, std::vector<Violation>& broken) {
+  const Moe& moe = experiment.moe();
+  if (moe.experts() == 0 || experiment.model().kind() == Model::mixture_regression) return;
+  std::vector<std::string> moe_blocks;
+  for (std::int64_t block = 0; block < experiment.model().layers(); ++block) {
+    if (is_moe_layer(experiment, block)) moe_blocks.push_back(std::to_string(block));
+  }
+  std::map<std::int64_t, std::string> named_at;
+  for (int i = 0; i < moe.layers_size(); ++i) {
+    const std::string path = fmt::format("moe.layers.{}.blocks", i);
+    const auto fail = [&](const std::string& what) {
+      broken.push_back({{path},
+                        fmt::format("{}: {}; valid: some of the MoE layers' blocks, {}", path, what,
+                                    fmt::join(moe_blocks, ", "))});
+    };
+    if (moe.layers(i).blocks_size() == 0) fail("missing");
+    for (const std::int64_t block : moe.layers(i).blocks()) {
+      const auto [first, is_new] = named_at.emplace(block, path);
+      if (block >= experiment.model().layers()) {
+        fail(fmt::format("{} is beyond the last of {} blocks (model.layers)", block,
+                         experiment.model().layers()));
+      } else if (!is_moe_layer(experiment, block)) {
+        fail(fmt::format("block {} is no MoE layer with moe.every={}", block, moe.every()));
+      } else if (!is_new) {
+        fail(fmt::format("block {} is named twice, first in {}", block, first->second));
+      }
+    }
+  }
 }
 
 void check_vocabulary(const Experiment& experiment, std::vector<Violation>& broken) {
@@ -355,6 +492,8 @@ std::vector<Violation> violations(const Experiment& experiment) {
   check_sigmoid_keys(experiment, broken);
   check_capacity(experiment, broken);
   check_samples(experiment, broken);
+  check_overridden_blocks(experiment, broken);
+  check_supervision(experiment, broken);
   check_vocabulary(experiment, broken);
   check_sources(experiment, broken);
   check_objective(experiment, broken);
@@ -366,7 +505,7 @@ std::vector<Violation> violations(const Experiment& experiment) {
 void check_for_world(const Experiment& experiment, int world_size) {
   const std::int64_t size = experiment.parallel().expert_parallel_size();
   if (size == 0) return;
-  const std::int64_t experts = experiment.moe().experts();
+  const std::int64_t experts = most_experts(experiment);
   const std::int64_t largest = std::max<std::int64_t>(experts, 1);
   if (world_size % size == 0 && size <= largest) return;
 

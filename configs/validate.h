@@ -22,7 +22,7 @@ std::vector<Violation> violations(const Experiment& experiment);
 std::vector<std::string> divisors(std::int64_t number, std::int64_t largest);
 
 // Throws ConfigError, naming the sizes that would work, unless parallel.expert_parallel_size is auto or
-// divides world_size and is at most moe.experts (1 for a dense model).
+// divides world_size and is at most the experts of the largest MoE layer (1 for a dense model).
 void check_for_world(const Experiment& experiment, int world_size);
 
 }  // namespace conclave::config

@@ -55,6 +55,10 @@ struct Context {
   // causal attention never sees it from a real token; attention over the whole sequence has to mask it.
   ConstTensorView padding = {};
 
+  // The source (its index in data.train) of each sequence of this micro-batch, int32 [sequences]; empty where
+  // it isn't known.
+  ConstTensorView source_of_sequence = {};
+
   bool is_padding(std::int64_t token) const {
     return padding.elements() > 0 && padding.data<std::uint8_t>()[token] != 0;
   }

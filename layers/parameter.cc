@@ -12,6 +12,8 @@ Parameter::Parameter(std::string name, Shape shape)
       sharding_(Sharding::kReplicated),
       global_shape_(shape),
       local_rows_{0, shape[0]},
+      trained_global_rows_{{0, shape[0]}},
+      trained_local_rows_{{0, shape[0]}},
       value_(shape, DType::kFloat32),
       gradient_(shape, DType::kFloat32) {}
 
@@ -20,6 +22,8 @@ Parameter::Parameter(std::string name, Shape global_shape, Range local_experts)
       sharding_(Sharding::kExpert),
       global_shape_(global_shape),
       local_rows_(local_experts),
+      trained_global_rows_{{0, global_shape[0]}},
+      trained_local_rows_{{0, local_experts.size()}},
       value_(global_shape.with_rows(local_experts.size()), DType::kFloat32),
       gradient_(global_shape.with_rows(local_experts.size()), DType::kFloat32) {}
 
@@ -39,6 +43,28 @@ void Parameter::initialise_normal(std::uint64_t seed, double standard_deviation)
   const std::int64_t elements = global_shape_.row_elements();  // of one expert
   for (std::int64_t expert = local_rows_.begin; expert < local_rows_.end; ++expert) {
     fill(values + (expert - local_rows_.begin) * elements, elements, static_cast<std::uint64_t>(expert));
+  }
+}
+
+void Parameter::freeze_rows(Range global_rows) {
+  CONCLAVE_CHECK(sharding_ == Sharding::kExpert || global_rows == (Range{0, global_shape_[0]}),
+                 "rows [{}, {}) of {}: a replicated parameter is frozen as a whole", global_rows.begin,
+                 global_rows.end, name_);
+  std::vector<Range> still_trained;
+  for (const Range& range : trained_global_rows_) {
+    const Range before{range.begin, std::min(range.end, global_rows.begin)};
+    const Range after{std::max(range.begin, global_rows.end), range.end};
+    if (before.size() > 0) still_trained.push_back(before);
+    if (after.size() > 0) still_trained.push_back(after);
+  }
+  trained_global_rows_ = std::move(still_trained);
+
+  trained_local_rows_.clear();
+  for (const Range& range : trained_global_rows_) {
+    const Range held{std::max(range.begin, local_rows_.begin), std::min(range.end, local_rows_.end)};
+    if (held.size() > 0) {
+      trained_local_rows_.push_back({held.begin - local_rows_.begin, held.end - local_rows_.begin});
+    }
   }
 }
 

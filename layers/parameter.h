@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "layers/tensor/arena.h"
 #include "layers/tensor/exact_sum.h"
@@ -41,6 +42,14 @@ class Parameter {
   TensorView value() const { return value_.view(); }        // fp32, local shape
   TensorView gradient() const { return gradient_.view(); }  // fp32, local shape; backward adds to it
 
+  // Takes experts (rows of dimension 0, by global id) out of training, or the whole of a replicated parameter
+  // (all of its rows): the optimizer leaves them and their state alone, and their gradients count in no norm.
+  void freeze_rows(Range global_rows);
+  // The rows that are trained, all unless some were frozen, as ascending ranges: of the global tensor, and of
+  // what this rank holds, counted from its first row.
+  const std::vector<Range>& trained_global_rows() const { return trained_global_rows_; }
+  const std::vector<Range>& trained_local_rows() const { return trained_local_rows_; }
+
   // Weight decay applies to it. False for norms, and for embeddings by option.
   bool decays = true;
   // The value as a piece of the global tensor `name()`.
@@ -51,6 +60,8 @@ class Parameter {
   Sharding sharding_;
   Shape global_shape_;
   Range local_rows_;
+  std::vector<Range> trained_global_rows_;
+  std::vector<Range> trained_local_rows_;
   Buffer value_;
   Buffer gradient_;
   std::optional<ExactSum> exact_gradient_;

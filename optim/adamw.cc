@@ -43,7 +43,9 @@ AdamW::AdamW(const config::Optim& options, const Ownership& ownership)
       beta1_(config::betas(options).first),
       beta2_(config::betas(options).second),
       eps_(options.eps()),
-      weight_decay_(options.weight_decay()) {
+      dense_{.lr_multiplier = 1, .weight_decay = options.weight_decay()},
+      experts_{.lr_multiplier = options.expert_lr_multiplier(),
+               .weight_decay = config::expert_weight_decay(options)} {
   slots_.reserve(ownership.parameters().size());
   for (const OwnedParameter& owned : ownership.parameters()) {
     const Shape shape{owned.mine.size(), owned.columns};
@@ -60,7 +62,7 @@ void AdamW::update(double learning_rate, double gradient_scale) {
       .one_minus_beta1 = static_cast<float>(1.0 - beta1_),
       .beta2 = static_cast<float>(beta2_),
       .one_minus_beta2 = static_cast<float>(1.0 - beta2_),
-      .step_size = static_cast<float>(learning_rate / (1.0 - std::pow(beta1_, t))),
+      .step_size = 0.0F,
       .second_moment_root_scale = static_cast<float>(1.0 / std::sqrt(1.0 - std::pow(beta2_, t))),
       .eps = static_cast<float>(eps_),
       .kept = 1.0F,
@@ -68,11 +70,18 @@ void AdamW::update(double learning_rate, double gradient_scale) {
   for (Slot& slot : slots_) {
     const OwnedParameter& owned = *slot.owned;
     const Parameter& parameter = *owned.parameter;
-    coefficients.kept = parameter.decays ? static_cast<float>(1.0 - learning_rate * weight_decay_) : 1.0F;
-    const std::span<float> values = owned.elements(parameter.value(), owned.mine);
-    update_elements(static_cast<std::int64_t>(values.size()), coefficients,
-                    owned.elements(parameter.gradient(), owned.mine).data(), values.data(),
-                    slot.first_moment.view().data<float>(), slot.second_moment.view().data<float>());
+    const Group& group = parameter.sharding() == Sharding::kExpert ? experts_ : dense_;
+    const double rate = learning_rate * group.lr_multiplier;
+    coefficients.step_size = static_cast<float>(rate / (1.0 - std::pow(beta1_, t)));
+    coefficients.kept = parameter.decays ? static_cast<float>(1.0 - rate * group.weight_decay) : 1.0F;
+    for (const Range& rows : owned.trained_rows()) {
+      const std::span<float> values = owned.elements(parameter.value(), rows);
+      const std::int64_t first_of_mine = (rows.begin - owned.mine.begin) * owned.columns;
+      update_elements(static_cast<std::int64_t>(values.size()), coefficients,
+                      owned.elements(parameter.gradient(), rows).data(), values.data(),
+                      slot.first_moment.view().data<float>() + first_of_mine,
+                      slot.second_moment.view().data<float>() + first_of_mine);
+    }
   }
 }
 

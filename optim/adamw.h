@@ -15,8 +15,9 @@ namespace conclave {
 //   m = beta1 m + (1 - beta1) g
 //   v = beta2 v + (1 - beta2) g^2
 //   p = p - lr (m / (1 - beta1^t) / (sqrt(v / (1 - beta2^t)) + eps) + weight_decay p)
-// weight_decay is 0 where !parameter.decays. State: "adamw.m/<parameter>", "adamw.v/<parameter>", as the
-// matrices [M, N] of ownership.h, of the rows that this rank owns.
+// weight_decay is 0 where !parameter.decays. Experts (Sharding::kExpert) take lr * expert_lr_multiplier and
+// expert_weight_decay. Frozen rows keep their values and their moments. State: "adamw.m/<parameter>",
+// "adamw.v/<parameter>", as the matrices [M, N] of ownership.h, of the rows that this rank owns.
 class AdamW final : public Optimizer {
  public:
   // `ownership` must outlive the optimizer.
@@ -28,6 +29,11 @@ class AdamW final : public Optimizer {
   std::vector<ShardedTensor> state() override;
 
  private:
+  // What the parameters of a group have in common.
+  struct Group {
+    double lr_multiplier;
+    double weight_decay;
+  };
   struct Slot {
     const OwnedParameter* owned;
     Buffer first_moment;   // [rows owned, N]
@@ -39,7 +45,8 @@ class AdamW final : public Optimizer {
   double beta1_;
   double beta2_;
   double eps_;
-  double weight_decay_;
+  Group dense_;
+  Group experts_;
   std::int64_t updates_ = 0;
 };
 

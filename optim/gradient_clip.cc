@@ -32,7 +32,7 @@ double block_sum_of_squares(std::span<const float> values) {
 }
 
 // The sums of squares of all blocks of the parameters of one sharding, in the order of parameters, global
-// units (experts) and blocks. A rank fills in the blocks that it owns; the others are 0.
+// units (experts) and blocks. A rank fills in the blocks that it owns; the others, and frozen ones, are 0.
 std::vector<double> block_sums(const Ownership& ownership, Sharding sharding) {
   struct Block {
     std::span<const float> gradient;
@@ -47,6 +47,7 @@ std::vector<double> block_sums(const Ownership& ownership, Sharding sharding) {
     const std::int64_t of_unit = owned.blocks_of_unit();
     const std::int64_t first_unit = is_expert ? parameter.local_rows().begin : 0;
     for (std::int64_t unit = 0; unit < owned.units(); ++unit) {
+      if (!owned.is_trained(unit)) continue;
       for (std::int64_t block = 0; block < of_unit; ++block) {
         const Range rows = owned.block(unit, block);
         if (rows.begin < owned.mine.begin || rows.end > owned.mine.end) continue;

@@ -7,10 +7,10 @@
 namespace conclave {
 
 // sqrt(sum over all elements of all parameters of gradient^2), of reduced gradients: each replicated
-// parameter and each expert counted once. Collective over the world. Accumulated in double in
-// an order that depends on neither threads nor layout, so that equal gradients give the same bits on every
-// rank, for every expert_parallel_size, and with state sharded or not. NaN or infinity in any gradient makes
-// the norm NaN or infinite.
+// parameter and each expert counted once, frozen ones not at all. Collective over the world. Accumulated in
+// double in an order that depends on neither threads nor layout, so that equal gradients give the same bits
+// on every rank, for every expert_parallel_size, and with state sharded or not. NaN or infinity in any
+// gradient makes the norm NaN or infinite.
 double global_gradient_norm(const Ownership& ownership);
 
 // The factor for all gradients that limits their norm to max_norm: min(1, max_norm / norm). max_norm == 0

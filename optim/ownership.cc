@@ -86,6 +86,27 @@ std::int64_t OwnedParameter::first_global_row() const {
   return parameter->sharding() == Sharding::kExpert ? parameter->local_rows().begin * unit_rows : 0;
 }
 
+bool OwnedParameter::is_trained(std::int64_t unit) const {
+  const std::vector<Range>& trained = parameter->trained_local_rows();
+  if (parameter->sharding() != Sharding::kExpert) return !trained.empty();
+  return std::ranges::any_of(trained, [&](const Range& units) { return units.contains(unit); });
+}
+
+std::vector<Range> OwnedParameter::trained_rows() const {
+  std::vector<Range> trained;
+  for (std::int64_t unit = 0; unit < units(); ++unit) {
+    if (!is_trained(unit)) continue;
+    const Range rows{std::max(mine.begin, unit * unit_rows), std::min(mine.end, (unit + 1) * unit_rows)};
+    if (rows.size() <= 0) continue;
+    if (!trained.empty() && trained.back().end == rows.begin) {
+      trained.back().end = rows.end;
+    } else {
+      trained.push_back(rows);
+    }
+  }
+  return trained;
+}
+
 std::span<float> OwnedParameter::elements(TensorView tensor, Range rows) const {
   return tensor.values<float>().subspan(static_cast<std::size_t>(rows.begin * columns),
                                         static_cast<std::size_t>(rows.size() * columns));

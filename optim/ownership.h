@@ -34,6 +34,10 @@ struct OwnedParameter {
   Range block(std::int64_t unit, std::int64_t block) const;
   // The row of the global matrix that row 0 of the local one is.
   std::int64_t first_global_row() const;
+  // True if the unit (an expert, by its place on this rank; 0 of a replicated parameter) is trained.
+  bool is_trained(std::int64_t unit) const;
+  // Those of `mine` that are trained: all but frozen units' (Parameter::freeze_rows).
+  std::vector<Range> trained_rows() const;
   // The elements of rows of a tensor of the parameter's local shape.
   std::span<float> elements(TensorView tensor, Range rows) const;
 };

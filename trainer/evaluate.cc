@@ -35,6 +35,8 @@ HeldOutSource evaluate_source(const EvaluationArgs& args, int source) {
         source, std::span(sequences).subspan(first, static_cast<std::size_t>(mine.size())), args.batch);
 
     Context ctx{.arena = &args.arena, .grid = &args.grid, .training = false};
+    ctx.source_of_sequence = args.batch.source_view();
+    ctx.batch.first_sequence = begin + mine.begin;
     ctx.batch.sequences = mine.size();
     ctx.batch.sequence_length = args.dataset.sequence_length();
     ctx.batch.most_sequences = partition(of_all_ranks, world.size(), 0).size();
@@ -54,11 +56,27 @@ HeldOutSource evaluate_source(const EvaluationArgs& args, int source) {
   result.best_squared_error_sum = sums[3];
   for (const MoeStatistics& layer : take_routing_summary(args.model, world).layers) {
     result.expert_loads.push_back(layer.chosen_per_expert);
+    result.labelled_tokens += layer.labelled_tokens;
+    result.labelled_hits += layer.labelled_hits;
   }
   return result;
 }
 
 }  // namespace
+
+std::optional<double> HeldOutSource::router_accuracy() const {
+  if (labelled_tokens == 0) return std::nullopt;
+  return static_cast<double>(labelled_hits) / static_cast<double>(labelled_tokens);
+}
+
+std::optional<double> Evaluation::router_accuracy() const {
+  HeldOutSource all;
+  for (const HeldOutSource& source : sources) {
+    all.labelled_tokens += source.labelled_tokens;
+    all.labelled_hits += source.labelled_hits;
+  }
+  return all.router_accuracy();
+}
 
 HeldOutSource Evaluation::total() const {
   HeldOutSource total;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -20,7 +21,13 @@ struct HeldOutSource {
   double best_squared_error_sum = 0;
   // Choices of each expert by MoE layer: [layer][expert].
   std::vector<std::vector<std::int64_t>> expert_loads;
+  // Over all MoE layers: tokens with experts of their own (moe.router_supervision), and those of them whose
+  // first choice was one of these.
+  std::int64_t labelled_tokens = 0;
+  std::int64_t labelled_hits = 0;
 
+  // Share of hits; nothing where the source has no experts of its own.
+  std::optional<double> router_accuracy() const;
   double loss() const { return per_target(loss_sum); }
   double mean_squared_error() const { return per_target(squared_error_sum); }
   double best_mean_squared_error() const { return per_target(best_squared_error_sum); }
@@ -36,6 +43,8 @@ struct Evaluation {
   HeldOutSource total() const;
   // Mean over all held-out targets, nats per token.
   double loss() const { return total().loss(); }
+  // Over all sources that have experts of their own; nothing if none has.
+  std::optional<double> router_accuracy() const;
 };
 
 struct EvaluationArgs {

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <numbers>
+#include <optional>
 #include <vector>
 
 #include "configs/resolve.h"
@@ -52,14 +53,22 @@ std::string held_out_table(const Evaluation& evaluation, const config::Experimen
   const std::string masked = predicts_masked(experiment) ? "masked " : "";
   std::vector<std::string> header = {"held-out text", masked + (bytes ? "bytes" : "tokens"), "loss"};
   if (bytes) header.push_back("bits per " + masked + "byte");
+  const bool labelled = evaluation.router_accuracy().has_value();
+  if (labelled) header.push_back("router accuracy");
 
   std::vector<std::vector<std::string>> rows;
-  const auto add_row = [&](const std::string& name, std::int64_t targets, double loss) {
+  const auto add_row = [&](const std::string& name, std::int64_t targets, double loss,
+                           const std::optional<double>& router_accuracy) {
     rows.push_back({name, format_count(targets), fmt::format("{:.4f}", loss)});
     if (bytes) rows.back().push_back(fmt::format("{:.3f}", bits_per_byte(loss)));
+    if (labelled)
+      rows.back().push_back(router_accuracy ? fmt::format("{:.1f}%", 100 * *router_accuracy) : "-");
   };
-  for (const HeldOutSource& source : evaluation.sources) add_row(source.name, source.targets, source.loss());
-  if (evaluation.sources.size() > 1) add_row("all", evaluation.total().targets, evaluation.loss());
+  for (const HeldOutSource& source : evaluation.sources) {
+    add_row(source.name, source.targets, source.loss(), source.router_accuracy());
+  }
+  if (evaluation.sources.size() > 1)
+    add_row("all", evaluation.total().targets, evaluation.loss(), evaluation.router_accuracy());
   return format_table(header, rows);
 }
 

@@ -20,7 +20,8 @@ std::string future_leak_marker(const config::Experiment& experiment);
 // The samples are rows of numbers and the model a regression.
 bool is_regression(const config::Experiment& experiment);
 
-// Loss (and bits per byte, or squared errors) by source and over all.
+// Loss (and bits per byte, squared errors, or the router's accuracy under moe.router_supervision) by source
+// and over all.
 std::string held_out_table(const Evaluation& evaluation, const config::Experiment& experiment);
 
 // Which expert took which share of each source's tokens, a table an MoE layer; "" for a dense model.

@@ -1,12 +1,16 @@
 #include "trainer/parameter_count.h"
 
+#include "configs/moe_layers.h"
 #include "configs/resolve.h"
+#include "layers/feed_forward/hidden_layer.h"
 
 namespace conclave {
 namespace {
 
-// Gate, up and down matrices.
-std::int64_t swiglu_parameters(std::int64_t d_model, std::int64_t d_ff) { return 3 * d_model * d_ff; }
+// The matrices of a feed-forward: up and down, and a gate with swiglu.
+std::int64_t feed_forward_matrices(std::int64_t d_model, std::int64_t d_ff, config::Activation activation) {
+  return (input_projections(activation) + 1) * d_model * d_ff;
+}
 
 std::int64_t attention_parameters(const config::Model& model) {
   const std::int64_t query_width = model.heads() * model.head_dim();
@@ -43,12 +47,14 @@ ParameterCount count_regression(const config::Experiment& experiment) {
 ParameterCount feed_forward_parameters(const config::Experiment& experiment, std::int64_t layer) {
   const config::Model& model = experiment.model();
   if (!config::is_moe_layer(experiment, layer)) {
-    const std::int64_t dense = swiglu_parameters(model.d_model(), model.d_ff());
+    const std::int64_t dense = feed_forward_matrices(model.d_model(), model.d_ff(), model.activation());
     return {.total = dense, .active = dense};
   }
-  const config::Moe& moe = experiment.moe();
-  const std::int64_t expert = swiglu_parameters(model.d_model(), moe.d_ff());
-  const std::int64_t always = router_parameters(moe, model.d_model()) + moe.shared_experts() * expert;
+  const config::Moe moe = config::moe_of_layer(experiment, layer);
+  const std::int64_t expert = feed_forward_matrices(model.d_model(), moe.d_ff(), moe.activation());
+  const std::int64_t shared_gate = moe.shared_gate() ? model.d_model() : 0;
+  const std::int64_t always =
+      router_parameters(moe, model.d_model()) + moe.shared_experts() * expert + shared_gate;
   return {.total = always + moe.experts() * expert, .active = always + moe.top_k() * expert};
 }
 

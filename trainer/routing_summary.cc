@@ -4,6 +4,8 @@
 #include <cmath>
 #include <numeric>
 
+#include "configs/moe_layers.h"
+
 namespace conclave {
 namespace {
 
@@ -18,15 +20,21 @@ double mean_over_layers(const std::vector<MoeStatistics>& layers, Value value) {
   return layers.empty() ? 0.0 : sum / static_cast<double>(layers.size());
 }
 
-// The counts of one layer in a flat row, so that all layers travel in one all_reduce.
-std::vector<std::int64_t> packed_counts(const MoeStatistics& layer, std::int64_t experts,
-                                        std::int64_t top_k) {
-  std::vector<std::int64_t> counts = {layer.tokens, layer.received_rows};
+// The counts of one layer, one after the other, so that all layers travel in one all_reduce.
+void pack(const MoeStatistics& layer, std::vector<std::int64_t>& counts) {
+  counts.insert(counts.end(),
+                {layer.tokens, layer.received_rows, layer.labelled_tokens, layer.labelled_hits});
   counts.insert(counts.end(), layer.chosen_per_expert.begin(), layer.chosen_per_expert.end());
-  counts.resize(static_cast<std::size_t>(2 + experts), 0);
   counts.insert(counts.end(), layer.dropped_per_choice.begin(), layer.dropped_per_choice.end());
-  counts.resize(static_cast<std::size_t>(2 + experts + top_k), 0);
-  return counts;
+}
+
+// The next layer of such a row: of `layer`, which has the right sizes, every count.
+void unpack(std::vector<std::int64_t>::const_iterator& counts, MoeStatistics& layer) {
+  for (std::int64_t* count :
+       {&layer.tokens, &layer.received_rows, &layer.labelled_tokens, &layer.labelled_hits})
+    *count = *counts++;
+  for (std::int64_t& count : layer.chosen_per_expert) count = *counts++;
+  for (std::int64_t& count : layer.dropped_per_choice) count = *counts++;
 }
 
 }  // namespace
@@ -35,42 +43,36 @@ RoutingSummary take_routing_summary(const Model& model, Communicator& world) {
   RoutingSummary summary;
   const auto& moe_layers = model.moe_layers();
   if (moe_layers.empty()) return summary;
-  const std::int64_t experts = moe_layers.front().layer->experts();
-  const std::int64_t top_k = moe_layers.front().layer->top_k();
-  const auto count = static_cast<std::int64_t>(moe_layers.size());
 
   std::vector<std::int64_t> counts;
   std::vector<std::int64_t> most_rows;  // received by one rank
   std::vector<double> sums;
   for (const auto& [block, layer] : moe_layers) {
-    const MoeStatistics local = layer->take_statistics();
-    const auto packed = packed_counts(local, experts, top_k);
-    counts.insert(counts.end(), packed.begin(), packed.end());
+    summary.blocks.push_back(block);
+    summary.layers.push_back(layer->take_statistics());
+    const MoeStatistics& local = summary.layers.back();
+    pack(local, counts);
     most_rows.push_back(local.received_rows);
     sums.insert(sums.end(), {local.router_entropy_sum, local.balance_loss_raw, local.z_loss_raw,
-                             local.importance_loss_raw, local.load_loss_raw});
+                             local.importance_loss_raw, local.load_loss_raw, local.supervision_loss_raw});
   }
   world.all_reduce(buffer_view(std::span<std::int64_t>(counts)));
   world.all_reduce(buffer_view(std::span<std::int64_t>(most_rows)), ReduceOp::kMax);
   world.all_reduce(buffer_view(std::span<double>(sums)));
 
-  const auto row = static_cast<std::size_t>(2 + experts + top_k);
-  for (std::size_t i = 0; i < static_cast<std::size_t>(count); ++i) {
-    const auto begin = counts.begin() + static_cast<std::ptrdiff_t>(i * row);
-    MoeStatistics layer;
-    layer.tokens = begin[0];
-    layer.received_rows = begin[1];
-    layer.chosen_per_expert.assign(begin + 2, begin + 2 + experts);
-    layer.dropped_per_choice.assign(begin + 2 + experts, begin + static_cast<std::ptrdiff_t>(row));
-    layer.router_entropy_sum = sums[5 * i];
-    layer.balance_loss_raw = sums[5 * i + 1];
-    layer.z_loss_raw = sums[5 * i + 2];
-    layer.importance_loss_raw = sums[5 * i + 3];
-    layer.load_loss_raw = sums[5 * i + 4];
+  auto count = counts.cbegin();
+  auto sum = sums.cbegin();
+  for (std::size_t i = 0; i < summary.layers.size(); ++i) {
+    MoeStatistics& layer = summary.layers[i];
+    unpack(count, layer);
+    layer.router_entropy_sum = *sum++;
+    layer.balance_loss_raw = *sum++;
+    layer.z_loss_raw = *sum++;
+    layer.importance_loss_raw = *sum++;
+    layer.load_loss_raw = *sum++;
+    layer.supervision_loss_raw = *sum++;
     const double mean_rows = static_cast<double>(layer.received_rows) / world.size();
     summary.rank_imbalance.push_back(mean_rows > 0 ? static_cast<double>(most_rows[i]) / mean_rows : 1.0);
-    summary.blocks.push_back(moe_layers[i].block);
-    summary.layers.push_back(std::move(layer));
   }
   return summary;
 }
@@ -86,10 +88,13 @@ std::vector<double> RoutingSummary::load_imbalance() const {
 }
 
 double RoutingSummary::dead_experts() const {
-  return mean_over_layers(layers, [](const MoeStatistics& layer) {
-    const auto dead = static_cast<double>(std::ranges::count(layer.chosen_per_expert, 0));
-    return dead / static_cast<double>(layer.chosen_per_expert.size());
-  });
+  double dead = 0;
+  double experts = 0;
+  for (const MoeStatistics& layer : layers) {
+    dead += static_cast<double>(std::ranges::count(layer.chosen_per_expert, 0));
+    experts += static_cast<double>(layer.chosen_per_expert.size());
+  }
+  return experts > 0 ? dead / experts : 0.0;
 }
 
 double RoutingSummary::load_entropy() const {
@@ -132,16 +137,19 @@ std::vector<double> RoutingSummary::dropped_fraction_by_layer() const {
 }
 
 std::vector<double> RoutingSummary::dropped_fraction_by_choice() const {
-  std::vector<double> fractions;
-  std::int64_t tokens = 0;
+  std::vector<double> dropped;
+  std::vector<double> tokens;  // of the layers that have this choice
   for (const MoeStatistics& layer : layers) {
-    tokens += layer.tokens;
-    fractions.resize(layer.dropped_per_choice.size(), 0.0);
-    for (std::size_t k = 0; k < fractions.size(); ++k)
-      fractions[k] += static_cast<double>(layer.dropped_per_choice[k]);
+    const std::size_t top_k = layer.dropped_per_choice.size();
+    dropped.resize(std::max(dropped.size(), top_k), 0.0);
+    tokens.resize(dropped.size(), 0.0);
+    for (std::size_t k = 0; k < top_k; ++k) {
+      dropped[k] += static_cast<double>(layer.dropped_per_choice[k]);
+      tokens[k] += static_cast<double>(layer.tokens);
+    }
   }
-  for (double& fraction : fractions) fraction = tokens > 0 ? fraction / static_cast<double>(tokens) : 0.0;
-  return fractions;
+  for (std::size_t k = 0; k < dropped.size(); ++k) dropped[k] = tokens[k] > 0 ? dropped[k] / tokens[k] : 0.0;
+  return dropped;
 }
 
 double RoutingSummary::balance_loss_raw() const {
@@ -150,9 +158,19 @@ double RoutingSummary::balance_loss_raw() const {
   return sum;
 }
 
-double RoutingSummary::z_loss_raw() const {
+double RoutingSummary::balance_loss(const config::Experiment& experiment) const {
   double sum = 0;
-  for (const MoeStatistics& layer : layers) sum += layer.z_loss_raw;
+  for (std::size_t i = 0; i < layers.size(); ++i) {
+    sum += config::moe_of_layer(experiment, blocks[i]).balance_loss() * layers[i].balance_loss_raw;
+  }
+  return sum;
+}
+
+double RoutingSummary::z_loss(const config::Experiment& experiment) const {
+  double sum = 0;
+  for (std::size_t i = 0; i < layers.size(); ++i) {
+    sum += config::moe_of_layer(experiment, blocks[i]).z_loss() * layers[i].z_loss_raw;
+  }
   return sum;
 }
 
@@ -166,6 +184,12 @@ double RoutingSummary::load_loss_raw() const {
   double sum = 0;
   for (const MoeStatistics& layer : layers) sum += layer.load_loss_raw;
   return sum;
+}
+
+double RoutingSummary::supervision_loss(const config::Experiment& experiment) const {
+  double sum = 0;
+  for (const MoeStatistics& layer : layers) sum += layer.supervision_loss_raw;
+  return experiment.moe().router_supervision().weight() * sum;
 }
 
 }  // namespace conclave

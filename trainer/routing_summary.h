@@ -23,15 +23,19 @@ struct RoutingSummary {
   double load_entropy() const;
   // Mean entropy of a token's router distribution in nats, mean over layers.
   double router_entropy() const;
-  // Dropped choices / choices over all layers; of each layer; per choice k.
+  // Dropped choices / choices over all layers; of each layer; of choice k, over the layers that have one,
+  // [the largest top_k].
   double dropped_fraction() const;
   std::vector<double> dropped_fraction_by_layer() const;
   std::vector<double> dropped_fraction_by_choice() const;
-  // Sums over layers of the balance and z terms without their coefficients; of all steps that were counted.
+  // Sums over layers of terms without their coefficients; of all steps that were counted.
   double balance_loss_raw() const;
-  double z_loss_raw() const;
   double importance_loss_raw() const;
   double load_loss_raw() const;
+  // Sums over layers of the terms with each layer's coefficients, of all steps that were counted.
+  double balance_loss(const config::Experiment& experiment) const;
+  double z_loss(const config::Experiment& experiment) const;
+  double supervision_loss(const config::Experiment& experiment) const;
 };
 
 // Collective: sums the statistics of all ranks and resets them.

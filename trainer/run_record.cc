@@ -34,8 +34,11 @@ EvaluationRecord evaluation_record(std::int64_t completed_steps, const Evaluatio
     record.mean_squared_error = evaluation.total().mean_squared_error();
     record.best_mean_squared_error = evaluation.total().best_mean_squared_error();
   }
+  record.router_accuracy = evaluation.router_accuracy();
+  record.force_balanced = experiment.moe().force_balanced();
   for (const HeldOutSource& source : evaluation.sources) {
-    record.by_source.push_back({source.name, source.loss(), bits_per_byte(source.loss())});
+    record.by_source.push_back(
+        {source.name, source.loss(), bits_per_byte(source.loss()), source.router_accuracy()});
   }
   return record;
 }
@@ -90,8 +93,9 @@ StepRecord RunRecord::reduced_record(std::int64_t completed_steps, const StepRes
   record.tokens = trainer_.trained_tokens;
   record.loss = result.loss;
   record.balance_loss_raw = routing.balance_loss_raw() / steps;
-  record.balance_loss = experiment.moe().balance_loss() * record.balance_loss_raw;
-  record.z_loss = experiment.moe().z_loss() * routing.z_loss_raw() / steps;
+  record.balance_loss = routing.balance_loss(experiment) / steps;
+  record.z_loss = routing.z_loss(experiment) / steps;
+  record.supervision_loss = routing.supervision_loss(experiment) / steps;
   record.importance_loss = experiment.moe().importance_loss() * routing.importance_loss_raw() / steps;
   record.load_loss = experiment.moe().load_loss() * routing.load_loss_raw() / steps;
   record.lr = result.learning_rate;
@@ -111,6 +115,7 @@ StepRecord RunRecord::reduced_record(std::int64_t completed_steps, const StepRes
   record.skipped_steps = skipped_steps_;
   record.failed_saves = failed_saves_;
   record.memory_bytes = memory_bytes;
+  record.force_balanced = experiment.moe().force_balanced();
   for (const MoeStatistics& layer : routing.layers) record.expert_load.push_back(layer.chosen_per_expert);
   steps_ = 0;
   tokens_ = 0;

@@ -1,13 +1,17 @@
 #include "trainer/start_report.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
-#include <iterator>
 #include <map>
+#include <utility>
+#include <vector>
 
+#include "configs/moe_layers.h"
 #include "configs/resolve.h"
 #include "layers/moe/dispatch_plan.h"
 #include "layers/moe/router/expert_choice_router.h"
+#include "optim/freeze.h"
 #include "trainer/evaluation_report.h"
 #include "trainer/parameter_count.h"
 #include "trainer/version.h"
@@ -34,26 +38,69 @@ std::string regression_lines(const config::Experiment& experiment) {
       experiment.model().sigma(), short_count(count_parameters(experiment).total));
 }
 
+// The MoE layers that share their values.
+struct LayerKind {
+  std::vector<std::int64_t> blocks;
+  config::Moe moe;
+};
+
+// In the order of their first blocks; one kind without moe.layers, none in a dense model.
+std::vector<LayerKind> layer_kinds(const Trainer& trainer) {
+  std::map<std::string, std::size_t> kind_of_values;
+  std::vector<LayerKind> kinds;
+  for (const auto& [block, layer] : trainer.model.moe_layers()) {
+    config::Moe moe = config::moe_of_layer(trainer.experiment, block);
+    const auto [kind, is_new] = kind_of_values.emplace(moe.SerializeAsString(), kinds.size());
+    if (is_new) kinds.push_back({{}, std::move(moe)});
+    kinds[kind->second].blocks.push_back(block);
+  }
+  return kinds;
+}
+
+// One line for each kind of layer, the first after `title`; where there are several, with their blocks.
+template <class Text>
+std::string lines_by_kind(const Trainer& trainer, const char* title, const Text& text) {
+  const std::vector<LayerKind> kinds = layer_kinds(trainer);
+  std::string lines;
+  for (const LayerKind& kind : kinds) {
+    const std::string line = text(kind);
+    if (line.empty()) continue;
+    const std::string where = kinds.size() == 1
+                                  ? ""
+                                  : fmt::format("{} {}: ", kind.blocks.size() == 1 ? "block" : "blocks",
+                                                fmt::join(kind.blocks, ", "));
+    lines += fmt::format("{:<11}{}{}\n", lines.empty() ? title : "", where, line);
+  }
+  return lines;
+}
+
+std::string feed_forward_lines(const Trainer& trainer) {
+  if (trainer.model.moe_layers().empty()) {
+    return fmt::format("           dense feed-forward of {}\n", trainer.experiment.model().d_ff());
+  }
+  return lines_by_kind(trainer, "", [](const LayerKind& kind) {
+    const config::Moe& moe = kind.moe;
+    return fmt::format("{} MoE layer{}: {} expert{} of {}, top-{} by {}{}", kind.blocks.size(),
+                       kind.blocks.size() == 1 ? "" : "s", moe.experts(), moe.experts() == 1 ? "" : "s",
+                       moe.d_ff(), moe.top_k(), config::Moe::Router_Name(moe.router()),
+                       moe.shared_experts() > 0 ? fmt::format(", {} shared", moe.shared_experts()) : "");
+  });
+}
+
 std::string model_lines(const Trainer& trainer) {
   if (is_regression(trainer.experiment)) return regression_lines(trainer.experiment);
   const config::Model& model = trainer.experiment.model();
-  const config::Moe& moe = trainer.experiment.moe();
   const ParameterCount count = count_parameters(trainer.experiment);
   std::string text = fmt::format(
       "model      {} layers, d_model {}, {} heads of {} ({} key/value), {} tokens of context, vocabulary "
       "{}\n",
       model.layers(), model.d_model(), model.heads(), model.head_dim(), model.kv_heads(), model.max_seq(),
       model.vocab_size());
-  if (trainer.model.moe_layers().empty()) {
-    text += fmt::format("           dense feed-forward of {}\n", model.d_ff());
-  } else {
-    text += fmt::format("           {} MoE layers: {} experts of {}, top-{} by {}{}\n",
-                        trainer.model.moe_layers().size(), moe.experts(), moe.d_ff(), moe.top_k(),
-                        config::Moe::Router_Name(moe.router()),
-                        moe.shared_experts() > 0 ? fmt::format(", {} shared", moe.shared_experts()) : "");
-  }
+  text += feed_forward_lines(trainer);
   text += fmt::format("parameters {} in all, {} active for a token\n", short_count(count.total),
                       short_count(count.active));
+  if (const std::int64_t frozen = frozen_elements(trainer.model.parameters()); frozen > 0)
+    text += fmt::format("frozen     {} of them keep their values (train.freeze)\n", short_count(frozen));
   return text;
 }
 
@@ -64,7 +111,9 @@ std::string layout_lines(const Trainer& trainer) {
                                  ranks == 1 ? "rank" : "ranks", trainer.grid.expert_parallel().size(),
                                  trainer.grid.expert_data().size());
   if (ranks > 1 && !trainer.model.moe_layers().empty())
-    text += trainer.grid.describe(experiment.moe().experts());
+    text += trainer.grid.describe(config::most_experts(experiment));
+  if (ranks > 1 && layer_kinds(trainer).size() > 1)
+    text += "           experts of the largest layer; those of the others are dealt to the same ranks\n";
   const data::BatchCut cut = batch_cut(experiment, ranks);
   const std::int64_t global_batch = experiment.train().global_batch();
   text += fmt::format(
@@ -74,55 +123,96 @@ std::string layout_lines(const Trainer& trainer) {
   return text;
 }
 
-std::string filled_up_line(const config::Moe& moe) {
-  return moe.pad_to_capacity() ? "           each expert is filled up to it with zero rows from every rank\n"
+std::string filled_up_text(const config::Moe& moe) {
+  return moe.pad_to_capacity() ? ";\n           each expert is filled up to it with zero rows from every rank"
                                : "";
 }
 
 std::string capacity_lines(const Trainer& trainer) {
-  const config::Moe& moe = trainer.experiment.moe();
-  if (trainer.model.moe_layers().empty() || is_regression(trainer.experiment)) return "";
-  if (moe.capacity_factor() == 0) return "capacity   dropless: an expert takes every token that chooses it\n";
-  if (moe.router() == config::Moe::expert_choice) {
-    const std::int64_t tokens = trainer.experiment.model().max_seq();
-    return fmt::format(
-               "capacity   {} of the {} tokens of a sequence, which each expert chooses (factor {})\n",
-               expert_choice_capacity(moe, tokens), tokens, moe.capacity_factor()) +
-           filled_up_line(moe) +
-           (config::leaks_future(trainer.experiment)
-                ? "warning    future leak: a token's experts depend on the tokens after it "
-                  "(moe.allow_future_leak); the held-out loss is no fair one\n"
-                : "");
-  }
+  if (is_regression(trainer.experiment)) return "";
   const std::int64_t sequences = batch_cut(trainer.experiment, trainer.world.size()).sequences(0, 0).size();
   const std::int64_t tokens = sequences * trainer.experiment.model().max_seq();
+  const std::string lines = lines_by_kind(trainer, "capacity", [&](const LayerKind& kind) -> std::string {
+    const config::Moe& moe = kind.moe;
+    if (moe.capacity_factor() == 0) return "dropless: an expert takes every token that chooses it";
+    if (moe.router() == config::Moe::expert_choice) {
+      const std::int64_t length = trainer.experiment.model().max_seq();
+      return fmt::format("{} of the {} tokens of a sequence, which each expert chooses (factor {}){}",
+                         expert_choice_capacity(moe, length), length, moe.capacity_factor(),
+                         filled_up_text(moe));
+    }
+    return fmt::format("{} of the {} tokens of a rank's micro-batch for each expert (factor {}, by {}){}",
+                       expert_capacity(moe.capacity_factor(), tokens, moe.top_k(), moe.experts()), tokens,
+                       moe.capacity_factor(), config::Moe::Drop_Name(moe.drop()), filled_up_text(moe));
+  });
+  return lines + (config::leaks_future(trainer.experiment)
+                      ? "warning    future leak: a token's experts depend on the tokens after it "
+                        "(moe.allow_future_leak); the held-out loss is no fair one\n"
+                      : "");
+}
+
+std::string scope_text(config::Moe::BalanceScope scope) {
+  switch (scope) {
+    case config::Moe::sequence:
+      return "within each sequence: the same in every layout";
+    case config::Moe::batch:
+      return "over a micro-batch on all ranks: results depend on how a step is cut into micro-batches";
+    case config::Moe::global_batch:
+      return "over the global batch so far: results depend on how a step is cut into micro-batches";
+  }
+  return "";
+}
+
+// The same coefficient in the constants of others. They agree on E sum f P; what differs is whether f is
+// divided by top_k, and which choices it counts.
+std::string coefficient_elsewhere(const config::Moe& moe) {
+  const double alpha = moe.balance_loss();
+  if (moe.top_k() == 1) {
+    return fmt::format(
+        "{} in Megatron-LM, MegaBlocks, OLMo, Hugging Face, MaxText, flaxformer and "
+        "DeepSpeed: with top_k 1 all of them agree",
+        alpha);
+  }
   return fmt::format(
-             "capacity   {} of the {} tokens of a rank's micro-batch for each expert (factor {}, by {})\n",
-             expert_capacity(moe.capacity_factor(), tokens, moe.top_k(), moe.experts()), tokens,
-             moe.capacity_factor(), config::Moe::Drop_Name(moe.drop())) +
-         filled_up_line(moe);
+      "{} in Megatron-LM, MegaBlocks and OLMo; {:g} in Hugging Face (Mixtral), MaxText and flaxformer, whose "
+      "term is top_k = {} times larger; no exact value in the top-2 gates of GShard and DeepSpeed, "
+      "which count first choices only (written as E * sum, {} is as much at perfect balance)",
+      alpha, alpha / static_cast<double>(moe.top_k()), moe.top_k(), alpha);
 }
 
 std::string balance_lines(const Trainer& trainer) {
-  const config::Moe& moe = trainer.experiment.moe();
-  if (trainer.model.moe_layers().empty() || is_regression(trainer.experiment)) return "";
-  if (moe.router() == config::Moe::expert_choice)
-    return "balance    no term: expert_choice loads all experts alike by construction\n";
-  if (moe.balance_loss() == 0) return "";
-  std::string scope;
-  switch (moe.balance_scope()) {
-    case config::Moe::sequence:
-      scope = "within each sequence: the same in every layout";
-      break;
-    case config::Moe::batch:
-      scope = "over a micro-batch on all ranks: depends on how a step is cut";
-      break;
-    case config::Moe::global_batch:
-      scope = "over the global batch so far: depends on how a step is cut";
-      break;
+  if (is_regression(trainer.experiment)) return "";
+  const std::string terms = lines_by_kind(trainer, "balance", [](const LayerKind& kind) -> std::string {
+    const config::Moe& moe = kind.moe;
+    if (moe.router() == config::Moe::expert_choice)
+      return "no term: expert_choice loads all experts alike by construction";
+    if (moe.balance_loss() == 0) return "";
+    return fmt::format("{} * E * sum f P a layer ({} at perfect balance), {}", moe.balance_loss(),
+                       moe.balance_loss(), scope_text(moe.balance_scope()));
+  });
+  return terms + lines_by_kind(trainer, "", [](const LayerKind& kind) -> std::string {
+           if (kind.moe.router() == config::Moe::expert_choice || kind.moe.balance_loss() == 0) return "";
+           return "the same term elsewhere: " + coefficient_elsewhere(kind.moe);
+         });
+}
+
+std::string supervision_lines(const Trainer& trainer) {
+  const config::RouterSupervision& supervision = trainer.experiment.moe().router_supervision();
+  if (trainer.model.moe_layers().empty() || supervision.sources().empty()) return "";
+  std::string text =
+      fmt::format("supervised {} * -ln(probability of a token's own experts) a layer:", supervision.weight());
+  for (const config::SourceExperts& source : supervision.sources()) {
+    text += fmt::format(" {} -> {};", source.source(), fmt::join(source.experts(), ", "));
   }
-  return fmt::format("balance    {} * E * sum f P a layer ({} at perfect balance), {}\n", moe.balance_loss(),
-                     moe.balance_loss(), scope);
+  text.back() = '\n';
+  return text;
+}
+
+std::string forced_balance_lines(const Trainer& trainer) {
+  if (trainer.model.moe_layers().empty() || !trainer.experiment.moe().force_balanced()) return "";
+  return "FORCED BALANCE (moe.force_balanced): tokens are dealt to the experts in turn, whatever the router "
+         "says.\n           Good for measuring speed; losses of this run say nothing about a trained "
+         "router.\n";
 }
 
 std::string memory_line(const Trainer& trainer) {
@@ -148,7 +238,8 @@ std::string memory_line(const Trainer& trainer) {
 std::string start_report(const Trainer& trainer) {
   return fmt::format("Conclave {}: run \"{}\" in {}\n", version(), trainer.experiment.run().name(),
                      trainer.experiment.run().dir()) +
-         model_lines(trainer) + layout_lines(trainer) + capacity_lines(trainer) + balance_lines(trainer) +
+         forced_balance_lines(trainer) + model_lines(trainer) + layout_lines(trainer) +
+         capacity_lines(trainer) + balance_lines(trainer) + supervision_lines(trainer) +
          memory_line(trainer) + trainer.dataset.describe();
 }
 

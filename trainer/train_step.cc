@@ -57,6 +57,7 @@ StepResult train_step(Trainer& trainer, std::int64_t step, const std::function<v
 
     Context ctx = trainer.context(position, /*training=*/true);
     ctx.padding = trainer.batch.padding_view();
+    ctx.source_of_sequence = trainer.batch.source_view();
     const auto sum = trainer.model.forward(ctx, trainer.batch.input_view(), trainer.batch.target_view());
     trainer.routing_recorder.after_forward(position, trainer.batch);
     trainer.model.backward(ctx);

@@ -2,6 +2,8 @@
 
 #include <omp.h>
 
+#include "configs/moe_layers.h"
+#include "optim/freeze.h"
 #include "optim/make_optimizer.h"
 #include "trainer/shared_error.h"
 
@@ -25,6 +27,8 @@ Trainer::Trainer(const config::Experiment& resolved, Communicator& all_ranks)
     omp_set_num_threads(1);
     for (Parameter* parameter : model.parameters()) parameter->sum_gradients_exactly();
   }
+  const auto& patterns = experiment.train().freeze();
+  freeze(std::vector<std::string>(patterns.begin(), patterns.end()), model.parameters());
 }
 
 std::vector<ShardedTensor> Trainer::checkpoint_tensors() {
@@ -49,7 +53,7 @@ data::BatchCut batch_cut(const config::Experiment& experiment, int world_size) {
 int expert_parallel_size(const config::Experiment& experiment, int world_size) {
   const std::int64_t configured = experiment.parallel().expert_parallel_size();
   if (configured != 0) return static_cast<int>(configured);
-  return automatic_expert_parallel_size(world_size, experiment.moe().experts());
+  return automatic_expert_parallel_size(world_size, config::most_experts(experiment));
 }
 
 }  // namespace conclave

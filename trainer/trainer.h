@@ -19,7 +19,7 @@ namespace conclave {
 
 struct Trainer {
   // Collective over `world`, which must outlive the trainer. `experiment` is resolved and validated. Throws
-  // the same Error on every rank if the data can't be used.
+  // the same Error on every rank if the data can't be used or train.freeze fits no parameter.
   Trainer(const config::Experiment& experiment, Communicator& world);
 
   config::Experiment experiment;
@@ -39,7 +39,7 @@ struct Trainer {
   data::MicroBatch batch;  // samples of one micro-batch
   StepClock clock;
   RoutingRecorder routing_recorder;  // log.routing
-  std::int64_t trained_tokens = 0;  // since the start of the run, without padding
+  std::int64_t trained_tokens = 0;   // since the start of the run, without padding
 
   // Every tensor of a checkpoint: parameters, router state and optimizer state.
   std::vector<ShardedTensor> checkpoint_tensors();

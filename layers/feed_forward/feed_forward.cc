@@ -3,14 +3,15 @@
 #include <optional>
 
 #include "layers/ops/gemm/gemm.h"
-#include "layers/ops/swiglu/swiglu.h"
 
 namespace conclave {
 
 FeedForward::FeedForward(std::string name, std::int64_t d_model, std::int64_t d_ff, double init_std,
-                         double output_init_std, std::uint64_t seed)
-    : gate_up_(name + ".gate_up", {2 * d_ff, d_model}), down_(name + ".down", {d_model, d_ff}) {
-  gate_up_.initialise_normal(seed, init_std);
+                         double output_init_std, std::uint64_t seed, config::Activation activation)
+    : activation_(activation),
+      input_(name + input_projection_name(activation), {input_projections(activation) * d_ff, d_model}),
+      down_(name + ".down", {d_model, d_ff}) {
+  input_.initialise_normal(seed, init_std);
   down_.initialise_normal(seed, output_init_std);
 }
 
@@ -21,10 +22,10 @@ TensorView FeedForward::forward(Context& ctx, ConstTensorView x) {
   std::optional<Arena::Mark> scratch;
   if (!ctx.training) scratch.emplace(*ctx.arena);
 
-  const TensorView preactivation = ctx.arena->allocate({tokens, 2 * d_ff});
+  const TensorView preactivation = ctx.arena->allocate({tokens, input_projections(activation_) * d_ff});
   const TensorView h = ctx.arena->allocate({tokens, d_ff});
-  gemm(ctx, {.a = x, .b = gate_up_.value(), .c = preactivation, .transpose_b = true});
-  swiglu(ctx, {preactivation, h});
+  gemm(ctx, {.a = x, .b = input_.value(), .c = preactivation, .transpose_b = true});
+  hidden_layer(ctx, activation_, preactivation, h);
   gemm(ctx, {.a = h, .b = down_.value(), .c = y, .transpose_b = true});
   if (ctx.training) {
     x_ = x;
@@ -42,15 +43,14 @@ TensorView FeedForward::backward(Context& ctx, ConstTensorView dy) {
 
   gemm(ctx, {.a = dy, .b = down_.value(), .c = dh});
   gemm(ctx, {.a = dy, .b = h_, .c = down_.gradient(), .transpose_a = true, .accumulate = true});
-  swiglu_backward(ctx, {preactivation_, dh, dpreactivation});
-  gemm(ctx, {.a = dpreactivation, .b = gate_up_.value(), .c = dx});
-  gemm(ctx,
-       {.a = dpreactivation, .b = x_, .c = gate_up_.gradient(), .transpose_a = true, .accumulate = true});
+  hidden_layer_backward(ctx, activation_, preactivation_, dh, dpreactivation);
+  gemm(ctx, {.a = dpreactivation, .b = input_.value(), .c = dx});
+  gemm(ctx, {.a = dpreactivation, .b = x_, .c = input_.gradient(), .transpose_a = true, .accumulate = true});
   return dx;
 }
 
 void FeedForward::collect_parameters(std::vector<Parameter*>& parameters) {
-  parameters.push_back(&gate_up_);
+  parameters.push_back(&input_);
   parameters.push_back(&down_);
 }
 

@@ -1,5 +1,6 @@
 #include "layers/model/transformer_block.h"
 
+#include "configs/moe_layers.h"
 #include "configs/resolve.h"
 #include "layers/feed_forward/feed_forward.h"
 #include "layers/model/initialisation.h"
@@ -22,13 +23,14 @@ TransformerBlock::TransformerBlock(const config::Experiment& experiment, std::in
                          experiment.model().norm_eps()) {
   const config::Model& model = experiment.model();
   if (config::is_moe_layer(experiment, layer)) {
-    auto moe = std::make_unique<MoeLayer>(experiment, prefix(layer) + ".moe", grid);
+    auto moe = std::make_unique<MoeLayer>(config::experiment_of_layer(experiment, layer),
+                                          prefix(layer) + ".moe", grid);
     moe_ = moe.get();
     feed_forward_ = std::move(moe);
   } else {
-    feed_forward_ =
-        std::make_unique<FeedForward>(prefix(layer) + ".feed_forward", model.d_model(), model.d_ff(),
-                                      model.init_std(), residual_init_std(model), experiment.run().seed());
+    feed_forward_ = std::make_unique<FeedForward>(prefix(layer) + ".feed_forward", model.d_model(),
+                                                  model.d_ff(), model.init_std(), residual_init_std(model),
+                                                  experiment.run().seed(), model.activation());
   }
 }
 

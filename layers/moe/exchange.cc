@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cstddef>
 #include <numeric>
 
 namespace conclave {
@@ -130,13 +131,13 @@ void Exchange::transport(Context& ctx, ConstTensorView send, std::span<const std
 
 void Exchange::reorder(ConstTensorView from, std::int64_t Block::*first_in_from, TensorView to,
                        std::int64_t Block::*first_in_to) const {
-  const std::int64_t width = to.shape().row_elements();
-  const float* source = from.data<float>();
-  float* target = to.data<float>();
+  const auto row_bytes = to.shape().row_elements() * static_cast<std::int64_t>(size_of(to.dtype()));
+  const auto* source = static_cast<const std::byte*>(from.raw());
+  auto* target = static_cast<std::byte*>(to.raw());
 #pragma omp parallel for schedule(dynamic)
   for (const Block& block : blocks_) {
-    std::copy_n(source + block.*first_in_from * width, block.rows * width,
-                target + block.*first_in_to * width);
+    std::copy_n(source + block.*first_in_from * row_bytes, block.rows * row_bytes,
+                target + block.*first_in_to * row_bytes);
   }
 }
 
@@ -144,13 +145,13 @@ TensorView Exchange::dispatch(Context& ctx, TensorView rows) {
   CONCLAVE_CHECK_EQ(rows.extent(0), sent_rows_, "rows to dispatch, against the plan");
   if (grid_->expert_parallel().size() == 1) return rows;
 
-  const TensorView received = ctx.arena->allocate(rows.shape().with_rows(received_rows()));
+  const TensorView received = ctx.arena->allocate(rows.shape().with_rows(received_rows()), rows.dtype());
   if (ordered_on_arrival_) {
     transport(ctx, rows, sent_rows_by_rank_, received, received_rows_by_rank_);
     return received;
   }
   const Arena::Mark scratch(*ctx.arena);
-  const TensorView wire = ctx.arena->allocate(received.shape());
+  const TensorView wire = ctx.arena->allocate(received.shape(), rows.dtype());
   transport(ctx, rows, sent_rows_by_rank_, wire, received_rows_by_rank_);
   reorder(wire, &Block::first_by_source, received, &Block::first_by_expert);
   return received;
@@ -160,13 +161,13 @@ TensorView Exchange::combine(Context& ctx, TensorView rows) {
   CONCLAVE_CHECK_EQ(rows.extent(0), received_rows(), "rows to return, against those that were received");
   if (grid_->expert_parallel().size() == 1) return rows;
 
-  const TensorView returned = ctx.arena->allocate(rows.shape().with_rows(sent_rows_));
+  const TensorView returned = ctx.arena->allocate(rows.shape().with_rows(sent_rows_), rows.dtype());
   if (ordered_on_arrival_) {
     transport(ctx, rows, received_rows_by_rank_, returned, sent_rows_by_rank_);
     return returned;
   }
   const Arena::Mark scratch(*ctx.arena);
-  const TensorView wire = ctx.arena->allocate(rows.shape());
+  const TensorView wire = ctx.arena->allocate(rows.shape(), rows.dtype());
   reorder(rows, &Block::first_by_expert, wire, &Block::first_by_source);
   transport(ctx, wire, received_rows_by_rank_, returned, sent_rows_by_rank_);
   return returned;

@@ -33,7 +33,7 @@ class Exchange {
   // ranks: shapes are known, and nothing is communicated.
   void agree_on_equal_rows(const DispatchPlan& plan, std::int64_t rows_per_expert);
 
-  // Collective. [R, D] -> [R', D] in ctx.arena; in a group of one, where both sides are the
+  // Collective. [R, D] of any type -> [R', D] in ctx.arena; in a group of one, where both sides are the
   // same, `rows` itself.
   TensorView dispatch(Context& ctx, TensorView rows);
   // Collective. [R', D] -> [R, D] in ctx.arena; in a group of one `rows` itself.

@@ -1,37 +1,45 @@
 #include "layers/moe/experts.h"
 
+#include "layers/ops/dropout/dropout.h"
 #include "layers/ops/grouped_gemm/grouped_gemm.h"
-#include "layers/ops/swiglu/swiglu.h"
 
 namespace conclave {
 
 Experts::Experts(const std::string& name, const ExpertsOptions& options)
     : d_ff_(options.d_ff),
-      gate_up_(name + ".gate_up", {options.experts, 2 * options.d_ff, options.d_model},
-               options.local_experts),
+      activation_(options.activation),
+      dropout_(static_cast<float>(options.dropout)),
+      seed_(options.seed),
+      name_(name),
+      local_experts_(options.local_experts),
+      input_(name + input_projection_name(options.activation),
+             {options.experts, input_projections(options.activation) * options.d_ff, options.d_model},
+             options.local_experts),
       down_(name + ".down",
             {options.experts, options.d_output > 0 ? options.d_output : options.d_model, options.d_ff},
             options.local_experts) {
-  gate_up_.initialise_normal(options.seed, options.init_std);
+  input_.initialise_normal(options.seed, options.init_std);
   down_.initialise_normal(options.seed, options.output_init_std);
 }
 
-TensorView Experts::forward(Context& ctx, ConstTensorView rows, std::span<const std::int64_t> offsets) {
+TensorView Experts::forward(Context& ctx, ConstTensorView rows, std::span<const std::int64_t> offsets,
+                            ConstTensorView tokens) {
   const std::int64_t row_count = rows.extent(0);
   const TensorView y = ctx.arena->allocate({row_count, down_.value().extent(1)});  // [R, D_out]
-  const TensorView gate_up_rows = ctx.arena->allocate({row_count, 2 * d_ff_});     // [R, 2F]
-  const TensorView hidden = ctx.arena->allocate({row_count, d_ff_});               // [R, F]
+  const TensorView preactivation =
+      ctx.arena->allocate({row_count, input_projections(activation_) * d_ff_});  // [R, P F]
+  const TensorView hidden = ctx.arena->allocate({row_count, d_ff_});             // [R, F]
 
-  grouped_gemm(ctx, {.x = rows, .weights = gate_up_.value(), .offsets = offsets, .y = gate_up_rows});
-  swiglu(ctx, {.gate_up = gate_up_rows, .h = hidden});
-  grouped_gemm(ctx, {.x = hidden, .weights = down_.value(), .offsets = offsets, .y = y});
-
+  grouped_gemm(ctx, {.x = rows, .weights = input_.value(), .offsets = offsets, .y = preactivation});
+  hidden_layer(ctx, activation_, preactivation, hidden);
   if (ctx.training) {
     rows_ = rows;
     offsets_ = offsets;
-    gate_up_rows_ = gate_up_rows;
+    preactivation_ = preactivation;
     hidden_ = hidden;
   }
+  if (drops_out(ctx)) drop_out(ctx, tokens, hidden);
+  grouped_gemm(ctx, {.x = hidden, .weights = down_.value(), .offsets = offsets, .y = y});
   return y;
 }
 
@@ -39,21 +47,44 @@ TensorView Experts::backward(Context& ctx, ConstTensorView dy) {
   const TensorView drows = ctx.arena->allocate(rows_.shape());  // [R, D]
   const Arena::Mark scratch(*ctx.arena);
   const TensorView dhidden = ctx.arena->allocate(hidden_.shape());  // [R, F]
-  const TensorView dgate_up = gate_up_rows_;  // [R, 2F]: the gradient takes the place of the value
+  const TensorView dpreactivation = preactivation_;  // [R, P F]: the gradient takes the place of the value
 
   grouped_gemm_weight_gradient(ctx,
                                {.dy = dy, .x = hidden_, .offsets = offsets_, .dweights = down_.gradient()});
   grouped_gemm_input_gradient(ctx, {.dy = dy, .weights = down_.value(), .offsets = offsets_, .dx = dhidden});
-  swiglu_backward(ctx, {.gate_up = gate_up_rows_, .dh = dhidden, .dgate_up = dgate_up});
+  if (dropout_ > 0) dropout_backward(ctx, {.kept = kept_, .rate = dropout_, .dx = dhidden});
+  hidden_layer_backward(ctx, activation_, preactivation_, dhidden, dpreactivation);
   grouped_gemm_weight_gradient(
-      ctx, {.dy = dgate_up, .x = rows_, .offsets = offsets_, .dweights = gate_up_.gradient()});
+      ctx, {.dy = dpreactivation, .x = rows_, .offsets = offsets_, .dweights = input_.gradient()});
   grouped_gemm_input_gradient(
-      ctx, {.dy = dgate_up, .weights = gate_up_.value(), .offsets = offsets_, .dx = drows});
+      ctx, {.dy = dpreactivation, .weights = input_.value(), .offsets = offsets_, .dx = drows});
   return drows;
 }
 
+void Experts::drop_out(Context& ctx, ConstTensorView tokens, TensorView hidden) {
+  CONCLAVE_CHECK_EQ(tokens.elements(), hidden.extent(0), "token numbers of the experts' rows");
+  kept_ = ctx.arena->allocate(hidden.shape(), DType::kUInt8);
+  const Arena::Mark scratch(*ctx.arena);
+  // Row of token t at expert e: blocks from (t E + e) * blocks a row.
+  const std::span<std::int64_t> first_block =
+      ctx.arena->allocate({hidden.extent(0)}, DType::kInt64).values<std::int64_t>();
+  const std::int64_t all_experts = down_.global_shape()[0];
+  for (std::int64_t expert = local_experts_.begin; expert < local_experts_.end; ++expert) {
+    const auto local = static_cast<std::size_t>(expert - local_experts_.begin);
+    for (std::int64_t row = offsets_[local]; row < offsets_[local + 1]; ++row) {
+      first_block[static_cast<std::size_t>(row)] =
+          (tokens.data<std::int64_t>()[row] * all_experts + expert) * dropout_blocks(d_ff_);
+    }
+  }
+  dropout(ctx, {.random = RandomStream(seed_, name_ + "/dropout", static_cast<std::uint64_t>(ctx.batch.step)),
+                .first_block = first_block,
+                .rate = dropout_,
+                .x = hidden,
+                .kept = kept_});
+}
+
 void Experts::collect_parameters(std::vector<Parameter*>& parameters) {
-  parameters.push_back(&gate_up_);
+  parameters.push_back(&input_);
   parameters.push_back(&down_);
 }
 

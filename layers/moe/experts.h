@@ -1,5 +1,8 @@
-// The stacked SwiGLU experts of this rank (Shazeer, "GLU variants improve transformer", 2020):
-//   y = W_down (silu(W_gate x) * (W_up x))   for the expert that the row belongs to.
+// The stacked experts of this rank: y = W_down h for the expert that the row belongs to, with
+//   h = silu(W_gate x) * (W_up x)   swiglu (Shazeer, "GLU variants improve transformer", 2020)
+//   h = activation(W_up x)          gelu, relu
+// In training h may pass a dropout (Switch Transformers, Fedus et al. 2021), whose mask is a function of the
+// seed, the name, the step, the token and the expert: the same in every layout.
 #pragma once
 
 #include <cstdint>
@@ -8,6 +11,7 @@
 #include <vector>
 
 #include "layers/context.h"
+#include "layers/feed_forward/hidden_layer.h"
 #include "layers/parameter.h"
 
 namespace conclave {
@@ -21,33 +25,48 @@ struct ExpertsOptions {
   double init_std = 0.02;         // of gate and up
   double output_init_std = 0.02;  // of down, the projection into the residual stream
   std::int64_t d_output = 0;      // width of what comes out; 0: D
+  config::Activation activation = config::swiglu;
+  double dropout = 0;  // of hidden elements, in training
 };
 
 class Experts {
  public:
-  // Parameters name + ".gate_up" [E, 2F, D] (gate first) and name + ".down" [E, D_out, F], sharded by
-  // expert.
+  // Parameters name + ".gate_up" [E, 2F, D] (gate first) with swiglu, else name + ".up" [E, F, D]; and
+  // name + ".down" [E, D_out, F]. Sharded by expert.
   Experts(const std::string& name, const ExpertsOptions& options);
 
   // rows [R, D] ordered by local expert, offsets [local experts + 1] -> [R, D_out] in ctx.arena. Rows of an
   // expert, or all, may be none. With ctx.training rows and the offsets must stay valid until backward.
-  TensorView forward(Context& ctx, ConstTensorView rows, std::span<const std::int64_t> offsets);
+  // `tokens` int64 [R, 1]: the number of each row's token in the global batch; needed where drops_out().
+  TensorView forward(Context& ctx, ConstTensorView rows, std::span<const std::int64_t> offsets,
+                     ConstTensorView tokens = {});
 
   // dy [R, D_out] -> drows [R, D] in ctx.arena; adds to the gradients of the parameters.
   TensorView backward(Context& ctx, ConstTensorView dy);
 
   void collect_parameters(std::vector<Parameter*>& parameters);
 
+  // True where the coming forward drops hidden elements.
+  bool drops_out(const Context& ctx) const { return ctx.training && dropout_ > 0; }
+
  private:
+  void drop_out(Context& ctx, ConstTensorView tokens, TensorView hidden);
+
   std::int64_t d_ff_;
-  Parameter gate_up_;
+  config::Activation activation_;
+  float dropout_;
+  std::uint64_t seed_;
+  std::string name_;
+  Range local_experts_;
+  Parameter input_;
   Parameter down_;
 
   // Kept from forward for backward.
   ConstTensorView rows_;                   // [R, D]
   std::span<const std::int64_t> offsets_;  // [local experts + 1]
-  TensorView gate_up_rows_;                // [R, 2F]
+  TensorView preactivation_;               // [R, P F], P = input_projections(activation_)
   TensorView hidden_;                      // [R, F]
+  TensorView kept_;                        // uint8 [R, F], with dropout
 };
 
 }  // namespace conclave

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <utility>
 
+#include "layers/model/initialisation.h"
 #include "layers/moe/router/expert_choice_router.h"
 #include "layers/ops/add/add.h"
 #include "layers/ops/permute/permute.h"
@@ -14,12 +15,6 @@ static_assert(kDroppedChoice == DispatchPlan::kDropped && kNoChoiceOfRow == Disp
 
 namespace {
 
-// Projections into the residual stream start smaller, so that its variance does not grow with depth (Radford
-// et al. 2019, GPT-2).
-double output_init_std(const config::Model& model) {
-  return model.init_std() / std::sqrt(2.0 * static_cast<double>(model.layers()));
-}
-
 ExpertsOptions expert_options(const config::Experiment& experiment, const ProcessGrid& grid) {
   const config::Model& model = experiment.model();
   return {.experts = experiment.moe().experts(),
@@ -28,7 +23,9 @@ ExpertsOptions expert_options(const config::Experiment& experiment, const Proces
           .d_ff = experiment.moe().d_ff(),
           .seed = experiment.run().seed(),
           .init_std = model.init_std(),
-          .output_init_std = output_init_std(model)};
+          .output_init_std = residual_init_std(model),
+          .activation = experiment.moe().activation(),
+          .dropout = experiment.moe().expert_dropout()};
 }
 
 }  // namespace
@@ -39,10 +36,7 @@ MoeLayer::MoeLayer(const config::Experiment& experiment, const std::string& name
       exchange_(config_.experts(), grid),
       experts_(name + ".experts", expert_options(experiment, grid)) {
   if (config_.shared_experts() > 0) {
-    const config::Model& model = experiment.model();
-    shared_ = std::make_unique<FeedForward>(name + ".shared", model.d_model(),
-                                            config_.shared_experts() * config_.d_ff(), model.init_std(),
-                                            output_init_std(model), experiment.run().seed());
+    shared_ = std::make_unique<SharedExperts>(experiment, name);
   }
   take_statistics();
 }
@@ -69,9 +63,11 @@ TensorView MoeLayer::forward(Context& ctx, ConstTensorView x) {
 
   TensorView rows = ctx.arena->allocate({plan_.rows(), d_model});  // [R, D], in plan order
   gather_rows(ctx, {.x = x, .choice_of_row = plan_.choice_of_row, .top_k = plan_.top_k, .rows = rows});
-  rows = exchange_.dispatch(ctx, rows);                              // [R', D], by local expert
-  rows = experts_.forward(ctx, rows, exchange_.received_offsets());  // [R', D]
-  expert_output_ = exchange_.combine(ctx, rows);                     // [R, D], in plan order
+  rows = exchange_.dispatch(ctx, rows);  // [R', D], by local expert
+  TensorView numbers;                    // [R', 1], of the tokens, where the experts need them
+  if (experts_.drops_out(ctx)) numbers = exchange_.dispatch(ctx, token_numbers(ctx));
+  rows = experts_.forward(ctx, rows, exchange_.received_offsets(), numbers);  // [R', D]
+  expert_output_ = exchange_.combine(ctx, rows);                              // [R, D], in plan order
 
   const TensorView y = shared_ ? shared_->forward(ctx, x) : ctx.arena->allocate(x.shape());  // [T, D]
   combine_rows(ctx, {.rows = expert_output_,
@@ -114,6 +110,16 @@ MoeStatistics MoeLayer::take_statistics(MoeStatistics next) {
   next.chosen_per_expert.resize(static_cast<std::size_t>(config_.experts()), 0);
   next.dropped_per_choice.resize(static_cast<std::size_t>(config_.top_k()), 0);
   return std::exchange(statistics_, std::move(next));
+}
+
+TensorView MoeLayer::token_numbers(Context& ctx) const {
+  const TensorView numbers = ctx.arena->allocate({plan_.rows(), 1}, DType::kInt64);
+  const std::int64_t first_token = ctx.batch.first_sequence * ctx.batch.sequence_length;
+  std::ranges::transform(plan_.choice_of_row, numbers.data<std::int64_t>(), [&](std::int32_t choice) {
+    const bool is_filling = choice == DispatchPlan::kNoChoice;  // a zero row
+    return is_filling ? 0 : first_token + choice / plan_.top_k;
+  });
+  return numbers;
 }
 
 SurvivorWeightsArgs MoeLayer::survivor_args() const {

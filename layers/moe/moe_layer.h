@@ -13,13 +13,13 @@
 #include <vector>
 
 #include "configs/run.pb.h"
-#include "layers/feed_forward/feed_forward.h"
 #include "layers/module.h"
 #include "layers/moe/dispatch_plan.h"
 #include "layers/moe/exchange.h"
 #include "layers/moe/experts.h"
 #include "layers/moe/routed_layer.h"
 #include "layers/moe/router/router.h"
+#include "layers/moe/shared_experts.h"
 #include "layers/moe/statistics.h"
 #include "layers/moe/survivor_weights.h"
 
@@ -27,9 +27,10 @@ namespace conclave {
 
 class MoeLayer : public Module, public RoutedLayer {
  public:
-  // `name` is the global prefix of its parameters ("layers.3.moe"): name + ".router...", ".experts.gate_up",
-  // ".experts.down", ".shared...". The experiment is resolved (configs/resolve.h); the grid, whose
-  // expert-parallel group holds the experts, must outlive the layer.
+  // `name` is the global prefix of its parameters ("layers.3.moe"): name + ".router...", ".experts...",
+  // ".shared...". The experiment is resolved (configs/resolve.h), its `moe` that of
+  // this layer (configs/moe_layers.h); the grid, whose expert-parallel group holds
+  // the experts, must outlive the layer.
   MoeLayer(const config::Experiment& experiment, const std::string& name, const ProcessGrid& grid);
 
   // x [T, D] -> y [T, D]; x must stay valid until backward. Collective over the grid also with T = 0.
@@ -63,13 +64,15 @@ class MoeLayer : public Module, public RoutedLayer {
   // moe.pad_to_capacity: the same on all ranks, that of the rank with the most sequences, padding included.
   std::int64_t agreed_capacity(const Context& ctx) const;
   void count_statistics(const Context& ctx);
+  // The number in the global batch of the token in each row of the plan: int64 [R, 1].
+  TensorView token_numbers(Context& ctx) const;
 
   config::Moe config_;
   std::unique_ptr<Router> router_;
   DispatchPlan plan_;
   Exchange exchange_;
   Experts experts_;
-  std::unique_ptr<FeedForward> shared_;  // null without shared experts
+  std::unique_ptr<SharedExperts> shared_;  // null without shared experts
   MoeStatistics statistics_;
 
   // Kept from forward.

@@ -22,6 +22,9 @@ void MoeStatistics::add(const MoeStatistics& other) {
   z_loss_raw += other.z_loss_raw;
   importance_loss_raw += other.importance_loss_raw;
   load_loss_raw += other.load_loss_raw;
+  supervision_loss_raw += other.supervision_loss_raw;
+  labelled_tokens += other.labelled_tokens;
+  labelled_hits += other.labelled_hits;
 }
 
 }  // namespace conclave

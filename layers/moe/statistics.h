@@ -20,6 +20,11 @@ struct MoeStatistics {
   double z_loss_raw = 0;
   double importance_loss_raw = 0;  // 0 at perfect balance, and without the term
   double load_loss_raw = 0;
+  double supervision_loss_raw = 0;
+  // Of tokens whose source has experts (moe.router_supervision): how many there were, and how many of them
+  // had one of those experts as their first choice.
+  std::int64_t labelled_tokens = 0;
+  std::int64_t labelled_hits = 0;
 
   void add(const MoeStatistics& other);
 };

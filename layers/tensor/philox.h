@@ -13,6 +13,9 @@ namespace conclave {
 std::array<std::uint32_t, 4> philox4x32(std::array<std::uint32_t, 4> counter,
                                         std::array<std::uint32_t, 2> key);
 
+// Random bits as a number uniform in [0, 1), 24 bits.
+inline float to_uniform(std::uint32_t bits) { return static_cast<float>(bits >> 8) * 0x1.0p-24F; }
+
 // One independent stream of random numbers, addressed by index.
 class RandomStream {
  public:
@@ -20,6 +23,8 @@ class RandomStream {
   // of it (an expert's global id, an epoch).
   RandomStream(std::uint64_t seed, std::string_view name, std::uint64_t substream = 0);
 
+  // Four words of 32 random bits; the first is bits(index).
+  std::array<std::uint32_t, 4> block(std::uint64_t index) const;
   // 32 random bits.
   std::uint32_t bits(std::uint64_t index) const;
   // Uniform in [0, 1), 24 bits.
@@ -31,8 +36,6 @@ class RandomStream {
   float normal(std::uint64_t index) const;
 
  private:
-  std::array<std::uint32_t, 4> block(std::uint64_t index) const;
-
   std::array<std::uint32_t, 2> key_;
   std::uint64_t substream_;
 };

@@ -50,6 +50,8 @@ TEST_P(EvaluateOverRanks, EqualsOneRank) {
   experiment.mutable_data()->add_train()->CopyFrom(experiment.data().train(0));
   experiment.mutable_data()->mutable_train(1)->set_name("again");
 
+  test::apply(experiment, "supervised");
+
   Trainer trainer(experiment, test::world());
   const auto alone = make_self_communicator();
   Trainer reference(experiment, *alone);
@@ -63,6 +65,11 @@ TEST_P(EvaluateOverRanks, EqualsOneRank) {
     // Sums of fp32 losses of order ln 256, from logits that are sums of some hundred terms.
     EXPECT_NEAR(actual.sources[source].loss_sum, expected.sources[source].loss_sum,
                 1000 * 1.2e-7 * expected.sources[source].loss_sum);
+    // Only the first of the two sources has experts of its own.
+    EXPECT_EQ(actual.sources[source].labelled_tokens, expected.sources[source].labelled_tokens);
+    EXPECT_EQ(actual.sources[source].router_accuracy().has_value(), source == 0);
+    EXPECT_NEAR(static_cast<double>(actual.sources[source].labelled_hits),
+                static_cast<double>(expected.sources[source].labelled_hits), 2);
     expect_same_loads(actual.sources[source].expert_loads, expected.sources[source].expert_loads);
   }
   // The same bits on every rank.

@@ -77,6 +77,18 @@ void expect_round_trip(int expert_parallel_size, std::int64_t experts, RowsFor r
     EXPECT_EQ(received.raw(), sent.raw());
   }
 
+  // Rows of another type travel the same way: here each row's first value, beyond 32 bits.
+  const TensorView numbers = arena.allocate({plan.rows(), 1}, DType::kInt64);
+  for (std::int64_t row = 0; row < plan.rows(); ++row) {
+    numbers.data<std::int64_t>()[row] =
+        std::int64_t{1} << 40 | static_cast<std::int64_t>(sent.data<float>()[row * kWidth]);
+  }
+  const TensorView received_numbers = exchange.dispatch(ctx, numbers);
+  for (std::int64_t row = 0; row < received.extent(0); ++row) {
+    EXPECT_EQ(received_numbers.data<std::int64_t>()[row],
+              std::int64_t{1} << 40 | static_cast<std::int64_t>(received.data<float>()[row * kWidth]));
+  }
+
   const TensorView back = exchange.combine(ctx, received);
   EXPECT_EQ(std::vector<float>(back.values<float>().begin(), back.values<float>().end()), expected_back);
   EXPECT_GT(clock.exchange_seconds, 0.0);

@@ -153,7 +153,8 @@ INSTANTIATE_TEST_SUITE_P(Variants, LayoutTest,
                          testing::Values("", "untied", "shared", "top_all", "dense_every_second", "switch",
                                          "sigmoid", "groups", "masked", "local_experts", "hash",
                                          "dense_mixture", "gshard", "noisy_top_k", "hierarchical",
-                                         "expert_choice", "pad_to_capacity"),
+                                         "expert_choice", "pad_to_capacity", "gateless", "dropout",
+                                         "overrides", "force_balanced", "supervised"),
                          [](const auto& variant) {
                            return std::string(variant.param).empty() ? std::string("base")
                                                                      : std::string(variant.param);

@@ -27,6 +27,8 @@ MoeCase make_moe_case(const reference::MoeSizes& sizes, std::uint64_t seed) {
   config.set_top_k(static_cast<std::int64_t>(sizes.top_k));
   config.set_d_ff(static_cast<std::int64_t>(sizes.d_ff));
   config.set_shared_experts(static_cast<std::int64_t>(sizes.shared_d_ff / sizes.d_ff));
+  config.set_shared_gate(sizes.shared_gate);
+  config.set_activation(sizes.activation);
   config.set_normalize_top_k(sizes.normalize);
   config.set_capacity_factor(0);  // dropless
   config.set_drop(sizes.drop_smallest ? config::Moe::probability : config::Moe::position);
@@ -43,6 +45,7 @@ MoeCase make_moe_case(const reference::MoeSizes& sizes, std::uint64_t seed) {
   fill_normal(moe.tensors.down, seed, "down", hidden_deviation);
   fill_normal(moe.tensors.shared_gate_up, seed, "shared_gate_up", input_deviation);
   fill_normal(moe.tensors.shared_down, seed, "shared_down", hidden_deviation);
+  fill_normal(moe.tensors.shared_gate, seed, "shared_gate", input_deviation);
   moe.dy.resize(sizes.tokens * sizes.d_model);
   fill_normal(moe.dy, seed, "dy", 1);
   return moe;

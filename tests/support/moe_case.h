@@ -32,7 +32,10 @@ std::vector<T>& tensor_of(reference::MoeTensors<T>& tensors, const std::string& 
   if (parameter == "moe.router.weight") return tensors.router;
   if (parameter == "moe.experts.gate_up") return tensors.gate_up;
   if (parameter == "moe.experts.down") return tensors.down;
+  if (parameter == "moe.experts.up") return tensors.gate_up;
   if (parameter == "moe.shared.gate_up") return tensors.shared_gate_up;
+  if (parameter == "moe.shared.up") return tensors.shared_gate_up;
+  if (parameter == "moe.shared_gate") return tensors.shared_gate;
   if (parameter == "moe.shared.down") return tensors.shared_down;
   throw Error("the MoE layer has an unexpected parameter " + parameter);
 }

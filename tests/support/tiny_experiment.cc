@@ -129,6 +129,34 @@ void apply(config::Experiment& experiment, const std::string& variant) {
     moe.set_pad_to_capacity(true);
     moe.set_capacity_factor(static_cast<double>(moe.experts()) / static_cast<double>(moe.top_k()));
   }
+  if (variant == "dropout") moe.set_expert_dropout(0.3);
+  if (variant == "overrides") {  // fewer experts than ranks, and more than any
+    config::MoeLayers& first = *moe.add_layers();
+    first.add_blocks(0);
+    first.set_experts(2);
+    first.set_top_k(1);
+    first.set_d_ff(12);
+    config::MoeLayers& second = *moe.add_layers();
+    second.add_blocks(1);
+    second.set_experts(7);
+    second.set_shared_experts(1);
+  }
+  if (variant == "force_balanced") moe.set_force_balanced(true);
+  if (variant == "supervised") {
+    config::RouterSupervision& supervision = *moe.mutable_router_supervision();
+    supervision.set_weight(0.5);
+    config::SourceExperts& label = *supervision.add_sources();
+    label.set_source("tiny");
+    label.add_experts(1);
+    label.add_experts(3);
+  }
+  if (variant == "gateless") {
+    experiment.mutable_model()->set_activation(config::gelu);
+    moe.set_every(2);
+    moe.set_activation(config::gelu);
+    moe.set_shared_experts(1);
+    moe.set_shared_gate(true);
+  }
 }
 
 }  // namespace conclave::test

@@ -17,7 +17,8 @@ config::Experiment tiny_experiment(const std::string& text_path);
 // Changes the experiment as a named variant says: "untied", "shared", "top1", "top_all",
 // "dense_every_second", "switch", "sigmoid", "groups", "masked", "local_experts" (a regression), "hash",
 // "dense_mixture", "gshard" (with renormalize_after_drop), "noisy_top_k", "hierarchical",
-// "expert_choice", "pad_to_capacity"; "" leaves it.
+// "expert_choice", "pad_to_capacity", "gateless" (GELU, and a gate on the shared expert), "dropout",
+// "overrides" (moe.layers), "force_balanced", "supervised" (experts for the one source); "" leaves it.
 void apply(config::Experiment& experiment, const std::string& variant);
 
 }  // namespace conclave::test

@@ -113,12 +113,14 @@ void check_sizes(const config::Experiment& experiment, const std::vector<SourceI
       too_small, global_batch, sequence_length, experiment.data().valid_fraction());
 }
 
-// Makes room for `sequences` and calls fill(i, tokens [S], targets [S]) for each, which returns its length.
+// Makes room for `sequences` and calls fill(i, tokens [S], targets [S]) for each, which returns its length
+// and sets the sequence's source.
 template <class Fill>
 void fill_sequences(std::int64_t sequences, std::int64_t sequence_length, MicroBatch& batch, Fill fill) {
   const auto length = static_cast<std::size_t>(sequence_length);
   batch.tokens.resize(static_cast<std::size_t>(sequences) * length);
   batch.targets.resize(batch.tokens.size());
+  batch.sources.resize(static_cast<std::size_t>(sequences));
   batch.padding.clear();
   for (std::int64_t i = 0; i < sequences; ++i) {
     const std::size_t first = static_cast<std::size_t>(i) * length;
@@ -246,6 +248,7 @@ void Dataset::masked_held_out_sequence(int source, std::int64_t index, std::span
 void Dataset::load_samples(Range samples, MicroBatch& batch) const {
   fill_sequences(samples.size(), sequence_length_, batch,
                  [&](std::int64_t i, std::span<std::int32_t> tokens, std::span<std::int32_t> targets) {
+                   batch.sources[static_cast<std::size_t>(i)] = sampler_.at(samples.begin + i).source;
                    return training_sequence(samples.begin + i, tokens, targets);
                  });
 }
@@ -253,6 +256,7 @@ void Dataset::load_samples(Range samples, MicroBatch& batch) const {
 void Dataset::load_held_out(int source, std::span<const std::int64_t> sequences, MicroBatch& batch) const {
   fill_sequences(static_cast<std::int64_t>(sequences.size()), sequence_length_, batch,
                  [&](std::int64_t i, std::span<std::int32_t> tokens, std::span<std::int32_t> targets) {
+                   batch.sources[static_cast<std::size_t>(i)] = source;
                    return held_out_sequence(source, sequences[static_cast<std::size_t>(i)], tokens, targets);
                  });
 }

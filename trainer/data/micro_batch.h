@@ -14,6 +14,7 @@ namespace conclave::data {
 struct MicroBatch {
   std::vector<std::int32_t> tokens;   // [B, S]
   std::vector<std::int32_t> targets;  // [B, S]
+  std::vector<std::int32_t> sources;  // [B], indices in data.train; empty of a regression
   std::vector<std::uint8_t> padding;  // [B, S], 1 where a sequence has ended; empty where none is short
 
   std::int64_t input_width = 0;  // I of a regression; 0: the samples are tokens
@@ -25,6 +26,7 @@ struct MicroBatch {
   ConstTensorView padding_view() const {
     return tensor_view(std::span<const std::uint8_t>(padding), {static_cast<std::int64_t>(padding.size())});
   }
+  ConstTensorView source_view() const { return flat_view(sources); }  // int32 [B]
   // As the model takes them: int32 [T], T = B S, or fp32 [T, I] and [T, O], T = B.
   ConstTensorView input_view() const {
     return input_width > 0 ? matrix_view(inputs, input_width) : flat_view(tokens);

@@ -16,6 +16,7 @@
 namespace conclave {
 namespace {
 
+constexpr const char* kForcedBalance = "  FORCED BALANCE (moe.force_balanced)";
 constexpr const char* kClearLine = "\r\x1b[K";
 constexpr const char* kBold = "1";
 constexpr const char* kGreen = "32";
@@ -84,6 +85,7 @@ std::string step_line(const StepRecord& record, std::int64_t total_steps, bool t
   if (record.memory_bytes > 0) line += "  " + format_bytes(static_cast<double>(record.memory_bytes));
   if (record.skipped_steps > 0) line += fmt::format("  skipped {}", record.skipped_steps);
   if (record.failed_saves > 0) line += fmt::format("  saves failed {}", record.failed_saves);
+  if (record.force_balanced) line += kForcedBalance;
   if (eta_seconds) line += "  ETA " + format_duration(*eta_seconds);
   return line;
 }
@@ -99,6 +101,8 @@ std::string evaluation_line(const EvaluationRecord& record) {
                 ? fmt::format("{:.3f}{}", source.bits_per_byte, record.masked ? "" : " bpb")
                 : fmt::format("{:.4f}", source.eval_loss);
   }
+  if (record.router_accuracy) line += fmt::format("  router accuracy {:.1f}%", 100 * *record.router_accuracy);
+  if (record.force_balanced) line += kForcedBalance;
   return line;
 }
 

@@ -44,6 +44,7 @@ nlohmann::ordered_json fields_of(const StepRecord& record) {
                                 {"balance_loss", record.balance_loss},
                                 {"balance_loss_raw", record.balance_loss_raw},
                                 {"z_loss", record.z_loss},
+                                {"supervision_loss", record.supervision_loss},
                                 {"lr", record.lr},
                                 {"grad_norm", record.grad_norm},
                                 {"step_ms", record.step_ms},
@@ -70,6 +71,7 @@ std::string to_json(const StepRecord& record) {
   nlohmann::ordered_json json = fields_of(record);
   if (record.importance_loss != 0) json["importance_loss"] = record.importance_loss;
   if (record.load_loss != 0) json["load_loss"] = record.load_loss;
+  if (record.force_balanced) json["force_balanced"] = true;
   return json.dump();
 }
 
@@ -79,7 +81,10 @@ std::string to_json(const EvaluationRecord& record) {
   if (record.tokens_are_bytes) json[bits] = record.bits_per_byte;
   if (record.mean_squared_error) json["mean_squared_error"] = *record.mean_squared_error;
   if (record.best_mean_squared_error) json["best_mean_squared_error"] = *record.best_mean_squared_error;
+  if (record.router_accuracy) json["router_accuracy"] = *record.router_accuracy;
+  if (record.force_balanced) json["force_balanced"] = true;
   for (const SourceEvaluation& source : record.by_source) {
+    if (source.router_accuracy) json["router_accuracy_by_source"][source.source] = *source.router_accuracy;
     json["eval_loss_by_source"][source.source] = source.eval_loss;
     if (record.tokens_are_bytes) json[bits + "_by_source"][source.source] = source.bits_per_byte;
   }

@@ -4,8 +4,10 @@
 //   {"type": "evaluation", "step": 200, "eval_loss": ..., "bits_per_byte": ...,
 //    "eval_loss_by_source": {"kjv": ...}, "bits_per_byte_by_source": {"kjv": ...}}
 //
-// A number that is not finite is null. Where the tokens are no bytes, there is no bits_per_byte; where
-// only masked bytes are predicted, it is called bits_per_masked_byte.
+// With moe.router_supervision an evaluation has router_accuracy and router_accuracy_by_source; with
+// moe.force_balanced every record has "force_balanced": true. A number that is not finite is null. Where the
+// tokens are no bytes, there is no bits_per_byte; where only masked bytes are predicted, it is called
+// bits_per_masked_byte.
 #pragma once
 
 #include <cstdint>

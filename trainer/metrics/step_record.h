@@ -18,6 +18,7 @@ struct StepRecord {
   double z_loss = 0;            // z term as it is added to the loss
   double importance_loss = 0;   // noisy_top_k's terms as they are added to the loss; not written where 0
   double load_loss = 0;
+  double supervision_loss = 0;  // router supervision as it is added to the loss
   double lr = 0;
   double grad_norm = 0;  // before clipping
   double step_ms = 0;    // mean since the last record
@@ -32,6 +33,7 @@ struct StepRecord {
   std::int64_t skipped_steps = 0;  // with a non-finite loss or gradient, since the start
   std::int64_t failed_saves = 0;   // checkpoints that could not be written, since the start
   std::int64_t memory_bytes = 0;   // resident, of the largest rank
+  bool force_balanced = false;     // moe.force_balanced: the router chose nothing
 
   std::vector<double> load_imbalance_by_layer;         // [MoE layers]
   std::vector<double> dropped_by_layer;                // [MoE layers] share of the layer's choices
@@ -43,6 +45,7 @@ struct SourceEvaluation {
   std::string source;
   double eval_loss = 0;  // nats a token
   double bits_per_byte = 0;
+  std::optional<double> router_accuracy = {};  // where the source has experts of its own
 };
 
 // One pass over the held-out split.
@@ -55,6 +58,8 @@ struct EvaluationRecord {
   // Of a regression: of the mixture's mean, and of each sample's most probable expert.
   std::optional<double> mean_squared_error = {};
   std::optional<double> best_mean_squared_error = {};
+  std::optional<double> router_accuracy = {};  // over the sources that have experts of their own
+  bool force_balanced = false;
   std::vector<SourceEvaluation> by_source;
 };
 

@@ -111,6 +111,8 @@ void TensorBoardWriter::write(const StepRecord& record) {
     add_scalar(event, "moe/z_loss", record.z_loss);
     if (record.importance_loss != 0) add_scalar(event, "moe/importance_loss", record.importance_loss);
     if (record.load_loss != 0) add_scalar(event, "moe/load_loss", record.load_loss);
+    add_scalar(event, "moe/supervision_loss", record.supervision_loss);
+    if (record.force_balanced) add_scalar(event, "moe/FORCED_BALANCE", 1);
     add_scalar(event, "moe/load_imbalance", record.load_imbalance);
     add_scalar(event, "moe/rank_imbalance", record.rank_imbalance);
     add_scalar(event, "moe/dropped_fraction", record.dropped_fraction);
@@ -141,7 +143,10 @@ void TensorBoardWriter::write(const EvaluationRecord& record) {
   const std::string bits = record.masked ? "eval/bits_per_masked_byte" : "eval/bits_per_byte";
   if (record.tokens_are_bytes) add_scalar(event, bits, record.bits_per_byte);
   if (record.mean_squared_error) add_scalar(event, "eval/mean_squared_error", *record.mean_squared_error);
+  if (record.router_accuracy) add_scalar(event, "eval/router_accuracy", *record.router_accuracy);
   for (const SourceEvaluation& source : record.by_source) {
+    if (source.router_accuracy)
+      add_scalar(event, "eval/router_accuracy/" + source.source, *source.router_accuracy);
     add_scalar(event, "eval/loss/" + source.source, source.eval_loss);
     if (record.tokens_are_bytes) add_scalar(event, bits + "/" + source.source, source.bits_per_byte);
   }

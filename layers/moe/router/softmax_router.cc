@@ -1,5 +1,6 @@
 #include "layers/moe/router/softmax_router.h"
 
+#include "layers/moe/router/forced_balance.h"
 #include "layers/moe/router/padding.h"
 #include "layers/ops/gemm/gemm.h"
 #include "layers/ops/softmax_top_k/softmax_top_k.h"
@@ -12,8 +13,10 @@ SoftmaxRouter::SoftmaxRouter(const config::Experiment& experiment, const std::st
       routed_scale_(static_cast<float>(experiment.moe().routed_scale())),
       groups_{experiment.moe().expert_groups(), experiment.moe().top_groups()},
       jitter_(experiment, name),
+      force_balanced_(experiment.moe().force_balanced()),
       weight_(name + ".weight", {experiment.moe().experts(), experiment.model().d_model()}),
-      balance_loss_(experiment.moe()) {
+      balance_loss_(experiment.moe()),
+      supervision_(experiment) {
   weight_.initialise_normal(experiment.run().seed(), router_init_std(experiment));
 }
 
@@ -39,15 +42,25 @@ Routing SoftmaxRouter::forward(Context& ctx, ConstTensorView x, MoeStatistics& s
                         .weights = weights,
                         .log_sum_exp = log_sum_exp,
                         .entropy = entropy});
+    if (force_balanced_) {
+      deal_in_turn(ctx, {.probabilities = probabilities,
+                         .normalize = normalize_,
+                         .scale = routed_scale_,
+                         .experts = chosen,
+                         .weights = weights});
+    }
     for (const TensorView& of_tokens : {probabilities, weights, log_sum_exp, entropy})
       clear_padding(ctx, of_tokens);
     for (const float value : entropy.values<float>()) statistics.router_entropy_sum += value;
   }
   const TensorView experts = without_padding(ctx, chosen);
+  supervision_.count_hits(ctx, experts, statistics);
   if (ctx.training) {
     saved_ = {x,           probabilities,
               chosen,      weights,
               log_sum_exp, balance_loss_.forward(ctx, probabilities, experts, log_sum_exp, statistics)};
+    saved_.balance.dprobabilities =
+        supervision_.add_gradient(ctx, probabilities, saved_.balance.dprobabilities, statistics);
   }
   return {experts, weights, entropy};
 }

@@ -2,12 +2,13 @@
 // experts. Weights are the chosen p, divided by their sum with moe.normalize_top_k (Mixtral),
 // as they are without (Switch, OLMoE), times moe.routed_scale (DeepSeek-V2). In training moe.jitter puts
 // noise on x (Switch); with moe.expert_groups only the experts of the moe.top_groups best groups compete
-// (DeepSeek-V2).
+// (DeepSeek-V2). With moe.force_balanced the experts are dealt in turn instead (forced_balance.h).
 #pragma once
 
 #include "layers/moe/balance_loss.h"
 #include "layers/moe/router/input_jitter.h"
 #include "layers/moe/router/router.h"
+#include "layers/moe/router/supervision.h"
 #include "layers/ops/select_top_k.h"
 
 namespace conclave {
@@ -29,8 +30,10 @@ class SoftmaxRouter : public Router {
   float routed_scale_;
   GroupLimit groups_;
   InputJitter jitter_;
+  bool force_balanced_;
   Parameter weight_;  // W [E, D]
   BalanceLoss balance_loss_;
+  RouterSupervision supervision_;
 
   // Of the last forward in training, in its arena.
   struct Saved {

@@ -60,12 +60,21 @@ std::vector<T> optional_tensor(const NamedTensors<T>& tensors, const std::string
   return found == tensors.end() ? std::vector<T>() : found->second;
 }
 
+// `in` is gate_up [2F, D] for swiglu, else up [F, D].
 template <class T>
-std::vector<T> reference_feed_forward(const std::vector<T>& x, const std::vector<T>& gate_up,
-                                      const std::vector<T>& down, std::size_t d_model) {
+std::vector<T> reference_feed_forward(config::Activation activation, const std::vector<T>& x,
+                                      const std::vector<T>& in, const std::vector<T>& down,
+                                      std::size_t d_model) {
   const std::size_t d_ff = down.size() / d_model;
-  return conclave::reference::linear(
-      conclave::reference::swiglu(conclave::reference::linear(x, gate_up, d_model), d_ff), down, d_ff);
+  const std::vector<T> preactivation = conclave::reference::linear(x, in, d_model);
+  return conclave::reference::linear(activation == config::swiglu
+                                         ? conclave::reference::swiglu(preactivation, d_ff)
+                                         : reference::activations(activation, preactivation),
+                                     down, d_ff);
+}
+
+inline const char* reference_input_name(config::Activation activation) {
+  return activation == config::swiglu ? ".gate_up" : ".up";
 }
 
 // alpha * balance + beta * z of one MoE layer with balance_scope: sequence, each sequence weighing as many
@@ -107,14 +116,18 @@ ReferenceBlock<T> reference_moe(const config::Experiment& experiment, const std:
                                   .experts = static_cast<std::size_t>(moe.experts()),
                                   .top_k = static_cast<std::size_t>(moe.top_k()),
                                   .shared_d_ff = static_cast<std::size_t>(moe.shared_experts() * moe.d_ff()),
-                                  .normalize = moe.normalize_top_k()};
+                                  .normalize = moe.normalize_top_k(),
+                                  .shared_gate = moe.shared_gate(),
+                                  .activation = moe.activation()};
   reference::MoeTensors<T> tensors;
   tensors.x = x;
   tensors.router = parameters.at(name + ".router.weight");
-  tensors.gate_up = parameters.at(name + ".experts.gate_up");
+  tensors.gate_up = parameters.at(name + ".experts" + reference_input_name(moe.activation()));
   tensors.down = parameters.at(name + ".experts.down");
-  tensors.shared_gate_up = optional_tensor(parameters, name + ".shared.gate_up");
+  tensors.shared_gate_up =
+      optional_tensor(parameters, name + ".shared" + reference_input_name(moe.activation()));
   tensors.shared_down = optional_tensor(parameters, name + ".shared.down");
+  tensors.shared_gate = optional_tensor(parameters, name + ".shared_gate");
 
   reference::MoeTensors<double> discrete;
   discrete.x = real_parts(x);
@@ -153,9 +166,10 @@ ReferenceBlock<T> reference_block(const config::Experiment& experiment, std::int
   if (config::is_moe_layer(experiment, layer)) {
     block = reference_moe(experiment, prefix + ".moe", parameters, batch, normed);
   } else {
-    block.y = reference_feed_forward(normed, parameters.at(prefix + ".feed_forward.gate_up"),
-                                     parameters.at(prefix + ".feed_forward.down"),
-                                     static_cast<std::size_t>(model.d_model()));
+    block.y = reference_feed_forward(
+        model.activation(), normed,
+        parameters.at(prefix + ".feed_forward" + reference_input_name(model.activation())),
+        parameters.at(prefix + ".feed_forward.down"), static_cast<std::size_t>(model.d_model()));
   }
   block.y = sum_of(block.y, h);
   return block;

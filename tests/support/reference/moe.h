@@ -10,6 +10,8 @@
 #include <numeric>
 #include <vector>
 
+#include "tests/support/reference/activation.h"
+
 namespace conclave::test::reference {
 
 struct MoeSizes {
@@ -23,6 +25,11 @@ struct MoeSizes {
   std::size_t capacity = SIZE_MAX;  // rows an expert takes
   bool drop_smallest = false;       // over capacity drop the smallest weights; false: the latest
   bool renormalize = false;         // weights among the choices that were kept
+  bool shared_gate = false;
+  config::Activation activation = config::swiglu;
+
+  // Rows of the input projection for each hidden element.
+  std::size_t projections() const { return activation == config::swiglu ? 2 : 1; }
 };
 
 // Inputs of the layer, or their gradients. Shared tensors are empty without shared experts.
@@ -30,22 +37,26 @@ template <class T>
 struct MoeTensors {
   std::vector<T> x;               // [T, D]
   std::vector<T> router;          // [E, D]
-  std::vector<T> gate_up;         // [E, 2F, D]
+  std::vector<T> gate_up;         // [E, 2F, D]; without a gate, here and below, up [E, F, D]
   std::vector<T> down;            // [E, D, F]
   std::vector<T> shared_gate_up;  // [2F', D]
   std::vector<T> shared_down;     // [D, F']
+  std::vector<T> shared_gate;     // [1, D]; empty without moe.shared_gate
 
   MoeTensors() = default;
   explicit MoeTensors(const MoeSizes& s)
       : x(s.tokens * s.d_model),
         router(s.experts * s.d_model),
-        gate_up(s.experts * 2 * s.d_ff * s.d_model),
+        gate_up(s.experts * s.projections() * s.d_ff * s.d_model),
         down(s.experts * s.d_model * s.d_ff),
-        shared_gate_up(2 * s.shared_d_ff * s.d_model),
-        shared_down(s.d_model * s.shared_d_ff) {}
+        shared_gate_up(s.projections() * s.shared_d_ff * s.d_model),
+        shared_down(s.d_model * s.shared_d_ff),
+        shared_gate(s.shared_gate ? s.d_model : 0) {}
 
   // The members one after the other, for loops over all.
-  std::vector<std::vector<T>*> all() { return {&x, &router, &gate_up, &down, &shared_gate_up, &shared_down}; }
+  std::vector<std::vector<T>*> all() {
+    return {&x, &router, &gate_up, &down, &shared_gate_up, &shared_down, &shared_gate};
+  }
 
   template <class U>
   MoeTensors<U> as() const {
@@ -56,6 +67,7 @@ struct MoeTensors {
     other.down.assign(down.begin(), down.end());
     other.shared_gate_up.assign(shared_gate_up.begin(), shared_gate_up.end());
     other.shared_down.assign(shared_down.begin(), shared_down.end());
+    other.shared_gate.assign(shared_gate.begin(), shared_gate.end());
     return other;
   }
 };
@@ -74,44 +86,70 @@ T dot(const T* a, const T* b, std::size_t n) {
   return sum;
 }
 
-// What one token does inside one SwiGLU feed-forward of width F: gate_up [2F, D], down [D, F].
+// What one token does inside one feed-forward of width F: in [2F, D] (gate, up; swiglu) or [F, D], down [D,
+// F].
 template <class T>
-struct SwigluToken {
+struct FeedForwardToken {
   std::vector<T> gate, up, hidden, y;
 
-  SwigluToken(const T* x, const T* gate_up, const T* down, std::size_t d_model, std::size_t d_ff) {
+  FeedForwardToken(const T* x, const T* in, const T* down, std::size_t d_model, std::size_t d_ff,
+                   config::Activation kind, const std::vector<double>& dropout = {})
+      : kind_(kind), dropout_(dropout) {
     using std::exp;
+    const bool gated = kind == config::swiglu;
     for (std::size_t f = 0; f < d_ff; ++f) {
-      gate.push_back(dot(x, gate_up + f * d_model, d_model));
-      up.push_back(dot(x, gate_up + (d_ff + f) * d_model, d_model));
-      hidden.push_back(gate[f] / (T(1.0) + exp(-gate[f])) * up[f]);
+      up.push_back(dot(x, in + ((gated ? d_ff : 0) + f) * d_model, d_model));
+      if (gated) {
+        gate.push_back(dot(x, in + f * d_model, d_model));
+        hidden.push_back(gate[f] / (T(1.0) + exp(-gate[f])) * up[f]);
+      } else {
+        hidden.push_back(activation(kind, up[f]));
+      }
+      if (!dropout.empty()) hidden[f] = T(dropout[f]) * hidden[f];
     }
     for (std::size_t d = 0; d < d_model; ++d) y.push_back(dot(hidden.data(), down + d * d_ff, d_ff));
   }
 
-  // Adds the gradients of sum_d dy[d] y[d].
-  void backward(const T* x, const T* gate_up, const T* down, const std::vector<T>& dy, T* dx, T* dgate_up,
+  // Adds the gradients of dot(dy, y).
+  void backward(const T* x, const T* in, const T* down, const std::vector<T>& dy, T* dx, T* din,
                 T* ddown) const {
     using std::exp;
     const std::size_t d_model = dy.size();
     const std::size_t d_ff = hidden.size();
+    const auto project_back = [&](std::size_t row, const T& dpreactivation) {
+      for (std::size_t d = 0; d < d_model; ++d) {
+        din[row * d_model + d] += dpreactivation * x[d];
+        dx[d] += dpreactivation * in[row * d_model + d];
+      }
+    };
     for (std::size_t f = 0; f < d_ff; ++f) {
       T dhidden(0.0);
       for (std::size_t d = 0; d < d_model; ++d) {
         dhidden += dy[d] * down[d * d_ff + f];
         ddown[d * d_ff + f] += dy[d] * hidden[f];
       }
-      const T sigmoid = T(1.0) / (T(1.0) + exp(-gate[f]));
-      const T dup = dhidden * gate[f] * sigmoid;
-      const T dgate = dhidden * up[f] * sigmoid * (T(1.0) + gate[f] * (T(1.0) - sigmoid));
-      for (std::size_t d = 0; d < d_model; ++d) {
-        dgate_up[f * d_model + d] += dgate * x[d];
-        dgate_up[(d_ff + f) * d_model + d] += dup * x[d];
-        dx[d] += dgate * gate_up[f * d_model + d] + dup * gate_up[(d_ff + f) * d_model + d];
+      if (!dropout_.empty()) dhidden = T(dropout_[f]) * dhidden;
+      if (kind_ != config::swiglu) {
+        project_back(f, dhidden * activation_derivative(kind_, up[f]));
+        continue;
       }
+      const T sigmoid = T(1.0) / (T(1.0) + exp(-gate[f]));
+      project_back(f, dhidden * up[f] * sigmoid * (T(1.0) + gate[f] * (T(1.0) - sigmoid)));
+      project_back(d_ff + f, dhidden * gate[f] * sigmoid);
     }
   }
+
+ private:
+  config::Activation kind_;
+  std::vector<double> dropout_;  // factor of each hidden element: 0 or 1 / (1 - rate); empty without dropout
 };
+
+// The gate of a token on the shared experts: sigmoid(x . w), 1 without w.
+template <class T>
+T shared_gate_of(const MoeSizes& s, const T* x, const std::vector<T>& w) {
+  using std::exp;
+  return s.shared_gate ? T(1.0) / (T(1.0) + exp(-dot(x, w.data(), s.d_model))) : T(1.0);
+}
 
 // What the router says of one token: p = softmax over all experts, w the weights of the K choices. Weights
 // that are normalised are a softmax among the chosen; renormalised, among those that were kept.
@@ -209,13 +247,16 @@ std::vector<T> moe_forward(const MoeSizes& s, const MoeChoices& choices, const M
     const RouterToken<T> routed(s, x, in.router.data(), chosen, sharing_choices(s, choices, t));
     for (std::size_t k = 0; k < s.top_k; ++k) {
       if (!choices.kept[t * s.top_k + k]) continue;
-      const SwigluToken<T> expert(x, &in.gate_up[chosen[k] * 2 * s.d_ff * s.d_model],
-                                  &in.down[chosen[k] * s.d_model * s.d_ff], s.d_model, s.d_ff);
+      const FeedForwardToken<T> expert(x, &in.gate_up[chosen[k] * s.projections() * s.d_ff * s.d_model],
+                                       &in.down[chosen[k] * s.d_model * s.d_ff], s.d_model, s.d_ff,
+                                       s.activation);
       for (std::size_t d = 0; d < s.d_model; ++d) y[t * s.d_model + d] += routed.w[k] * expert.y[d];
     }
     if (s.shared_d_ff == 0) continue;
-    const SwigluToken<T> shared(x, in.shared_gate_up.data(), in.shared_down.data(), s.d_model, s.shared_d_ff);
-    for (std::size_t d = 0; d < s.d_model; ++d) y[t * s.d_model + d] += shared.y[d];
+    const FeedForwardToken<T> shared(x, in.shared_gate_up.data(), in.shared_down.data(), s.d_model,
+                                     s.shared_d_ff, s.activation);
+    const T gate = shared_gate_of(s, x, in.shared_gate);
+    for (std::size_t d = 0; d < s.d_model; ++d) y[t * s.d_model + d] += gate * shared.y[d];
   }
   return y;
 }
@@ -235,9 +276,10 @@ MoeTensors<T> moe_backward(const MoeSizes& s, const MoeChoices& choices, const M
     std::vector<T> dw(s.top_k, T(0.0));
     for (std::size_t k = 0; k < s.top_k; ++k) {
       if (!choices.kept[t * s.top_k + k]) continue;
-      const std::size_t gate_up_at = chosen[k] * 2 * s.d_ff * s.d_model;
+      const std::size_t gate_up_at = chosen[k] * s.projections() * s.d_ff * s.d_model;
       const std::size_t down_at = chosen[k] * s.d_model * s.d_ff;
-      const SwigluToken<T> expert(x, &in.gate_up[gate_up_at], &in.down[down_at], s.d_model, s.d_ff);
+      const FeedForwardToken<T> expert(x, &in.gate_up[gate_up_at], &in.down[down_at], s.d_model, s.d_ff,
+                                       s.activation);
       dw[k] = dot(dy_token.data(), expert.y.data(), s.d_model);
       std::vector<T> dy_expert;
       for (const T& value : dy_token) dy_expert.push_back(routed.w[k] * value);
@@ -246,9 +288,19 @@ MoeTensors<T> moe_backward(const MoeSizes& s, const MoeChoices& choices, const M
     }
     routed.backward(s, x, in.router.data(), chosen, dw, dx, gradients.router.data());
     if (s.shared_d_ff == 0) continue;
-    const SwigluToken<T> shared(x, in.shared_gate_up.data(), in.shared_down.data(), s.d_model, s.shared_d_ff);
-    shared.backward(x, in.shared_gate_up.data(), in.shared_down.data(), dy_token, dx,
+    const FeedForwardToken<T> shared(x, in.shared_gate_up.data(), in.shared_down.data(), s.d_model,
+                                     s.shared_d_ff, s.activation);
+    const T gate = shared_gate_of(s, x, in.shared_gate);
+    std::vector<T> dy_shared;
+    for (const T& value : dy_token) dy_shared.push_back(gate * value);
+    shared.backward(x, in.shared_gate_up.data(), in.shared_down.data(), dy_shared, dx,
                     gradients.shared_gate_up.data(), gradients.shared_down.data());
+    if (!s.shared_gate) continue;
+    const T dlogit = dot(dy_token.data(), shared.y.data(), s.d_model) * gate * (T(1.0) - gate);
+    for (std::size_t d = 0; d < s.d_model; ++d) {
+      gradients.shared_gate[d] += dlogit * x[d];
+      dx[d] += dlogit * in.shared_gate[d];
+    }
   }
   return gradients;
 }

@@ -34,6 +34,31 @@ INSTANTIATE_TEST_SUITE_P(
             kSource + "moe: {top_k: 3, experts: 2}\n",
             "run.yaml:2:26: moe.top_k: 3 is more than moe.experts, 2, and a token goes to different experts; "
             "valid: moe.top_k from 1 to 2, or moe.experts of at least 3"},
+        BrokenRule{kSource + "moe: {experts: 2, router_supervision: {weight: 1}}\n",
+                   "run.yaml:2:48: moe.router_supervision.sources: none to teach; valid: a list such as "
+                   "[{source: text, experts: [0, 1]}]"},
+        BrokenRule{
+            kSource + "moe: {experts: 2, router_supervision: {sources: [{source: a, experts: [1]}]}}\n",
+            "run.yaml:2:59: moe.router_supervision.sources.0.source: \"a\" is no source of data.train; "
+            "valid: text"},
+        BrokenRule{
+            kSource + "moe: {experts: 2, router_supervision: {sources: [{source: text}]}}\n",
+            "run.yaml:2:50: moe.router_supervision.sources.0.experts: missing; valid: one expert or more, "
+            "each once"},
+        BrokenRule{
+            kSource + "moe: {experts: 2, router_supervision: {sources: [{source: text, experts: [2]}]}}\n",
+            "run.yaml:2:74: moe.router_supervision.sources.0.experts: 2 is no expert, moe.experts is 2; "
+            "valid: ids from 0 to 1"},
+        BrokenRule{kSource + "moe: {experts: 2, router: hash, router_supervision: {sources: [{source: text, "
+                             "experts: [1]}]}}\n",
+                   "run.yaml:2:33: moe.router_supervision: moe.router: hash can't be taught; valid: softmax"},
+        BrokenRule{
+            kSource + "moe: {experts: 2, router: dense, force_balanced: true}\n",
+            "run.yaml:2:50: moe.force_balanced: true takes the place of a softmax router's choice, and "
+            "moe.router is dense; valid: moe.router=softmax, or moe.force_balanced=false"},
+        BrokenRule{kSource + "moe: {experts: 2, shared_gate: true}\n",
+                   "run.yaml:2:32: moe.shared_gate: true gates the shared experts, and moe.shared_experts is "
+                   "0; valid: moe.shared_experts of at least 1, or moe.shared_gate=false"},
         BrokenRule{
             kSource + "moe: {every: 5, experts: 2}\nmodel: {layers: 4}\n",
             "run.yaml:3:17: moe.every: 5 is more than model.layers, 4, which leaves no MoE layer; valid: "

@@ -10,9 +10,24 @@ namespace {
 
 std::vector<Bounded> bounded(std::span<const float> values) { return {values.begin(), values.end()}; }
 
+// What dropout multiplies the hidden elements of token t at expert e with, by the definition; `pair` is
+// t E + e.
+std::vector<double> dropout_factors(std::int64_t pair, std::int64_t d_ff, double rate) {
+  std::vector<double> factors;
+  const RandomStream random(3, "e/dropout", 5);
+  for (std::int64_t f = 0; rate > 0 && f < d_ff; ++f) {
+    const auto words = random.block(static_cast<std::uint64_t>(pair * ((d_ff + 3) / 4) + f / 4));
+    const double uniform = (words[static_cast<std::size_t>(f % 4)] >> 8) * 0x1p-24;
+    factors.push_back(uniform < static_cast<float>(rate) ? 0 : 1 / (1 - rate));
+  }
+  return factors;
+}
+
 // Rows per expert, D and F.
 void expect_matches_reference(const std::vector<std::int64_t>& rows_per_expert, std::int64_t d_model,
-                              std::int64_t d_ff) {
+                              std::int64_t d_ff, config::Activation activation = config::swiglu,
+                              double dropout = 0) {
+  const std::int64_t in_rows = input_projections(activation) * d_ff;
   const auto experts = static_cast<std::int64_t>(rows_per_expert.size());
   std::vector<std::int64_t> offsets = {0};
   for (const std::int64_t rows : rows_per_expert) offsets.push_back(offsets.back() + rows);
@@ -26,14 +41,20 @@ void expect_matches_reference(const std::vector<std::int64_t>& rows_per_expert, 
                        .d_ff = d_ff,
                        .seed = 3,
                        .init_std = 0.5,
-                       .output_init_std = 0.25});
+                       .output_init_std = 0.25,
+                       .activation = activation,
+                       .dropout = dropout});
   std::vector<Parameter*> parameters;
   module.collect_parameters(parameters);
   ASSERT_EQ(parameters.size(), 2u);
 
   const std::vector<float> x = random_values(rows * d_model, "x");
   const std::vector<float> dy = random_values(rows * d_model, "dy");
-  const TensorView y = module.forward(ctx, tensor_view(std::span(x), {rows, d_model}), offsets);
+  std::vector<std::int64_t> tokens;
+  for (std::int64_t row = 0; row < rows; ++row) tokens.push_back(1000 + 7 * row);
+  ctx.batch.step = 5;
+  const TensorView y = module.forward(ctx, tensor_view(std::span(x), {rows, d_model}), offsets,
+                                      tensor_view(std::span(tokens), {rows, 1}));
   const std::vector<float> y_values(y.values<float>().begin(), y.values<float>().end());
   const TensorView dx = module.backward(ctx, tensor_view(std::span(dy), {rows, d_model}));
 
@@ -47,13 +68,15 @@ void expect_matches_reference(const std::vector<std::int64_t>& rows_per_expert, 
       const auto width = static_cast<std::size_t>(d_model);
       const auto x_row = bounded(std::span(x).subspan(at, width));
       const auto dy_row = bounded(std::span(dy).subspan(at, width));
-      const Bounded* gate_up_e = gate_up.data() + e * 2 * d_ff * d_model;
+      const Bounded* gate_up_e = gate_up.data() + e * in_rows * d_model;
       const Bounded* down_e = down.data() + e * d_model * d_ff;
-      const reference::SwigluToken<Bounded> token(x_row.data(), gate_up_e, down_e, width,
-                                                  static_cast<std::size_t>(d_ff));
+      const auto factors =
+          dropout_factors(tokens[static_cast<std::size_t>(row)] * experts + e, d_ff, dropout);
+      const reference::FeedForwardToken<Bounded> token(x_row.data(), gate_up_e, down_e, width,
+                                                       static_cast<std::size_t>(d_ff), activation, factors);
       expected_y.insert(expected_y.end(), token.y.begin(), token.y.end());
       token.backward(x_row.data(), gate_up_e, down_e, dy_row, &expected_dx[at],
-                     dgate_up.data() + e * 2 * d_ff * d_model, ddown.data() + e * d_model * d_ff);
+                     dgate_up.data() + e * in_rows * d_model, ddown.data() + e * d_model * d_ff);
     }
   }
   expect_within_bounds(y_values, expected_y, "y");
@@ -66,6 +89,12 @@ TEST(ExpertsTest, UnevenLoads) { expect_matches_reference({3, 0, 7, 1}, 6, 5); }
 TEST(ExpertsTest, AllRowsToOneExpert) { expect_matches_reference({0, 9, 0}, 5, 3); }
 TEST(ExpertsTest, NoRows) { expect_matches_reference({0, 0}, 5, 3); }
 TEST(ExpertsTest, NoExperts) { expect_matches_reference({}, 5, 3); }
+TEST(ExpertsTest, Gelu) { expect_matches_reference({3, 0, 7, 1}, 6, 5, config::gelu); }
+TEST(ExpertsTest, Relu) { expect_matches_reference({3, 0, 7, 1}, 6, 5, config::relu); }
+TEST(ExpertsTest, Dropout) {
+  expect_matches_reference({3, 0, 7, 1}, 6, 5, config::swiglu, 0.4);
+  expect_matches_reference({2, 5}, 6, 9, config::gelu, 0.25);
+}
 TEST(ExpertsTest, WiderThanABlock) { expect_matches_reference({300, 2}, 9, 7); }
 
 TEST(ExpertsTest, InitialWeightsDoNotDependOnTheShard) {

@@ -59,6 +59,13 @@ config::Experiment variant(const std::string& name) {
     setting.mutable_moe()->set_top_k(1);
     setting.mutable_moe()->set_normalize_top_k(false);
   }
+  if (name == "gateless") {
+    setting.mutable_model()->set_activation(config::gelu);
+    setting.mutable_moe()->set_activation(config::gelu);
+    setting.mutable_moe()->set_every(2);
+    setting.mutable_moe()->set_shared_experts(1);
+    setting.mutable_moe()->set_shared_gate(true);
+  }
   return setting;
 }
 
@@ -216,7 +223,7 @@ TEST_P(LanguageModelTest, CachedDecodingInPiecesEqualsTheFullForward) {
 
 INSTANTIATE_TEST_SUITE_P(Variants, LanguageModelTest,
                          testing::Values("moe", "untied", "every_second", "dense", "untied_shared_top1",
-                                         "bidirectional"),
+                                         "bidirectional", "gateless"),
                          [](const auto& variant) { return std::string(variant.param); });
 
 TEST(LanguageModel, EveryParameterHasItsOwnNameAndDecay) {

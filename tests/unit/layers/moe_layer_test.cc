@@ -59,6 +59,7 @@ class MoeLayerTest : public testing::Test {
 // The reference's own derivatives, against none at all.
 TEST(MoeReferenceTest, BackwardIsTheComplexStepDerivative) {
   for (const auto& [normalize, renormalize] : {std::pair(true, false), {false, false}, {false, true}}) {
+    const config::Activation activation = normalize ? config::swiglu : config::gelu;
     const MoeSizes sizes{.tokens = 5,
                          .d_model = 4,
                          .d_ff = 3,
@@ -67,7 +68,9 @@ TEST(MoeReferenceTest, BackwardIsTheComplexStepDerivative) {
                          .shared_d_ff = 3,
                          .normalize = normalize,
                          .capacity = 2,
-                         .renormalize = renormalize};
+                         .renormalize = renormalize,
+                         .shared_gate = true,
+                         .activation = activation};
     const MoeCase moe = make_moe_case(sizes, 1);
     const reference::MoeChoices choices = reference::choose(sizes, moe.tensors);
     auto explicit_form = reference::moe_backward(sizes, choices, moe.tensors, moe.dy);
@@ -111,6 +114,48 @@ TEST_F(MoeLayerTest, OneExpert) {
 TEST_F(MoeLayerTest, SharedExperts) {
   expect_matches_reference(
       make_moe_case({.tokens = 12, .d_model = 7, .d_ff = 5, .experts = 4, .top_k = 2, .shared_d_ff = 10}, 7));
+}
+
+TEST_F(MoeLayerTest, GatedSharedExperts) {
+  expect_matches_reference(make_moe_case({.tokens = 12,
+                                          .d_model = 7,
+                                          .d_ff = 5,
+                                          .experts = 4,
+                                          .top_k = 2,
+                                          .shared_d_ff = 10,
+                                          .shared_gate = true},
+                                         16));
+}
+
+TEST_F(MoeLayerTest, GatedSharedExpertsInEvaluation) {
+  const MoeCase moe = make_moe_case({.tokens = 6,
+                                     .d_model = 7,
+                                     .d_ff = 5,
+                                     .experts = 3,
+                                     .top_k = 1,
+                                     .shared_d_ff = 5,
+                                     .shared_gate = true,
+                                     .activation = config::relu},
+                                    17);
+  MoeCaseLayer layer(moe, grid_);
+  layer.run({0, 6}, /*training=*/false);
+  expect_within_bounds(
+      layer.y(), reference::moe_forward(moe.sizes, choose_without_near_ties(moe), moe.tensors.as<Bounded>()),
+      "y");
+}
+
+TEST_F(MoeLayerTest, ActivationsWithoutAGate) {
+  for (const config::Activation activation : {config::gelu, config::relu}) {
+    expect_matches_reference(make_moe_case({.tokens = 12,
+                                            .d_model = 7,
+                                            .d_ff = 5,
+                                            .experts = 4,
+                                            .top_k = 2,
+                                            .shared_d_ff = 5,
+                                            .shared_gate = activation == config::relu,
+                                            .activation = activation},
+                                           18));
+  }
 }
 
 TEST_F(MoeLayerTest, OneToken) {

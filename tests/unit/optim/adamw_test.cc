@@ -31,8 +31,8 @@ config::Optim options() {
 // The optimizer of a world of one, with the ownership that it needs.
 class OwnedAdamW {
  public:
-  explicit OwnedAdamW(const std::vector<Parameter*>& parameters)
-      : ownership_(parameters, grid_, /*sharded=*/false), optimizer_(make_optimizer(options(), ownership_)) {}
+  explicit OwnedAdamW(const std::vector<Parameter*>& parameters, const config::Optim& setting = options())
+      : ownership_(parameters, grid_, /*sharded=*/false), optimizer_(make_optimizer(setting, ownership_)) {}
   Optimizer* operator->() { return optimizer_.get(); }
 
  private:
@@ -131,6 +131,47 @@ TEST(AdamW, WithoutGradientOnlyTheDecayIsLeft) {
   optimizer->update(0.5, 1.0);
   EXPECT_FLOAT_EQ(decaying.value().data<float>()[0], 2.0F * (1.0F - 0.5F * 0.1F));
   EXPECT_EQ(plain.value().data<float>()[0], 2.0F);
+}
+
+TEST(AdamW, ExpertsHaveARateAndADecayOfTheirOwn) {
+  config::Optim setting = options();
+  setting.set_expert_lr_multiplier(0.25);
+  setting.set_expert_weight_decay(0.5);
+  Parameter dense("dense", Shape{2, 3});
+  Parameter experts("experts", Shape{4, 3}, Range{1, 3});
+  dense.initialise_constant(2.0F);
+  experts.initialise_constant(2.0F);
+  OwnedAdamW optimizer({&dense, &experts}, setting);
+  optimizer->update(0.4, 1.0);  // no gradient: decay alone
+  EXPECT_FLOAT_EQ(dense.value().data<float>()[5], 2.0F * (1.0F - 0.4F * 0.1F));
+  EXPECT_FLOAT_EQ(experts.value().data<float>()[5], 2.0F * (1.0F - 0.4F * 0.25F * 0.5F));
+
+  setting.clear_expert_weight_decay();  // auto
+  Parameter like_dense("experts", Shape{4, 3}, Range{1, 3});
+  like_dense.initialise_constant(2.0F);
+  std::ranges::fill(like_dense.gradient().values<float>(), 1.0F);
+  OwnedAdamW({&like_dense}, setting)->update(0.4, 1.0);  // the first step of Adam is lr long
+  EXPECT_NEAR(like_dense.value().data<float>()[0], 2.0F * (1.0F - 0.1F * 0.1F) - 0.1F, 1e-6F);
+}
+
+TEST(AdamW, FrozenRowsKeepTheirValuesAndMoments) {
+  Parameter experts("experts", Shape{6, 2}, Range{1, 5});
+  experts.initialise_constant(2.0F);
+  OwnedAdamW optimizer({&experts});
+  std::ranges::fill(experts.gradient().values<float>(), 1.0F);
+  optimizer->update(0.1, 1.0);
+  const auto copy = [](ConstTensorView view) { return test::copy_of(view); };
+  const auto before = copy(experts.value());
+  const auto moments_before = copy(optimizer->state()[0].local);
+  experts.freeze_rows({2, 4});  // local rows 1 and 2
+  optimizer->update(0.1, 1.0);
+  const auto after = copy(experts.value());
+  const auto moments_after = copy(optimizer->state()[0].local);
+  for (std::size_t i = 0; i < before.size(); ++i) {
+    const bool is_frozen = i / 2 == 1 || i / 2 == 2;
+    EXPECT_EQ(after[i] == before[i], is_frozen) << i;
+    EXPECT_EQ(moments_after[i] == moments_before[i], is_frozen) << i;
+  }
 }
 
 // An expert's elements lie elsewhere in memory on another number of ranks, and threads cut them elsewhere.

@@ -51,6 +51,20 @@ TEST_F(GradientNorm, EqualsTheRootOfTheSumOfSquares) {
   EXPECT_GT(wanted, 1.0);
 }
 
+TEST_F(GradientNorm, LeavesOutWhatIsFrozen) {
+  const double all = norm();
+  const auto squares = [](std::span<const float> values) {
+    double sum = 0;
+    for (const float value : values) sum += static_cast<double>(value) * value;
+    return sum;
+  };
+  const double frozen =
+      squares(large.gradient().values<float>()) + squares(experts.gradient().rows(1, 3).values<float>());
+  large.freeze_rows({0, 9});
+  experts.freeze_rows({1, 3});
+  EXPECT_NEAR(norm() * norm(), all * all - frozen, 1e-11 * all * all);
+}
+
 TEST_F(GradientNorm, DoesNotDependOnThreads) {
   const auto norm_on = [&](int threads) {
     const test::ThreadCount scope(threads);

@@ -54,6 +54,18 @@ TEST(StepLine, LeavesOutWhatHasNoMeaning) {
   EXPECT_THAT(step_line(dense, 9, false, std::nullopt), HasSubstr("skipped 2"));
 }
 
+TEST(StepLine, MarksForcedBalance) {
+  StepRecord record = record_at(1);
+  record.force_balanced = true;
+  EXPECT_THAT(step_line(record, 9, false, std::nullopt), HasSubstr("FORCED BALANCE (moe.force_balanced)"));
+  EvaluationRecord evaluation;
+  evaluation.router_accuracy = 0.931;
+  EXPECT_THAT(evaluation_line(evaluation), HasSubstr("router accuracy 93.1%"));
+  EXPECT_THAT(evaluation_line(evaluation), Not(HasSubstr("FORCED")));
+  evaluation.force_balanced = true;
+  EXPECT_THAT(evaluation_line(evaluation), HasSubstr("FORCED BALANCE"));
+}
+
 TEST(EvaluationLine, BySource) {
   EvaluationRecord record;
   record.step = 200;

@@ -72,6 +72,7 @@ TEST_F(MetricsWriterTest, StepRecordHasEveryField) {
                            "loss",
                            "balance_loss",
                            "z_loss",
+                           "supervision_loss",
                            "lr",
                            "grad_norm",
                            "step_ms",
@@ -102,6 +103,17 @@ TEST_F(MetricsWriterTest, EvaluationRecordBySource) {
   EXPECT_EQ(json["bits_per_byte"], 2.25);
   EXPECT_EQ(json["eval_loss_by_source"], (nlohmann::json{{"kjv", 1.25}, {"c++", 0.5}}));
   EXPECT_EQ(json["bits_per_byte_by_source"], (nlohmann::json{{"kjv", 1.75}, {"c++", 0.75}}));
+
+  EXPECT_FALSE(json.contains("router_accuracy"));
+  EXPECT_FALSE(json.contains("force_balanced"));
+  EvaluationRecord taught = evaluation(200);
+  taught.router_accuracy = 0.5;
+  taught.by_source[0].router_accuracy = 0.75;
+  taught.force_balanced = true;
+  json = nlohmann::json::parse(to_json(taught));
+  EXPECT_EQ(json["router_accuracy"], 0.5);
+  EXPECT_EQ(json["router_accuracy_by_source"], (nlohmann::json{{"kjv", 0.75}}));
+  EXPECT_EQ(json["force_balanced"], true);
 
   EvaluationRecord tokens = evaluation(200);
   tokens.masked = true;

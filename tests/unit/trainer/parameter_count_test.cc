@@ -4,6 +4,7 @@
 
 #include "comm/self/self_communicator.h"
 #include "configs/load.h"
+#include "configs/moe_layers.h"
 #include "layers/model/model.h"
 #include "tests/support/source_dir.h"
 #include "tests/support/tiny_experiment.h"
@@ -30,7 +31,8 @@ TEST_P(ParameterCountTest, EqualsTheBuiltModel) {
     const std::int64_t elements = parameter->value().elements();
     total += elements;
     if (parameter->sharding() == Sharding::kExpert) {
-      const config::Moe& moe = experiment.moe();
+      const std::int64_t block = parameter->name()[std::string("layers.").size()] - '0';
+      const config::Moe moe = config::moe_of_layer(experiment, block);
       of_idle_experts += elements / moe.experts() * (moe.experts() - moe.top_k());
     }
   }
@@ -42,7 +44,7 @@ TEST_P(ParameterCountTest, EqualsTheBuiltModel) {
 INSTANTIATE_TEST_SUITE_P(Variants, ParameterCountTest,
                          testing::Values("base", "untied", "shared", "top1", "top_all", "dense_every_second",
                                          "dense", "plain_attention", "local_experts", "hash", "dense_mixture",
-                                         "noisy_top_k", "hierarchical"),
+                                         "noisy_top_k", "hierarchical", "gateless", "overrides"),
                          [](const auto& variant) { return std::string(variant.param); });
 
 TEST(ParameterCount, PublishedModels) {

@@ -46,9 +46,31 @@ TEST(RoutingSummary, Ratios) {
   EXPECT_EQ(summary.dropped_fraction_by_layer(), (std::vector<double>{4.0 / 16, 0.0}));
   EXPECT_EQ(summary.dropped_fraction_by_choice(), (std::vector<double>{1.0 / 16, 3.0 / 16}));
   EXPECT_DOUBLE_EQ(summary.balance_loss_raw(), 2.25);
-  EXPECT_DOUBLE_EQ(summary.z_loss_raw(), 0.75);
   EXPECT_DOUBLE_EQ(summary.importance_loss_raw(), 0.125);
   EXPECT_DOUBLE_EQ(summary.load_loss_raw(), 3);
+}
+
+TEST(RoutingSummary, TermsTakeTheCoefficientsOfTheirLayer) {
+  config::Experiment experiment = test::tiny_experiment("");
+  experiment.mutable_moe()->set_balance_loss(0.5);
+  experiment.mutable_moe()->set_z_loss(2.0);
+  EXPECT_DOUBLE_EQ(two_layers().balance_loss(experiment), 0.5 * 2.25);
+  EXPECT_DOUBLE_EQ(two_layers().z_loss(experiment), 2.0 * 0.75);
+  config::MoeLayers& second = *experiment.mutable_moe()->add_layers();
+  second.add_blocks(1);
+  second.set_balance_loss(4.0);
+  EXPECT_DOUBLE_EQ(two_layers().balance_loss(experiment), 0.5 * 1.25 + 4.0 * 1.0);
+  EXPECT_DOUBLE_EQ(two_layers().z_loss(experiment), 2.0 * 0.75);
+}
+
+TEST(RoutingSummary, LayersOfDifferentSizes) {
+  RoutingSummary summary;
+  summary.blocks = {0, 1};
+  summary.layers = {{.tokens = 8, .chosen_per_expert = {8, 0}, .dropped_per_choice = {2}},
+                    {.tokens = 8, .chosen_per_expert = {4, 4, 8, 0, 0, 0}, .dropped_per_choice = {0, 4}}};
+  EXPECT_DOUBLE_EQ(summary.dead_experts(), 4.0 / 8);
+  EXPECT_EQ(summary.dropped_fraction_by_choice(), (std::vector<double>{2.0 / 16, 4.0 / 8}));
+  EXPECT_DOUBLE_EQ(summary.dropped_fraction(), 6.0 / 24);
 }
 
 TEST(RoutingSummary, OneExpertOrNoTokensIsEven) {
@@ -69,7 +91,7 @@ TEST(RoutingSummary, ADenseModelHasNone) {
   EXPECT_EQ(summary.dropped_fraction(), 0.0);
   EXPECT_TRUE(summary.dropped_fraction_by_layer().empty());
   EXPECT_TRUE(summary.dropped_fraction_by_choice().empty());
-  EXPECT_EQ(summary.balance_loss_raw(), 0.0);
+  EXPECT_EQ(summary.balance_loss(test::tiny_experiment("")), 0.0);
 }
 
 TEST(RoutingSummary, TakesTheCountsOfTheModelAndResetsThem) {

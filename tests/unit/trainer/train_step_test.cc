@@ -5,8 +5,10 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <map>
 #include <memory>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "comm/self/self_communicator.h"
@@ -134,6 +136,52 @@ TEST_F(TrainStepTest, RouterStateDoesNotDependOnTheMicroBatch) {
   EXPECT_GT(norm_of(biases[0]), 0);
   EXPECT_EQ(biases[1], biases[0]);
   EXPECT_EQ(biases[2], biases[0]);
+}
+
+std::map<std::string, std::vector<float>> values_of(const Trainer& trainer) {
+  std::map<std::string, std::vector<float>> values;
+  for (const Parameter* parameter : trainer.model.parameters())
+    values[parameter->name()] = copy_of(parameter->value());
+  return values;
+}
+
+TEST_F(TrainStepTest, FrozenParametersKeepTheirBits) {
+  experiment_.mutable_train()->add_freeze("layers.*.moe.router.*");
+  experiment_.mutable_train()->add_freeze("layers.1.moe.experts.down[0-1,3]");
+  Trainer trainer(experiment_, *alone_);
+  const auto before = values_of(trainer);
+  for (std::int64_t step = 0; step < 2; ++step) train_step(trainer, step);
+  for (const auto& [name, after] : values_of(trainer)) {
+    SCOPED_TRACE(name);
+    const bool is_router = name.find("router") != std::string::npos;
+    EXPECT_EQ(after == before.at(name), is_router);
+    if (name != "layers.1.moe.experts.down") continue;
+    const std::size_t expert = after.size() / 4;
+    for (std::size_t e = 0; e < 4; ++e) {
+      EXPECT_EQ(std::equal(after.begin() + static_cast<std::ptrdiff_t>(e * expert),
+                           after.begin() + static_cast<std::ptrdiff_t>((e + 1) * expert),
+                           before.at(name).begin() + static_cast<std::ptrdiff_t>(e * expert)),
+                e != 2)
+          << "expert " << e;
+    }
+  }
+}
+
+TEST_F(TrainStepTest, ARouterLearnsTheExpertsOfItsSource) {
+  experiment_.mutable_optim()->set_lr(1e-2);
+  test::apply(experiment_, "supervised");  // the source's experts are 1 and 3 of 4
+  Trainer trainer(experiment_, *alone_);
+  const auto accuracy = [&] {
+    for (const auto& [block, layer] : trainer.model.moe_layers()) layer->take_statistics();
+    train_step(trainer, 0);
+    MoeStatistics sum;
+    for (const auto& [block, layer] : trainer.model.moe_layers()) sum.add(layer->take_statistics());
+    EXPECT_EQ(sum.labelled_tokens, 2 * 4 * 19);
+    return static_cast<double>(sum.labelled_hits) / static_cast<double>(sum.labelled_tokens);
+  };
+  EXPECT_LT(accuracy(), 0.9);
+  for (std::int64_t step = 1; step < 15; ++step) train_step(trainer, step);
+  EXPECT_GT(accuracy(), 0.99);
 }
 
 TEST_F(TrainStepTest, AllocatesNoActivationsAfterTheSecondStep) {
