@@ -117,9 +117,10 @@ std::string layout_lines(const Trainer& trainer) {
   const data::BatchCut cut = batch_cut(experiment, ranks);
   const std::int64_t global_batch = experiment.train().global_batch();
   text += fmt::format(
-      "batch      {} sequences of {} tokens a step = {} tokens, in {} micro-batch{} of at most {} a rank\n",
-      global_batch, experiment.model().max_seq(), global_batch * experiment.model().max_seq(),
-      cut.micro_steps(), cut.micro_steps() == 1 ? "" : "es", experiment.train().micro_batch());
+      "batch      {} sequences of {}{} tokens a step = {} tokens, in {} micro-batch{} of at most {} a rank\n",
+      global_batch, experiment.data().samples() == config::Data::lines ? "up to " : "",
+      experiment.model().max_seq(), global_batch * experiment.model().max_seq(), cut.micro_steps(),
+      cut.micro_steps() == 1 ? "" : "es", experiment.train().micro_batch());
   return text;
 }
 
