@@ -82,15 +82,33 @@ void CheckpointSaver::begin(const TrainingProgress& progress, std::span<const Sh
     stage_ = Stage::kRefused;
     return;
   }
-  tensors_ = global_tensors(tensors);
-  pieces_ =
-      std::move(plan_shards(tensors_, layout_of(grid_))[static_cast<std::size_t>(grid_.world().rank())]);
+  plan_pieces(tensors);
   std::vector<std::span<const std::byte>> values;
   const std::string failure = failure_of([&] { values = staged(tensors); });
   writing_ = start([this, failure, values = std::move(values)] {
     return failure.empty() ? write(values) : Written{{}, failure};
   });
   stage_ = Stage::kWriting;
+}
+
+// Collective.
+void CheckpointSaver::plan_pieces(std::span<const ShardedTensor> tensors) {
+  std::int64_t owned_bytes = 0;
+  for (const ShardedTensor& tensor : tensors) {
+    if (tensor.sharding != Sharding::kOwner) continue;
+    owned_bytes += tensor.local.elements() * static_cast<std::int64_t>(size_of(tensor.local.dtype()));
+  }
+  Communicator& world = grid_.world();
+  std::vector<std::int64_t> owned_bytes_of_rank(static_cast<std::size_t>(world.size()));
+  world
+      .all_gather(BufferView{&owned_bytes, 1, DType::kInt64, {}}, buffer_view(std::span(owned_bytes_of_rank)))
+      .wait();
+  tensors_ = global_tensors(tensors);
+  pieces_ = std::move(
+      plan_shards(tensors_, layout_of(grid_), owned_bytes_of_rank)[static_cast<std::size_t>(world.rank())]);
+  for (std::size_t i = 0; i < tensors.size(); ++i) {
+    if (tensors[i].sharding == Sharding::kOwner) add_piece(pieces_, {i, tensors[i].local_rows});
+  }
 }
 
 // The values of this rank's pieces: copies where training goes on meanwhile.

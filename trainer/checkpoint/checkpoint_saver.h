@@ -64,6 +64,7 @@ class CheckpointSaver {
     std::string warning;  // of what follows the commit
   };
 
+  void plan_pieces(std::span<const ShardedTensor> tensors);
   std::vector<std::span<const std::byte>> staged(std::span<const ShardedTensor> tensors);
   Written write(const std::vector<std::span<const std::byte>>& values) const;
   void start_commit(const Written& written);

@@ -1,10 +1,12 @@
 #include "trainer/checkpoint/manifest.h"
 
 #include <algorithm>
+#include <array>
 #include <fstream>
 #include <iterator>
 #include <map>
 #include <set>
+#include <utility>
 
 #include "comm/base/error.h"
 #include "trainer/checkpoint/checkpoint_paths.h"
@@ -33,6 +35,18 @@ Shape shape_of(const checkpoint::Tensor& tensor) {
   }
 }
 
+constexpr std::array<std::pair<Sharding, checkpoint::Sharding>, 3> kShardings{
+    {{Sharding::kReplicated, checkpoint::SHARDING_REPLICATED},
+     {Sharding::kExpert, checkpoint::SHARDING_EXPERT},
+     {Sharding::kOwner, checkpoint::SHARDING_OWNER}}};
+
+checkpoint::Sharding stored_sharding(Sharding sharding) {
+  return std::ranges::find(kShardings, sharding, &decltype(kShardings)::value_type::first)->second;
+}
+Sharding sharding_of(checkpoint::Sharding stored) {
+  return std::ranges::find(kShardings, stored, &decltype(kShardings)::value_type::second)->first;
+}
+
 // Names stand in error messages, tables and paths.
 bool is_printable(std::string_view name) {
   return !name.empty() &&
@@ -55,13 +69,12 @@ std::int64_t check_tensor(const checkpoint::Tensor& tensor) {
   const std::string what = "tensor " + tensor.name();
   const DType dtype =
       dtype_from_safetensors(is_printable(tensor.dtype()) ? tensor.dtype() : "(unprintable)", what);
-  CONCLAVE_CHECK(tensor.sharding() == checkpoint::SHARDING_REPLICATED ||
-                     tensor.sharding() == checkpoint::SHARDING_EXPERT,
-                 "{}: sharding {} is unknown", what, static_cast<int>(tensor.sharding()));
+  CONCLAVE_CHECK(checkpoint::Sharding_IsValid(tensor.sharding()), "{}: sharding {} is unknown", what,
+                 static_cast<int>(tensor.sharding()));
   CONCLAVE_CHECK(tensor.shape_size() <= Shape::kMaxRank, "{}: {} dimensions, at most {} are supported", what,
                  tensor.shape_size(), Shape::kMaxRank);
-  CONCLAVE_CHECK(tensor.sharding() != checkpoint::SHARDING_EXPERT || tensor.shape_size() > 0,
-                 "{}: a scalar has no experts", what);
+  CONCLAVE_CHECK(tensor.sharding() == checkpoint::SHARDING_REPLICATED || tensor.shape_size() > 0,
+                 "{}: a scalar has no rows to share", what);
   auto bytes = static_cast<std::int64_t>(size_of(dtype));
   std::int64_t row_bytes = bytes;
   for (int dimension = 0; dimension < tensor.shape_size(); ++dimension) {
@@ -184,7 +197,7 @@ void check_manifest(const checkpoint::Manifest& manifest) {
 
 GlobalTensor global_tensor(const checkpoint::Tensor& tensor) {
   return {tensor.name(), dtype_from_safetensors(tensor.dtype(), tensor.name()), shape_of(tensor),
-          tensor.sharding() == checkpoint::SHARDING_EXPERT ? Sharding::kExpert : Sharding::kReplicated};
+          sharding_of(tensor.sharding())};
 }
 
 checkpoint::Tensor describe(const GlobalTensor& tensor) {
@@ -194,8 +207,7 @@ checkpoint::Tensor describe(const GlobalTensor& tensor) {
   for (int dimension = 0; dimension < tensor.shape.rank(); ++dimension) {
     description.add_shape(tensor.shape[dimension]);
   }
-  description.set_sharding(tensor.sharding == Sharding::kExpert ? checkpoint::SHARDING_EXPERT
-                                                                : checkpoint::SHARDING_REPLICATED);
+  description.set_sharding(stored_sharding(tensor.sharding));
   return description;
 }
 

@@ -45,14 +45,18 @@ void reshard_checkpoint(const std::filesystem::path& source, const std::filesyst
   make_unfinished(target);
   write_or_remove(unfinished, [&] {
     std::vector<checkpoint::RankPieces> written;
-    const auto plan = plan_shards(tensors, layout);
+    auto plan = plan_shards(tensors, layout);
     for (int rank = 0; rank < layout.ranks; ++rank) {
+      std::vector<ShardPiece>& pieces = plan[static_cast<std::size_t>(rank)];
+      for (std::size_t i = 0; i < tensors.size(); ++i) {
+        if (tensors[i].sharding == Sharding::kOwner)
+          add_piece(pieces, {i, partition(tensors[i].rows(), layout.ranks, rank)});
+      }
       const auto read = [&](const ShardPiece& piece, const ByteSink& sink) {
         reader.rows(*reader.find(tensors[piece.tensor].name), piece.rows,
                     [&](Range, std::span<const std::byte> bytes) { sink(bytes); });
       };
-      written.push_back(
-          write_shard(unfinished, progress.step, rank, tensors, plan[static_cast<std::size_t>(rank)], read));
+      written.push_back(write_shard(unfinished, progress.step, rank, tensors, pieces, read));
     }
     commit(target, assemble_manifest(progress, layout, tensors, written));
   });

@@ -10,9 +10,9 @@
 
 namespace conclave {
 
-// Writes `target` as the ranks of `layout` would have written it, to the last byte of the tensors' files. It
-// must not exist. Throws Error for a damaged source and for any failure to write; nothing is left behind
-// then.
+// Writes `target` as the ranks of `layout` would have written it, to the last byte (optimizer state that its
+// owners shared out is cut evenly, where they would have cut it at blocks). It must not exist. Throws Error
+// for a damaged source and for any failure to write; nothing is left behind then.
 void reshard_checkpoint(const std::filesystem::path& source, const std::filesystem::path& target,
                         Layout layout);
 

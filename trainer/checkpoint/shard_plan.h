@@ -38,8 +38,14 @@ struct ShardPiece {
 };
 
 // What each rank writes, in the order of the tensors; no piece is empty. Expert tensors are written by the
-// ranks of expert-data rank 0, each its experts. Replicated ones are dealt, the largest first, each to the
-// rank with the fewest bytes so far.
-std::vector<std::vector<ShardPiece>> plan_shards(std::span<const GlobalTensor> tensors, Layout layout);
+// ranks of expert-data rank 0, each its experts; what belongs to a parameter of experts ("adamw.m/<its
+// name>") has its experts, each of as many rows. Replicated ones are dealt, the largest first, each to the
+// rank with the fewest bytes so far. Those of owners are left out: whoever owns rows writes them, and
+// `owned_bytes` (none, or one number a rank) says how many bytes that is.
+std::vector<std::vector<ShardPiece>> plan_shards(std::span<const GlobalTensor> tensors, Layout layout,
+                                                 std::span<const std::int64_t> owned_bytes = {});
+
+// Adds a piece to those of a rank, where it belongs; an empty one is not added.
+void add_piece(std::vector<ShardPiece>& pieces, ShardPiece piece);
 
 }  // namespace conclave
