@@ -10,6 +10,7 @@
 #include <iterator>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -18,7 +19,9 @@
 #include "tests/support/checkpoint_tensors.h"
 #include "tests/support/mpi_environment.h"
 #include "tests/support/temporary_directory.h"
+#include "trainer/checkpoint/checkpoint_saver.h"
 #include "trainer/checkpoint/manifest.h"
+#include "trainer/checkpoint/rewrite_checkpoint.h"
 #include "trainer/checkpoint/safetensors.h"
 
 namespace conclave {
@@ -42,6 +45,11 @@ bool everywhere(bool condition) {
 
 test::CheckpointTensors tensors_of(const ProcessGrid& grid, std::int64_t experts = kExperts) {
   return test::CheckpointTensors(experts, grid.local_experts(experts));
+}
+
+std::string read_file(const fs::path& path) {
+  std::ifstream stream(path, std::ios::binary);
+  return {std::istreambuf_iterator<char>(stream), {}};
 }
 
 SaveResult save(const ProcessGrid& grid, const fs::path& run_dir, float offset = 0) {
@@ -132,6 +140,51 @@ TEST(DistributedCheckpoint, ExpertPiecesCarryTheirRows) {
   const auto* entry = reader.find(expected);
   ASSERT_NE(entry, nullptr) << expected;
   EXPECT_EQ(entry->shape, (Shape{rows.size(), 3, 2}));
+}
+
+// One process writes what many ranks would have, to the last byte.
+TEST(DistributedCheckpoint, ReshardingWritesWhatTheRanksWrite) {
+  for (const int size : test::expert_parallel_sizes()) {
+    const test::TemporaryDirectory directory(world());
+    const ProcessGrid grid(world(), size);
+    const SaveResult result = save(grid, directory.path(), 0.25F);
+    ASSERT_TRUE(result.saved) << result.message;
+    if (world().rank() == 0) {
+      reshard_checkpoint(result.path, directory.path() / "one", {1, 1});
+      reshard_checkpoint(directory.path() / "one", directory.path() / "many", {world().size(), size});
+      for (const auto& entry : fs::directory_iterator(result.path)) {
+        EXPECT_EQ(read_file(directory.path() / "many" / entry.path().filename()), read_file(entry.path()))
+            << entry.path();
+      }
+    }
+  }
+}
+
+// Beside training: what is saved are the values of begin(), whatever follows; and a failure of one rank is a
+// result.
+TEST(DistributedCheckpoint, SavingBesideTraining) {
+  const test::TemporaryDirectory directory(world());
+  const ProcessGrid grid(world(), world().size());
+  CheckpointSaver saver(grid, directory.path(), 2, CheckpointSaver::Mode::kBackground);
+  test::CheckpointTensors tensors = tensors_of(grid);
+  for (const std::int64_t step : {1, 2, 3}) {
+    tensors.fill(static_cast<float>(step));
+    saver.begin({step, 0, 0, 0, 1, ""}, tensors.tensors());
+    tensors.clear();
+    std::optional<SaveResult> result;
+    while (!result) result = saver.poll();
+    ASSERT_TRUE(result->saved) << result->message;
+    load_checkpoint(world(), result->path, tensors.tensors());
+    EXPECT_TRUE(everywhere(tensors.is_filled(static_cast<float>(step))));
+  }
+  if (world().rank() == 0) {
+    EXPECT_EQ(find_checkpoints(directory.path()).size(), 2U);
+    fs::create_directory(directory.path() / "checkpoints/step_000004.tmp");
+  }
+  world().barrier().wait();
+  tensors.fill(4);
+  saver.begin({4, 0, 0, 0, 1, ""}, tensors.tensors());
+  EXPECT_TRUE(saver.finish()->saved);
 }
 
 // The last rank may write no file larger than 16 bytes: as if its disk were full.

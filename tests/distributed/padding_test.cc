@@ -20,6 +20,7 @@
 #include "tests/support/mpi_environment.h"
 #include "tests/support/tiny_experiment.h"
 #include "trainer/routing_summary.h"
+#include "trainer/data/dataset.h"
 #include "trainer/train_step.h"
 #include "trainer/trainer.h"
 
@@ -66,14 +67,14 @@ Outcome one_by_one(const config::Experiment& experiment, bool moved) {
     if (!moved) continue;
     for (float& value : parameter->value().values<float>()) value = std::nextafter(value, 2 * value);
   }
+  const data::Dataset dataset(experiment);
   std::int64_t global_tokens = 0;
-  for (std::int64_t sample = 0; sample < kGlobalBatch; ++sample)
-    global_tokens += trainer.dataset.training_length(sample);
+  for (std::int64_t sample = 0; sample < kGlobalBatch; ++sample) global_tokens += dataset.training_length(sample);
 
   Outcome outcome;
   std::vector<std::int32_t> tokens(kLength), targets(kLength);
   for (std::int64_t sample = 0; sample < kGlobalBatch; ++sample) {
-    const std::int64_t length = trainer.dataset.training_sequence(sample, tokens, targets);
+    const std::int64_t length = dataset.training_sequence(sample, tokens, targets);
     // Neighbours in the step, so that scopes wider than a sequence could be told apart.
     BatchPosition position{.micro_step = sample,
                            .micro_steps = kGlobalBatch,

@@ -21,6 +21,12 @@ train 0 resumed "${batch[@]}"
 says "resumed from resumed/checkpoints/step_000010, step 10"
 same_state straight resumed 20
 
+# Saving beside training changes nothing but when the files are written.
+train 75 beside "${batch[@]}" checkpoint.async=true checkpoint.every=1 train.stop_after=10
+train 0 beside "${batch[@]}" checkpoint.async=true checkpoint.every=1
+says "resumed from beside/checkpoints/step_000010, step 10"
+same_state straight beside 20
+
 # Another seed must make another run, or the comparison sees nothing.
 train 0 other "${batch[@]}" run.seed=43
 cmp --silent {straight,other}/checkpoints/step_000020/rank_00000.safetensors && fail "the seed changes nothing"

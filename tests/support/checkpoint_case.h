@@ -20,6 +20,8 @@ namespace conclave::test {
 class CheckpointCase {
  public:
   static constexpr std::int64_t kExperts = 5;
+  static constexpr const char* kConfig =
+      "run:\n  name: test\ndata:\n  train:\n    - {name: text, path: text.txt}\n";
 
   CheckpointCase() : world_(make_self_communicator()), grid_(*world_, 1), tensors_(kExperts, {0, kExperts}) {}
 
@@ -33,7 +35,7 @@ class CheckpointCase {
                   CheckpointSaver::Mode mode = CheckpointSaver::Mode::kBlocking) {
     CheckpointSaver saver(grid_, run_dir(), keep, mode);
     tensors_.fill(value);
-    saver.begin({step, step * 100, step * 4, step, 42, "run:\n  name: test\n"}, tensors_.tensors());
+    saver.begin({step, step * 100, step * 4, step, 42, kConfig}, tensors_.tensors());
     if (mode == CheckpointSaver::Mode::kBackground) tensors_.clear();
     return *saver.finish();
   }

@@ -90,9 +90,13 @@ CheckpointComparison compare_checkpoints(const std::filesystem::path& a, const s
   CheckpointComparison result;
   result.step_a = progress_a.step;
   result.step_b = progress_b.step;
-  result.configuration =
-      config::differences(config::parse_experiment(progress_a.resolved_config, a.string(), {}),
-                          config::parse_experiment(progress_b.resolved_config, b.string(), {}));
+  try {
+    result.configuration =
+        config::differences(config::parse_experiment(progress_a.resolved_config, a.string(), {}),
+                            config::parse_experiment(progress_b.resolved_config, b.string(), {}));
+  } catch (const Error& error) {
+    result.configuration_fault = error.what();
+  }
 
   for (const checkpoint::Tensor& in_a : reader_a.manifest().tensors()) {
     const checkpoint::Tensor* in_b = reader_b.find(in_a.name());

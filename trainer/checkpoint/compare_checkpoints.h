@@ -27,6 +27,7 @@ struct CheckpointComparison {
   std::vector<TensorDifference> different;
   std::vector<std::string> incomparable;  // only in one, or of another shape or type: in words
   std::vector<config::Difference> configuration;
+  std::string configuration_fault;  // why one of them, perhaps of another version, can't be compared
 
   bool same_tensors() const { return different.empty() && incomparable.empty(); }
 };

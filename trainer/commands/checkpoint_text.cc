@@ -76,6 +76,9 @@ std::string describe(const CheckpointComparison& comparison) {
     }
     text += "\n" + format_table({"configuration", "a", "b", "changes results"}, rows);
   }
+  if (!comparison.configuration_fault.empty()) {
+    text += fmt::format("\nthe configurations can't be compared: {}\n", comparison.configuration_fault);
+  }
   if (!comparison.different.empty()) {
     std::vector<std::vector<std::string>> rows;
     for (const TensorDifference& difference : comparison.different) {

@@ -104,13 +104,13 @@ INSTANTIATE_TEST_SUITE_P(
                    "run.yaml:2:19: model.head_dim: found 7, which is odd; the rotary embedding turns pairs; "
                    "valid: 6 or "
                    "8"},
-        BrokenRule{kSource + "model: {kind: mixture_regression}\nmoe: {experts: 2, router: dense}\n"
-                             "data: {regression: {path: a.csv}}\n",
-                   "run.yaml:1:8: data.train: holds texts, and model.kind: mixture_regression learns from "
+        BrokenRule{"model: {kind: mixture_regression}\nmoe: {experts: 2, router: dense}\n"
+                   "data: {train: [{name: text, path: text.txt}], regression: {path: a.csv}}\n",
+                   "run.yaml:3:15: data.train: holds texts, and model.kind: mixture_regression learns from "
                    "rows of numbers; valid: data.regression in its place"},
         BrokenRule{
             "model: {kind: mixture_regression}\nmoe: {experts: 2}\ndata: {regression: {path: a.csv}}\n",
-            "run.yaml:1:9: moe.router: softmax does not fit model.kind: mixture_regression, in which "
+            "run.yaml:1:15: moe.router: softmax does not fit model.kind: mixture_regression, in which "
             "every expert answers; valid: dense"},
         BrokenRule{kSource + "train: {objective: masked}\n",
                    "run.yaml:2:20: train.objective: masked predicts tokens from both sides, and model.causal "
@@ -120,7 +120,7 @@ INSTANTIATE_TEST_SUITE_P(
                    "train.objective: next_token predicts; valid: train.objective=masked, or "
                    "model.causal=true"},
         BrokenRule{kSource + "model: {causal: false, vocab_size: 256}\ntrain: {objective: masked}\n",
-                   "run.yaml:2:36: model.vocab_size: 256 is too small for data.tokenizer: bytes and the mask "
+                   "run.yaml:3:20: model.vocab_size: 256 is too small for data.tokenizer: bytes and the mask "
                    "token of train.objective: masked; valid: auto, or 257 or more"},
         BrokenRule{"data: {tokenizer: pretokenized, train: [{name: a, path: a.bin}]}\n",
                    "run.yaml:1:19: model.vocab_size: auto is not enough for data.tokenizer: pretokenized; "
@@ -150,7 +150,7 @@ INSTANTIATE_TEST_SUITE_P(
                    "moe.pad_to_capacity=false"},
         BrokenRule{
             kSource + "model: {causal: false}\nmoe: {experts: 4, router: expert_choice, capacity_factor: "
-                      "dropless}\n",
+                      "dropless}\ntrain: {objective: masked}\n",
             "run.yaml:3:59: moe.capacity_factor: capacity with expert_choice missing: it is the number "
             "of tokens that an expert takes, and it is dropless; valid: a number such as "
             "moe.capacity_factor=1, or moe.router=softmax"},
@@ -198,8 +198,9 @@ TEST(ValidateTest, ExpertChoiceMayLeakIfToldSoAndHasNoBalanceLoss) {
       ConfigFiles().load(kSource + "moe: {experts: 4, router: expert_choice, allow_future_leak: true}\n");
   EXPECT_EQ(experiment.moe().balance_loss(), 0);
   EXPECT_THAT(config::violations(experiment), IsEmpty());
-  EXPECT_NO_THROW(
-      ConfigFiles().load(kSource + "model: {causal: false}\nmoe: {experts: 4, router: expert_choice}\n"));
+  EXPECT_NO_THROW(ConfigFiles().load(
+      kSource +
+      "model: {causal: false}\nmoe: {experts: 4, router: expert_choice}\ntrain: {objective: masked}\n"));
 }
 
 TEST(ValidateTest, AGivenHeadDimFreesTheWidth) {

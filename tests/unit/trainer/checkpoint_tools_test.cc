@@ -96,7 +96,7 @@ TEST_F(CheckpointToolsTest, ConsolidatingGivesEveryTensorOnce) {
   const SafetensorsReader model(file);
   EXPECT_EQ(model.find("adamw.m/layers.0.moe.experts.down"), nullptr);
   EXPECT_EQ(model.metadata().at("step"), "7");
-  EXPECT_EQ(model.metadata().at("config"), "run:\n  name: test\n");
+  EXPECT_EQ(model.metadata().at("config"), test::CheckpointCase::kConfig);
   EXPECT_EQ(consolidate_checkpoint(parts, file, true).tensors, 5);
   const SafetensorsReader all(file);
   const SafetensorsReader expected(original / "rank_00000.safetensors");
@@ -118,7 +118,9 @@ TEST_F(CheckpointToolsTest, ComparingMeasuresDifferences) {
   set(0, 4, 10.0F);          // was 5
   set(1, 0, std::nanf(""));  // was 1001
   const ProcessGrid& grid = run_.grid();
-  const TrainingProgress progress{2, 200, 8, 2, 42, "run:\n  name: other\n"};
+  std::string config = test::CheckpointCase::kConfig;
+  config.replace(config.find("test"), 4, "other");
+  const TrainingProgress progress{2, 200, 8, 2, 42, config};
   const fs::path b = save_checkpoint(grid, run_.run_dir(), progress, run_.tensors(), 10).path;
 
   const CheckpointComparison comparison = compare_checkpoints(a, b);

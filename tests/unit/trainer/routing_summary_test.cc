@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "comm/self/self_communicator.h"
+#include "layers/model/language_model.h"
 #include "tests/support/tiny_experiment.h"
 
 namespace conclave {
