@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what is missing, builds everything in build-test/ with warnings as errors, and runs the tests:
 # launch/test.sh [--label LABEL]
-# LABEL is unit, distributed, integration, fault or policy. Fails if a test fails or if none ran; ends with what was
+# LABEL is unit, distributed, integration, fault, fuzz or policy. Fails if a test fails or if none ran; ends with what was
 # skipped and why.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -22,7 +22,11 @@ cmake --build build-test
 # Idle OpenMP threads sleep instead of spinning where the tests' neighbours need the core.
 export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-passive}
 status=0
+rm -f build-test/fault_verdicts.tsv
 ctest --test-dir build-test --output-on-failure --no-tests=error --parallel "$(nproc)" "${selection[@]}" || status=$?
+
+# What became of each fault, if their tests have run.
+if [[ -s build-test/fault_verdicts.tsv ]]; then tests/fault/table.sh build-test/fault_verdicts.tsv; fi
 
 # A skipped test says why: GoogleTest on the line after "file:line: Skipped", a script on a line "skipped: why".
 awk '

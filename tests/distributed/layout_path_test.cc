@@ -20,6 +20,7 @@
 #include "tests/support/tiny_experiment.h"
 #include "trainer/checkpoint/checkpoint.h"
 #include "trainer/checkpoint/compare_checkpoints.h"
+#include "trainer/data/dataset.h"
 #include "trainer/train_step.h"
 #include "trainer/trainer.h"
 

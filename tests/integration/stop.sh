@@ -56,7 +56,8 @@ train 75 undisturbed "${plan[@]}" train.stop_after=$(( steps + 5 ))
 same_state undisturbed file $(( steps + 5 ))
 
 # 75 promises that the state is saved. Saves on the way may fail: here a file takes the place of the directory.
-start unsaved checkpoint.every=2
+plan=(train.steps=100000 checkpoint.every=2 train.eval_every=0)
+start unsaved
 until rm -rf unsaved/checkpoints && touch unsaved/checkpoints && [[ -f unsaved/checkpoints ]]; do :; done 2> /dev/null
 wait_for grep --quiet "warning: checkpoint unsaved/checkpoints/step_.* was not saved" "$output"
 touch unsaved/STOP

@@ -6,7 +6,10 @@
 //
 // A replicated tensor is one entry under its own name in one rank's file; the ranks share the bytes evenly.
 // The experts of a sharded tensor are entries of the ranks that held them (those of expert-data rank 0),
-// named with their rows: "layers.0.moe.experts.down[4:8]".
+// named with their rows: "layers.0.moe.experts.down[4:8]". So are rows that one rank alone holds.
+//
+// Checked are: every byte of the manifest (its own checksum), the size and every header byte of each file,
+// and every slice of a tensor (checksums in the manifest). A header names its step and rank.
 #pragma once
 
 #include <cstdint>
