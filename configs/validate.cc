@@ -330,6 +330,20 @@ void check_overridden_blocks(const Experiment& experiment, std::vector<Violation
   }
 }
 
+// Terms over a micro-batch of all ranks differ between layouts by definition.
+void check_determinism(const Experiment& experiment, std::vector<Violation>& broken) {
+  const Moe& moe = experiment.moe();
+  if (experiment.run().determinism() != Run::cross_layout || moe.experts() == 0) return;
+  if (moe.balance_loss() == 0 || moe.balance_scope() == Moe::sequence) return;
+  broken.push_back(
+      {{"run.determinism", "moe.balance_scope"},
+       fmt::format(
+           "run.determinism: cross_layout, and moe.balance_scope: {} is taken over a micro-batch of all "
+           "ranks, which is another one in each layout; valid: moe.balance_scope=sequence, or "
+           "run.determinism=same_layout",
+           Moe::BalanceScope_Name(moe.balance_scope()))});
+}
+
 void check_vocabulary(const Experiment& experiment, std::vector<Violation>& broken) {
   const std::int64_t vocab_size = experiment.model().vocab_size();
   const bool is_bytes = experiment.data().tokenizer() == Data::bytes;
@@ -499,11 +513,19 @@ std::vector<Violation> violations(const Experiment& experiment) {
   check_objective(experiment, broken);
   check_regression(experiment, broken);
   check_optimization(experiment, broken);
+  check_determinism(experiment, broken);
   return broken;
 }
 
 void check_for_world(const Experiment& experiment, int world_size) {
   const std::int64_t size = experiment.parallel().expert_parallel_size();
+  if (size > 1 && experiment.run().determinism() == Run::cross_layout) {
+    throw ConfigError(
+        fmt::format("parallel.expert_parallel_size: {} adds up the gradients of an expert over the tokens of "
+                    "several ranks at once, "
+                    "and run.determinism: cross_layout keeps them apart; valid: 1, or auto",
+                    size));
+  }
   if (size == 0) return;
   const std::int64_t experts = most_experts(experiment);
   const std::int64_t largest = std::max<std::int64_t>(experts, 1);

@@ -134,7 +134,9 @@ bool is_within(const LayoutDifference& difference, const LayoutDifference& bound
 }
 
 std::vector<Layout> layouts_of(const config::Experiment& experiment, const std::vector<int>& ranks) {
-  const auto experts = static_cast<int>(std::max<std::int64_t>(experiment.moe().experts(), 1));
+  const bool whole_copies = experiment.run().determinism() == config::Run::cross_layout;
+  const auto experts =
+      whole_copies ? 1 : static_cast<int>(std::max<std::int64_t>(experiment.moe().experts(), 1));
   std::vector<Layout> layouts;
   for (const int count : ranks) {
     for (int size = 1; size <= std::min(count, experts); ++size) {
@@ -151,7 +153,8 @@ bool LayoutReport::passed() const { return std::ranges::all_of(checks, &LayoutCh
 void check_verifiable(const config::Experiment& experiment) {
   const config::Moe& moe = experiment.moe();
   if (moe.experts() == 0) return;
-  if (moe.capacity_factor() != 0) {
+  const bool fixed_shards = experiment.run().determinism() == config::Run::cross_layout;
+  if (moe.capacity_factor() != 0 && !fixed_shards) {
     throw ConfigError(
         fmt::format("moe.capacity_factor: {} is taken over one rank's micro-batch, so what is dropped "
                     "depends on the layout; to "

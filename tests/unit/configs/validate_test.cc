@@ -130,6 +130,11 @@ INSTANTIATE_TEST_SUITE_P(
                    "run.yaml:2:21: model.vocab_size: 255 is too small for data.tokenizer: bytes; valid: "
                    "auto, or 256 or "
                    "more"},
+        BrokenRule{
+            kSource + "run: {determinism: cross_layout}\nmoe: {experts: 4}\n",
+            "run.yaml:2:20: run.determinism: cross_layout, and moe.balance_scope: batch is taken over a "
+            "micro-batch of all ranks, which is another one in each layout; valid: "
+            "moe.balance_scope=sequence, or run.determinism=same_layout"},
         BrokenRule{"run: {name: a}\n",
                    "run.yaml: data.train: no sources; valid: a list such as data.train=[{name: text, path: "
                    "data/text.txt}]"},

@@ -41,9 +41,14 @@ class CheckpointToolsTest : public testing::Test {
     add_checkpoint_command(app, selected);
     app.parse("checkpoint " + line);
     testing::internal::CaptureStdout();
-    const int code = selected();
-    output_ = testing::internal::GetCapturedStdout();
-    return code;
+    try {
+      const int code = selected();
+      output_ = testing::internal::GetCapturedStdout();
+      return code;
+    } catch (...) {
+      output_ = testing::internal::GetCapturedStdout();
+      throw;
+    }
   }
 
   test::CheckpointCase run_;

@@ -24,9 +24,9 @@ TEST(LoadedModel, HasTheWeightsAndTheRouterStateOfTheRun) {
   config::Experiment experiment = test::tiny_experiment(test::tiny_text_file());
   test::apply(experiment, "sigmoid");
   Trainer trainer(experiment, *alone);
-  for (std::int64_t step = 0; step < 2; ++step) train_step(trainer, step);
+  for (std::int64_t step = 0; step < 3; ++step) train_step(trainer, step);  // biases go up and down
   const SaveResult saved =
-      save_checkpoint(trainer.grid, directory.path(), {.step = 2, .seed = 1, .resolved_config = ""},
+      save_checkpoint(trainer.grid, directory.path(), {.step = 3, .seed = 1, .resolved_config = ""},
                       trainer.checkpoint_tensors(), /*keep=*/1);
   ASSERT_TRUE(saved.saved) << saved.message;
 
