@@ -32,12 +32,16 @@ class RunRecord {
   void step(std::int64_t step, const StepResult& result, double step_seconds);
   void evaluation(std::int64_t completed_steps, const Evaluation& evaluation);
   void saved(const SaveResult& result);
+  // Collective. The run goes on after `first_step` completed steps once more.
+  void rewind(std::int64_t first_step);
   // The last evaluation: records it, prints the tables, writes evaluation.tsv.
   void finish(const Evaluation& evaluation);
 
  private:
   StepRecord reduced_record(std::int64_t completed_steps, const StepResult& result);
   void write_evaluation_table(const Evaluation& evaluation) const;
+  void open_records(std::int64_t first_step);
+  void report_unusual(std::int64_t step, const StepResult& result);
   bool is_first_rank() const { return trainer_.world.rank() == 0; }
 
   Trainer& trainer_;

@@ -14,6 +14,8 @@
 #include "trainer/checkpoint/checkpoint.h"
 #include "trainer/durable_file.h"
 #include "trainer/evaluate.h"
+#include "trainer/progress.h"
+#include "trainer/replica_check.h"
 #include "trainer/run_record.h"
 #include "trainer/shared_error.h"
 #include "trainer/start_report.h"
@@ -84,7 +86,7 @@ Resumed resume(Trainer& trainer) {
       trainer.world, run_dir, tensors,
       [&](const TrainingProgress& progress) { check_same_experiment(trainer.experiment, progress); });
   if (result.progress) {
-    trainer.optimizer->set_updates(result.progress->optimizer_updates);
+    go_on_from(trainer, *result.progress);
     return {result.progress->step, result.rejected, result.path.string()};
   }
   if (options.resume() == config::Checkpoint::must) {
@@ -96,13 +98,7 @@ Resumed resume(Trainer& trainer) {
 // A save that fails on the way is tried again at the next one; when the run ends there is none.
 void save(Trainer& trainer, RunRecord& record, std::int64_t completed_steps, bool run_ends) {
   const config::Experiment& experiment = trainer.experiment;
-  const std::int64_t samples = completed_steps * experiment.train().global_batch();
-  const TrainingProgress progress = {.step = completed_steps,
-                                     .tokens = samples * experiment.model().max_seq(),
-                                     .next_sample = samples,
-                                     .optimizer_updates = trainer.optimizer->updates(),
-                                     .seed = experiment.run().seed(),
-                                     .resolved_config = config::to_yaml(experiment)};
+  const TrainingProgress progress = progress_after(trainer, completed_steps);
   const std::vector<ShardedTensor> tensors = trainer.checkpoint_tensors();
   const SaveResult result = save_checkpoint(trainer.grid, experiment.run().dir(), progress, tensors,
                                             experiment.checkpoint().keep());
@@ -134,16 +130,43 @@ bool is_due(std::int64_t completed_steps, std::int64_t every) {
 void check_skipped_steps(const config::Experiment& experiment, std::int64_t skipped_in_a_row,
                          std::int64_t step) {
   if (skipped_in_a_row < experiment.train().max_skipped_steps()) return;
-  throw SharedError(fmt::format(
-      "the loss or the gradient was not finite in {} steps in a row, the last of them step {}; the newest "
-      "checkpoint is "
-      "from before. Lower optim.lr, raise schedule.warmup_steps or look at the data of those steps",
-      skipped_in_a_row, step + 1));
+  throw SharedError(
+      fmt::format("the loss or the gradient was not finite, or the loss was a spike, in {} steps in a row, "
+                  "the last of them "
+                  "step {}; the newest checkpoint is from before. Lower optim.lr, raise "
+                  "schedule.warmup_steps or look at the "
+                  "data of those steps",
+                  skipped_in_a_row, step + 1));
+}
+
+// After a loss spike at `step`, whose update was not made: back to the newest checkpoint, or, before the
+// first, to the beginning of the step, to go on without the samples of that step. Returns the steps that are
+// done then.
+std::int64_t rewind(Trainer& trainer, RunRecord& record, std::int64_t step) {
+  const config::Experiment& experiment = trainer.experiment;
+  const std::int64_t batch = trainer.batch_order.batch_of(step);
+  check_skipped_steps(experiment, trainer.batch_order.left_out_before(batch) + 1, step);
+  data::BatchOrder order = trainer.batch_order;
+  order.leave_out(batch);
+
+  const std::vector<ShardedTensor> tensors = trainer.checkpoint_tensors();
+  const ResumeResult result =
+      resume_newest(trainer.world, experiment.run().dir(), tensors, [](const TrainingProgress&) {});
+  for (const std::string& warning : result.rejected) record.warn(warning);
+  if (result.progress) go_on_from(trainer, *result.progress);
+  trainer.batch_order = order;  // a checkpoint does not know of its last
+
+  const std::int64_t completed = result.progress ? result.progress->step : step;
+  record.rewind(completed);
+  record.say(fmt::format("goes on after step {} of {}; the samples of the spike are left out", completed,
+                         result.progress ? result.path.string() : "this run, which has no checkpoint yet"));
+  return completed;
 }
 
 }  // namespace
 
 ExitCode train(const config::Experiment& experiment, Communicator& world) {
+  world.watchdog().set_timeout(experiment.run().timeout());
   prepare_run_directory(experiment.run().dir(), world);
   StopCondition stop(experiment, world);  // from here on a signal is a wish, not an end
   Trainer trainer(experiment, world);
@@ -163,11 +186,19 @@ ExitCode train(const config::Experiment& experiment, Communicator& world) {
     const StepResult result = train_step(trainer, step);
     record.step(step, result,
                 std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+    if (result.spike && plan.spike() == config::Train::rewind) {
+      step = rewind(trainer, record, step) - 1;
+      continue;
+    }
     skipped_in_a_row = result.skipped ? skipped_in_a_row + 1 : 0;
     check_skipped_steps(experiment, skipped_in_a_row, step);
 
     const std::int64_t completed = step + 1;
     const bool last = completed == plan.steps();
+    // Before a damaged replica can get into a checkpoint.
+    if (is_due(completed, plan.hash_every())) {
+      check_replicas(trainer.grid, trainer.replicated_tensors(), completed);
+    }
     const bool stopping = !last && stop.should_stop(completed);
     if (last || stopping || is_due(completed, experiment.checkpoint().every())) {
       save(trainer, record, completed, /*run_ends=*/last || stopping);

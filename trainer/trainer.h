@@ -10,7 +10,9 @@
 #include "optim/gradient_reduction.h"
 #include "optim/optimizer.h"
 #include "trainer/data/batch.h"
+#include "trainer/data/batch_order.h"
 #include "trainer/data/dataset.h"
+#include "trainer/loss_spike.h"
 
 namespace conclave {
 
@@ -28,12 +30,17 @@ struct Trainer {
   GradientReduction gradient_reduction;
   std::unique_ptr<Optimizer> optimizer;
 
+  LossWindow loss_window;        // of the last updates
+  data::BatchOrder batch_order;  // of the steps
+
   Arena arena;             // activations of one micro-batch
   data::MicroBatch batch;  // tokens and targets of one micro-batch
   StepClock clock;
 
   // Every tensor of a checkpoint: parameters, router state and optimizer state.
   std::vector<ShardedTensor> checkpoint_tensors();
+  // Those that ranks hold copies of: parameters and router state.
+  std::vector<ShardedTensor> replicated_tensors();
   // A context for the micro-batch at `position`.
   Context context(const BatchPosition& position, bool training);
 };

@@ -30,7 +30,9 @@ struct TrainingProgress {
   std::int64_t next_sample = 0;        // global index of the first sample that has not been used
   std::int64_t optimizer_updates = 0;  // updates made (Optimizer::updates)
   std::uint64_t seed = 0;
-  std::string resolved_config;  // YAML
+  std::string resolved_config;                 // YAML
+  std::vector<double> recent_losses;           // LossWindow::losses
+  std::vector<std::int64_t> left_out_batches;  // BatchOrder::left_out
 
   friend bool operator==(const TrainingProgress&, const TrainingProgress&) = default;
 };
@@ -74,8 +76,8 @@ struct ResumeResult {
 
 // Collective. Loads the newest checkpoint of the run that is whole. `accept` is called on every rank with a
 // candidate's progress before any tensor is touched; what it throws (a configuration that differs) ends the
-// search. Throws SharedError if there are checkpoints and none can be loaded: the run must not start anew over
-// them.
+// search. Throws SharedError if there are checkpoints and none can be loaded: the run must not start anew
+// over them.
 ResumeResult resume_newest(Communicator& world, const std::filesystem::path& run_dir,
                            std::span<const ShardedTensor> tensors,
                            const std::function<void(const TrainingProgress&)>& accept);

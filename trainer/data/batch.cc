@@ -43,10 +43,10 @@ BatchPosition position_of(const BatchCut& cut, std::int64_t step, std::int64_t m
   return position;
 }
 
-void load_training(const Dataset& dataset, const BatchCut& cut, std::int64_t step, std::int64_t micro_step,
-                   std::int64_t rank, MicroBatch& batch) {
+void load_training(const Dataset& dataset, const BatchCut& cut, std::int64_t batch_number,
+                   std::int64_t micro_step, std::int64_t rank, MicroBatch& batch) {
   const Range offsets = cut.sequences(micro_step, rank);
-  const std::int64_t first_sample = step * cut.global_batch + offsets.begin;
+  const std::int64_t first_sample = batch_number * cut.global_batch + offsets.begin;
   fill_sequences(offsets.size(), dataset.sequence_length(), batch,
                  [&](std::int64_t i, std::span<std::int32_t> tokens, std::span<std::int32_t> targets) {
                    dataset.training_sequence(first_sample + i, tokens, targets);

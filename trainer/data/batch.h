@@ -1,5 +1,5 @@
 // How the global batch of an optimizer step is cut into micro-batches and dealt to ranks. The samples of a
-// step are the same however it is cut: step s holds global samples [s G, (s + 1) G).
+// step are the same however it is cut: global batch b holds global samples [b G, (b + 1) G).
 #pragma once
 
 #include <cstdint>
@@ -45,9 +45,10 @@ struct MicroBatch {
   }
 };
 
-// Loads what `rank` trains on in a micro-step of an optimizer step.
-void load_training(const Dataset& dataset, const BatchCut& cut, std::int64_t step, std::int64_t micro_step,
-                   std::int64_t rank, MicroBatch& batch);
+// Loads what `rank` trains on in a micro-step of the optimizer step that trains on global batch
+// `batch_number` (batch_order.h).
+void load_training(const Dataset& dataset, const BatchCut& cut, std::int64_t batch_number,
+                   std::int64_t micro_step, std::int64_t rank, MicroBatch& batch);
 
 // Loads the held-out sequences of a source that `sequences` lists.
 void load_held_out(const Dataset& dataset, int source, std::span<const std::int64_t> sequences,
