@@ -16,12 +16,14 @@ config::Moe without_load_balance(config::Moe moe) {
 
 DenseRouter::DenseRouter(const config::Experiment& experiment, const std::string& name)
     : routed_scale_(static_cast<float>(experiment.moe().routed_scale())),
+      jitter_(experiment, name),
       gate_(name + ".weight", experiment.moe().experts(), experiment.model().d_model()),
       balance_loss_(without_load_balance(experiment.moe())) {
-  gate_.weight().initialise_normal(experiment.run().seed(), experiment.model().init_std());
+  gate_.weight().initialise_normal(experiment.run().seed(), router_init_std(experiment));
 }
 
 Routing DenseRouter::forward(Context& ctx, ConstTensorView x, MoeStatistics& statistics) {
+  x = jitter_.forward(ctx, x);
   const std::int64_t T = x.extent(0);
   const std::int64_t E = gate_.outputs();
   const SoftmaxChoice choice(ctx, T, E, E, routed_scale_);
@@ -45,6 +47,7 @@ TensorView DenseRouter::backward(Context& ctx, ConstTensorView dweights) {
   const TensorView dlogits = ctx.arena->allocate(saved_.choice.probabilities.shape());  // [T, E]
   saved_.choice.backward(ctx, dweights, saved_.balance, dlogits);
   gate_.backward(ctx, saved_.x, dlogits, dx);
+  jitter_.backward(ctx, dx);
   return dx;
 }
 

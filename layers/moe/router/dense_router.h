@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "layers/moe/router/input_jitter.h"
 #include "layers/moe/router/linear_gate.h"
 #include "layers/moe/router/router.h"
 #include "layers/moe/router/softmax_choice.h"
@@ -27,6 +28,7 @@ class DenseRouter : public Router {
 
  private:
   float routed_scale_;
+  InputJitter jitter_;
   LinearGate gate_;  // W [E, D]
   BalanceLoss balance_loss_;
 

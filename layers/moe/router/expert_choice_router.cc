@@ -31,12 +31,14 @@ std::int64_t expert_choice_capacity(const config::Moe& moe, std::int64_t tokens)
 
 ExpertChoiceRouter::ExpertChoiceRouter(const config::Experiment& experiment, const std::string& name)
     : config_(experiment.moe()),
+      jitter_(experiment, name),
       weight_(name + ".weight", {experiment.moe().experts(), experiment.model().d_model()}),
       z_loss_(without_balance(experiment.moe())) {
-  weight_.initialise_normal(experiment.run().seed(), experiment.model().init_std());
+  weight_.initialise_normal(experiment.run().seed(), router_init_std(experiment));
 }
 
 Routing ExpertChoiceRouter::forward(Context& ctx, ConstTensorView x, MoeStatistics& statistics) {
+  x = jitter_.forward(ctx, x);
   const std::int64_t T = x.extent(0);
   const std::int64_t E = weight_.value().extent(0);
   CONCLAVE_CHECK_EQ(T, ctx.batch.tokens(), "tokens of whole sequences, which expert choice is made in");
@@ -130,6 +132,7 @@ TensorView ExpertChoiceRouter::backward(Context& ctx, ConstTensorView dweights) 
                                .z_coefficient = saved_.z_coefficient,
                                .dlogits = dlogits});
   gemm(ctx, {.a = dlogits, .b = weight_.value(), .c = dx});
+  jitter_.backward(ctx, dx);
   gemm(ctx, {.a = dlogits, .b = saved_.x, .c = weight_.gradient(), .transpose_a = true, .accumulate = true});
   return dx;
 }

@@ -10,6 +10,7 @@
 #pragma once
 
 #include "layers/moe/balance_loss.h"
+#include "layers/moe/router/input_jitter.h"
 #include "layers/moe/router/router.h"
 
 namespace conclave {
@@ -35,6 +36,7 @@ class ExpertChoiceRouter : public Router {
   void choose(Context& ctx, ConstTensorView probabilities, TensorView experts, TensorView weights) const;
 
   config::Moe config_;
+  InputJitter jitter_;
   Parameter weight_;    // W [E, D]
   BalanceLoss z_loss_;  // without its load-balance term
 

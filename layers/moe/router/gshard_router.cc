@@ -9,14 +9,16 @@ constexpr std::int64_t kTopK = 2;
 
 GshardRouter::GshardRouter(const config::Experiment& experiment, const std::string& name)
     : routed_scale_(static_cast<float>(experiment.moe().routed_scale())),
+      jitter_(experiment, name),
       gate_(name + ".weight", experiment.moe().experts(), experiment.model().d_model()),
       balance_loss_(experiment.moe()),
       random_(experiment.run().seed(), name + "/second_choice") {
   CONCLAVE_CHECK_EQ(experiment.moe().top_k(), kTopK, "moe.top_k of the gshard router");
-  gate_.weight().initialise_normal(experiment.run().seed(), experiment.model().init_std());
+  gate_.weight().initialise_normal(experiment.run().seed(), router_init_std(experiment));
 }
 
 Routing GshardRouter::forward(Context& ctx, ConstTensorView x, MoeStatistics& statistics) {
+  x = jitter_.forward(ctx, x);
   const std::int64_t T = x.extent(0);
   const SoftmaxChoice choice(ctx, T, gate_.outputs(), kTopK, routed_scale_);
   {
@@ -62,6 +64,7 @@ TensorView GshardRouter::backward(Context& ctx, ConstTensorView dweights) {
   const TensorView dlogits = ctx.arena->allocate(saved_.choice.probabilities.shape());  // [T, E]
   saved_.choice.backward(ctx, dweights, saved_.balance, dlogits);
   gate_.backward(ctx, saved_.x, dlogits, dx);
+  jitter_.backward(ctx, dx);
   return dx;
 }
 

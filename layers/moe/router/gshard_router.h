@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "layers/moe/router/input_jitter.h"
 #include "layers/moe/router/linear_gate.h"
 #include "layers/moe/router/router.h"
 #include "layers/moe/router/softmax_choice.h"
@@ -35,6 +36,7 @@ class GshardRouter : public Router {
   Routing keep(Context& ctx, const SoftmaxChoice& choice) const;
 
   float routed_scale_;
+  InputJitter jitter_;
   LinearGate gate_;  // W [E, D]
   BalanceLoss balance_loss_;
   RandomStream random_;

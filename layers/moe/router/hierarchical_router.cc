@@ -24,16 +24,18 @@ HierarchicalRouter::HierarchicalRouter(const config::Experiment& experiment, con
       group_experts_(experiment.moe().experts() / groups_),
       top_in_group_(experiment.moe().top_k() / top_groups_),
       routed_scale_(static_cast<float>(experiment.moe().routed_scale())),
+      jitter_(experiment, name),
       group_gate_(name + ".group_weight", groups_, experiment.model().d_model()),
       gate_(name + ".weight", experiment.moe().experts(), experiment.model().d_model()),
       balance_loss_(experiment.moe()) {
   CONCLAVE_CHECK_EQ(groups_ * group_experts_, experiment.moe().experts(), "experts in equal groups");
   CONCLAVE_CHECK_EQ(top_groups_ * top_in_group_, experiment.moe().top_k(), "choices in equal parts a group");
   for (LinearGate* gate : {&group_gate_, &gate_})
-    gate->weight().initialise_normal(experiment.run().seed(), experiment.model().init_std());
+    gate->weight().initialise_normal(experiment.run().seed(), router_init_std(experiment));
 }
 
 Routing HierarchicalRouter::forward(Context& ctx, ConstTensorView x, MoeStatistics& statistics) {
+  x = jitter_.forward(ctx, x);
   const Gates gates = open_gates(ctx, x, statistics);
   const TensorView order = ctx.arena->allocate({x.extent(0), top_groups_ * top_in_group_}, DType::kInt32);
   const Routing routing = multiply_weights(ctx, gates, order);
@@ -192,6 +194,7 @@ TensorView HierarchicalRouter::backward(Context& ctx, ConstTensorView dweights) 
                                .dlogits = dlogits.reshaped({T * G, M})});
   group_gate_.backward(ctx, saved_.x, dgroup_logits, dx);
   gate_.backward(ctx, saved_.x, dlogits, dx, /*accumulate=*/true);
+  jitter_.backward(ctx, dx);
   return dx;
 }
 

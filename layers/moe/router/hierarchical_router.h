@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "layers/moe/balance_loss.h"
+#include "layers/moe/router/input_jitter.h"
 #include "layers/moe/router/linear_gate.h"
 #include "layers/moe/router/router.h"
 
@@ -63,6 +64,7 @@ class HierarchicalRouter : public Router {
 
   std::int64_t groups_, top_groups_, group_experts_, top_in_group_;  // G, H, M, K / H
   float routed_scale_;
+  InputJitter jitter_;
   LinearGate group_gate_;  // U [G, D]
   LinearGate gate_;        // W [E, D]
   BalanceLoss balance_loss_;

@@ -19,15 +19,17 @@ float sigmoid(float x) { return 1 / (1 + std::exp(-x)); }
 NoisyTopKRouter::NoisyTopKRouter(const config::Experiment& experiment, const std::string& name)
     : top_k_(experiment.moe().top_k()),
       routed_scale_(static_cast<float>(experiment.moe().routed_scale())),
+      jitter_(experiment, name),
       gate_(name + ".weight", experiment.moe().experts(), experiment.model().d_model()),
       noise_gate_(name + ".noise_weight", experiment.moe().experts(), experiment.model().d_model()),
       balance_loss_(experiment.moe()),
       variation_loss_(experiment.moe()),
       random_(experiment.run().seed(), name + "/noise") {
-  gate_.weight().initialise_normal(experiment.run().seed(), experiment.model().init_std());
+  gate_.weight().initialise_normal(experiment.run().seed(), router_init_std(experiment));
 }
 
 Routing NoisyTopKRouter::forward(Context& ctx, ConstTensorView x, MoeStatistics& statistics) {
+  x = jitter_.forward(ctx, x);
   const std::int64_t T = x.extent(0);
   const std::int64_t E = gate_.outputs();
   const SoftmaxChoice choice(ctx, T, E, top_k_, routed_scale_);
@@ -122,6 +124,7 @@ TensorView NoisyTopKRouter::backward(Context& ctx, ConstTensorView dweights) {
   }
   gate_.backward(ctx, saved_.x, dclean, dx);
   noise_gate_.backward(ctx, saved_.x, dspread, dx, /*accumulate=*/true);
+  jitter_.backward(ctx, dx);
   return dx;
 }
 

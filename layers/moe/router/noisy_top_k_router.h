@@ -15,6 +15,7 @@
 #include <string>
 #include <vector>
 
+#include "layers/moe/router/input_jitter.h"
 #include "layers/moe/router/linear_gate.h"
 #include "layers/moe/router/router.h"
 #include "layers/moe/router/softmax_choice.h"
@@ -53,6 +54,7 @@ class NoisyTopKRouter : public Router {
 
   std::int64_t top_k_;
   float routed_scale_;
+  InputJitter jitter_;
   LinearGate gate_;        // W_g [E, D]
   LinearGate noise_gate_;  // W_noise [E, D]
   BalanceLoss balance_loss_;
