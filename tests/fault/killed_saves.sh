@@ -8,7 +8,7 @@ rounds=${FAULT_ROUNDS:-6}
 seed=${FAULT_SEED:-20240229}
 RANDOM=$seed
 echo "seed $seed, $rounds kills"
-steps=24
+steps=120  # far more than are done before the kill comes
 plan=(train.steps=$steps checkpoint.every=1 train.eval_every=0)
 
 train 0 straight "${plan[@]}"
@@ -19,6 +19,7 @@ kill_once() {
   local run=$1 victim=$2 beside=$3 status=0 process from
   from=$(find "$run" -name 'step_??????' 2> /dev/null | sort | tail -n 1)
   from=$(( 10#0${from##*_} ))
+  if (( from >= steps )); then return 1; fi  # killed after its last save: no step is left to wait for
   "$source_dir/launch/mpirun.sh" "$ranks" "$binary" train "$tiny" "run.dir=$run" \
     "data.train.0.path=$workspace/text.txt" "${plan[@]}" checkpoint.async="$beside" \
     > "$output" 2>&1 &
@@ -38,7 +39,7 @@ kill_once() {
 round=0
 for (( run = 0; round < rounds; ++run )); do
   beside=$([[ $(( run % 2 )) == 0 ]] && echo false || echo true)
-  for (( ; round < rounds; ++round )); do
+  for (( kills = 0; kills < 3 && round < rounds; ++kills, ++round )); do
     victims=(0 1 all)
     kill_once "run_$run" "${victims[RANDOM % 3]}" "$beside" || break
     whole "run_$run"
