@@ -123,6 +123,11 @@ says "Load over the recorded steps"
 expect 0 "$binary" inspect --routing recorded/routing/step_000008.safetensors --max-tokens 5
 says "step_000008.safetensors, training step 8"
 says "global batch: 8 sequences of 32 tokens"
+cut -c 1-15 text.txt > short_lines.txt
+expect 0 "$binary" train "$tiny" run.dir=by_line data.train.0.path=short_lines.txt data.samples=lines \
+  log.routing=by_line/routing log.routing_every=20
+expect 0 "$binary" inspect --routing by_line/routing
+says "  pad  "
 expect 1 "$binary" inspect --routing run
 says "log.routing"
 train 0 unwritable log.routing=text.txt log.routing_every=8

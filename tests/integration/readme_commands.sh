@@ -20,7 +20,7 @@ readme_commands() {
        }' "$readme"
 }
 
-train 0 trained
+train 0 trained model.layers=4 log.routing=trained/routing log.routing_every=10
 ln -s "$source_dir/configs" configs
 mkdir runs data
 

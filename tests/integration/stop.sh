@@ -28,6 +28,7 @@ stopped() {
   says_not "^-----|terminate called"
   steps=$(sed --quiet 's/^stopped after step \([0-9]*\):.*/\1/p' "$output")
   [[ -e $(printf '%s/checkpoints/step_%06d/manifest.pb' "$1" "$steps") ]] || fail "no checkpoint of step $steps in $1"
+  [[ -s $1/report.html ]] || fail "the stopped run $1 has no report.html"
 }
 
 start user_signal

@@ -39,7 +39,7 @@
     const span = document.createElement("i");
     span.textContent = shown === "" ? "·" : shown === "\n" ? "↵\n" : shown;
     if (!data.bytes) span.className = "id";
-    else if (shown === "" || (shown.length > 1 && shown.startsWith("\\x"))) span.className = "byte";
+    else if (data.ids[t] < 0 || shown === "" || (shown.length > 1 && shown.startsWith("\\x"))) span.className = "byte";
     span.dataset.t = t;
     spans.push(span);
     text.append(span);
@@ -72,7 +72,7 @@
     });
     const shown = {" ": "space", "\n": "newline", "\t": "tab", "": "…"}[data.tokens[t]] || data.tokens[t];
     detail.replaceChildren(element("div", {class: "what"}, shown),
-      element("div", {class: "hint"}, `no. ${t}, ${data.bytes ? "byte" : "id"} ${data.ids[t]}`),
+      element("div", {class: "hint"}, data.ids[t] < 0 ? "padding" : `no. ${t}, ${data.bytes ? "byte" : "id"} ${data.ids[t]}`),
       element("table", {}, element("tbody", {}, ...rows)));
   }
   text.addEventListener("pointerover", (event) => { if (event.target.dataset.t !== undefined) showToken(Number(event.target.dataset.t)); });

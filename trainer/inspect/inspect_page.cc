@@ -49,19 +49,19 @@ ordered_json or_null(const std::optional<double>& value) {
 }
 
 ordered_json layer_json(const LayerRouting& layer, const LayerSummary& summary, std::int64_t tokens) {
-  ordered_json json{
-      {"block", layer.block},
-      {"experts", layer.experts},
-      {"load", summary.load},
-      {"experts_per_token", static_cast<double>(summary.choices) / static_cast<double>(summary.tokens)},
-      {"load_imbalance", summary.load_imbalance},
-      {"load_entropy", summary.load_entropy},
-      {"dead_experts", summary.dead_experts},
-      {"router_entropy", or_null(summary.router_entropy)},
-      {"entropy_histogram", summary.entropy_histogram},
-      {"by_token", or_null(summary.agreement_by_token)},
-      {"by_expert_before", or_null(summary.agreement_by_expert_before)},
-      {"by_source", summary.load_by_source}};
+  ordered_json json{{"block", layer.block},
+                    {"experts", layer.experts},
+                    {"load", summary.load},
+                    {"experts_per_token", static_cast<double>(summary.choices) /
+                                              static_cast<double>(std::max<std::int64_t>(summary.tokens, 1))},
+                    {"load_imbalance", summary.load_imbalance},
+                    {"load_entropy", summary.load_entropy},
+                    {"dead_experts", summary.dead_experts},
+                    {"router_entropy", or_null(summary.router_entropy)},
+                    {"entropy_histogram", summary.entropy_histogram},
+                    {"by_token", or_null(summary.agreement_by_token)},
+                    {"by_expert_before", or_null(summary.agreement_by_expert_before)},
+                    {"by_source", summary.load_by_source}};
   if (!summary.load_by_class.empty()) json["by_class"] = summary.load_by_class;
   json.update(choices_json(layer, tokens));
   return json;

@@ -35,12 +35,15 @@ void count_loads(const RoutingTrace& trace, const LayerRouting& layer, LayerSumm
   summary.choices = std::accumulate(summary.load.begin(), summary.load.end(), std::int64_t{0});
 }
 
-void take_entropy(const LayerRouting& layer, LayerSummary& summary) {
+// Padding is no part of any mean.
+void take_entropy(const RoutingTrace& trace, const LayerRouting& layer, LayerSummary& summary) {
   if (layer.entropy.empty()) return;
   summary.entropy_histogram.assign(kEntropyBins, 0);
   const double largest = std::log(static_cast<double>(layer.experts));
   double sum = 0;
-  for (const float entropy : layer.entropy) {
+  for (std::size_t t = 0; t < layer.entropy.size(); ++t) {
+    if (trace.tokens[t] == kNoToken) continue;
+    const float entropy = layer.entropy[t];
     sum += entropy;
     // A NaN (a diverged model) is in no bin.
     if (!(entropy >= 0)) continue;
@@ -48,7 +51,7 @@ void take_entropy(const LayerRouting& layer, LayerSummary& summary) {
     const auto bin = static_cast<std::int64_t>(share * kEntropyBins);
     ++summary.entropy_histogram[static_cast<std::size_t>(std::min(bin, kEntropyBins - 1))];
   }
-  summary.router_entropy = sum / static_cast<double>(layer.entropy.size());
+  if (summary.tokens > 0) summary.router_entropy = sum / static_cast<double>(summary.tokens);
 }
 
 // The most frequent expert (ties: the lower id) once one occurrence of `without` is taken away.
@@ -74,9 +77,9 @@ std::vector<LayerSummary> summarise(const RoutingTrace& trace) {
     LayerSummary summary;
     summary.block = layer.block;
     summary.experts = layer.experts;
-    summary.tokens = trace.size();
+    summary.tokens = trace.size() - std::ranges::count(trace.tokens, kNoToken);
     count_loads(trace, layer, summary);
-    take_entropy(layer, summary);
+    take_entropy(trace, layer, summary);
 
     RoutingSummary alone;
     alone.layers.emplace_back().chosen_per_expert = summary.load;

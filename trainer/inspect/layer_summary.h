@@ -13,7 +13,7 @@ namespace conclave {
 struct LayerSummary {
   std::int64_t block = 0;
   std::int64_t experts = 0;        // E
-  std::int64_t tokens = 0;         // T
+  std::int64_t tokens = 0;         // T without padding
   std::int64_t choices = 0;        // sum of the loads; K T where every token takes K experts
   std::vector<std::int64_t> load;  // [E] choices of each expert
   double load_imbalance = 1;       // largest load / mean

@@ -1,7 +1,7 @@
 // Routing decisions of a training step on disk: <log.routing>/step_000100.safetensors, for any safetensors
 // reader. T tokens of the whole global batch in its order, whatever the layout:
 //
-//   tokens              int32 [T]     input ids; sequence i is tokens [i S, (i + 1) S)
+//   tokens              int32 [T]     input ids, -1 for padding; sequence i is tokens [i S, (i + 1) S)
 //   sources             int32 [T / S] which of the sources in the metadata a sequence comes from
 //   layers.N.experts    int32 [T, K]  of the MoE layer in block N: global expert ids in the order of choice,
 //   before

@@ -51,6 +51,15 @@ void move_to_end(std::vector<T>& all, std::vector<T> values) {
   all.insert(all.end(), values.begin(), values.end());
 }
 
+// The input ids; kNoToken for padding.
+std::vector<std::int32_t> token_ids(const data::MicroBatch& batch) {
+  std::vector<std::int32_t> ids = batch.tokens;
+  for (std::size_t t = 0; t < batch.padding.size(); ++t) {
+    if (batch.padding[t] != 0) ids[t] = kNoToken;
+  }
+  return ids;
+}
+
 void unpack_trace_onto(RoutingTrace& trace, std::string_view& bytes) {
   move_to_end(trace.tokens, unpack_list<std::int32_t>(bytes));
   for (LayerRouting& layer : trace.layers) {
@@ -80,7 +89,7 @@ bool RoutingRecorder::records(std::int64_t step) const {
 void RoutingRecorder::after_forward(const BatchPosition& position, const data::MicroBatch& batch) {
   if (!records(position.step) || position.sequences == 0) return;
   RoutingTrace trace = empty_trace(model_, tokens_are_bytes_);
-  append_last_forward(model_, batch.tokens, 0, trace);
+  append_last_forward(model_, token_ids(batch), 0, trace);
   std::string part;
   pack_trace(part, trace);
   pack(parts_, position.first_sequence);

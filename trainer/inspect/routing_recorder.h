@@ -15,8 +15,8 @@ class RoutingRecorder {
  public:
   // `model`, `dataset` and `world` must outlive the recorder. With log.routing empty, or a dense model, it
   // does nothing.
-  RoutingRecorder(const config::Experiment& experiment, const Model& model,
-                  const data::TrainingData& dataset, Communicator& world);
+  RoutingRecorder(const config::Experiment& experiment, const Model& model, const data::TrainingData& dataset,
+                  Communicator& world);
 
   // After the forward of each micro-batch, before the arena is reset: keeps this rank's part, if the step is
   // one to be recorded.

@@ -52,8 +52,8 @@ RoutingTrace empty_trace(const Model& model, bool tokens_are_bytes) {
   return trace;
 }
 
-void append_last_forward(const Model& model, std::span<const std::int32_t> tokens,
-                         std::int32_t source, RoutingTrace& trace) {
+void append_last_forward(const Model& model, std::span<const std::int32_t> tokens, std::int32_t source,
+                         RoutingTrace& trace) {
   append(trace.tokens, tokens);
   trace.source_of_token.resize(trace.tokens.size(), source);
   for (std::size_t i = 0; i < trace.layers.size(); ++i) {

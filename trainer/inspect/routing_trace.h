@@ -9,6 +9,8 @@
 
 namespace conclave {
 
+inline constexpr std::int32_t kNoToken = -1;
+
 struct LayerRouting {
   std::int64_t block = 0;            // of the model, from 0
   std::int64_t experts = 0;          // E
@@ -20,7 +22,7 @@ struct LayerRouting {
 
 struct RoutingTrace {
   bool tokens_are_bytes = true;
-  std::vector<std::int32_t> tokens;           // [T]
+  std::vector<std::int32_t> tokens;           // [T]; kNoToken for padding, which has no expert
   std::vector<std::string> sources;           // names of the texts
   std::vector<std::int32_t> source_of_token;  // [T], index into `sources`
   std::vector<LayerRouting> layers;
@@ -42,7 +44,7 @@ std::vector<std::int32_t> first_experts(const LayerRouting& layer);
 RoutingTrace empty_trace(const Model& model, bool tokens_are_bytes);
 // Appends `tokens` of the source with this index and what the model's last forward, of just these tokens,
 // decided for them; before its arena is reset.
-void append_last_forward(const Model& model, std::span<const std::int32_t> tokens,
-                         std::int32_t source, RoutingTrace& trace);
+void append_last_forward(const Model& model, std::span<const std::int32_t> tokens, std::int32_t source,
+                         RoutingTrace& trace);
 
 }  // namespace conclave

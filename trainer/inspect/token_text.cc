@@ -40,6 +40,7 @@ ByteClass byte_class(std::int32_t byte) {
 }
 
 std::string token_label(std::int32_t token, bool tokens_are_bytes) {
+  if (token < 0) return "pad";
   if (!tokens_are_bytes) return std::to_string(token);
   if (token == ' ') return "\u2423";
   if (token == '\n') return "\\n";
@@ -63,9 +64,10 @@ std::vector<std::string> page_texts(std::span<const std::int32_t> tokens, bool t
       continue;
     }
     const bool has_glyph = (token >= ' ' && token < 127) || token == '\n' || token == '\t';
-    texts.push_back(!tokens_are_bytes ? std::to_string(token)
-                    : has_glyph       ? std::string(1, static_cast<char>(token))
-                                      : escape(token));
+    texts.push_back(token < 0           ? "pad"
+                    : !tokens_are_bytes ? std::to_string(token)
+                    : has_glyph         ? std::string(1, static_cast<char>(token))
+                                        : escape(token));
     ++i;
   }
   return texts;

@@ -28,12 +28,12 @@ inline constexpr std::array<std::string_view, 8> kByteClassNames = {
 ByteClass byte_class(std::int32_t byte);
 
 // One token for a line of a terminal: printable ASCII as it is, "␣" for a space, "\n", "\t", "\r", "\xc3" for
-// other bytes; a token of another tokenizer is its id.
+// other bytes; a token of another tokenizer is its id; "pad" for padding.
 std::string token_label(std::int32_t token, bool tokens_are_bytes);
 
 // The tokens for a page, which shows text as it is. Bytes: those of a character of several bytes (valid
 // UTF-8) are the character at its first byte and "" at the others; a byte that belongs to none, or that has
-// no glyph, is its "\xc3". Other tokenizers: ids. Always valid UTF-8.
+// no glyph, is its "\xc3". Other tokenizers: ids. Padding: "pad". Always valid UTF-8.
 std::vector<std::string> page_texts(std::span<const std::int32_t> tokens, bool tokens_are_bytes);
 
 }  // namespace conclave

@@ -48,7 +48,8 @@ std::string busiest(const std::vector<std::int64_t>& load, std::size_t count) {
 std::string layer_table(const std::vector<LayerSummary>& summaries) {
   std::vector<std::vector<std::string>> rows;
   for (const LayerSummary& layer : summaries) {
-    const double choices = static_cast<double>(layer.choices) / static_cast<double>(layer.tokens);
+    const double choices =
+        static_cast<double>(layer.choices) / static_cast<double>(std::max<std::int64_t>(layer.tokens, 1));
     const auto agreement = [](std::optional<double> share) { return share ? percent(*share) : "-"; };
     rows.push_back({std::to_string(layer.block), fmt::format("{:.2f}", choices),
                     fmt::format("{:.2f}", layer.load_imbalance), fmt::format("{:.3f}", layer.load_entropy),
@@ -74,7 +75,9 @@ std::string load_lines(const std::vector<LayerSummary>& summaries) {
 
 std::string class_table(const std::vector<LayerSummary>& summaries, const RoutingTrace& trace) {
   std::array<std::int64_t, kByteClassNames.size()> tokens{};
-  for (const std::int32_t token : trace.tokens) ++tokens[static_cast<std::size_t>(byte_class(token))];
+  for (const std::int32_t token : trace.tokens) {
+    if (token != kNoToken) ++tokens[static_cast<std::size_t>(byte_class(token))];
+  }
   std::vector<std::string> header = {"bytes", "tokens"};
   for (const LayerSummary& layer : summaries) header.push_back(fmt::format("layer {}", layer.block));
   std::vector<std::vector<std::string>> rows;

@@ -38,7 +38,7 @@ Routing DenseRouter::forward(Context& ctx, ConstTensorView x, MoeStatistics& sta
     saved_ = {x, choice,
               balance_loss_.forward(ctx, choice.probabilities, experts, choice.log_sum_exp, statistics)};
   }
-  return {experts, choice.weights};
+  return {experts, choice.weights, choice.entropy};
 }
 
 TensorView DenseRouter::backward(Context& ctx, ConstTensorView dweights) {

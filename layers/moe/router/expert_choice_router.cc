@@ -46,10 +46,10 @@ Routing ExpertChoiceRouter::forward(Context& ctx, ConstTensorView x, MoeStatisti
   const TensorView experts = ctx.arena->allocate({T, E}, DType::kInt32);
   const TensorView weights = ctx.arena->allocate({T, E});
   const TensorView log_sum_exp = ctx.arena->allocate({T});
+  const TensorView entropy = ctx.arena->allocate({T});
   {
     const Arena::Mark scratch(*ctx.arena);
     const TensorView logits = ctx.arena->allocate({T, E});
-    const TensorView entropy = ctx.arena->allocate({T});
     gemm(ctx, {.a = x, .b = weight_.value(), .c = logits, .transpose_b = true});
     softmax_top_k(ctx, {.logits = logits,
                         .normalize = false,
@@ -66,7 +66,7 @@ Routing ExpertChoiceRouter::forward(Context& ctx, ConstTensorView x, MoeStatisti
     const BalanceGradient terms = z_loss_.forward(ctx, probabilities, experts, log_sum_exp, statistics);
     saved_ = {x, probabilities, experts, weights, log_sum_exp, terms.z_coefficient};
   }
-  return {experts, weights};
+  return {experts, weights, entropy};
 }
 
 void ExpertChoiceRouter::choose(Context& ctx, ConstTensorView probabilities, TensorView experts,

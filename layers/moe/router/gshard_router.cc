@@ -54,7 +54,7 @@ Routing GshardRouter::keep(Context& ctx, const SoftmaxChoice& choice) const {
       weights.data<float>()[at] = kept ? choice.weights.data<float>()[at] : 0.0F;
     }
   }
-  return {experts, weights};
+  return {experts, weights, choice.entropy};
 }
 
 // The weight that is left depends on both logits, whether or not the second expert was kept.

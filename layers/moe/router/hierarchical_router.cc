@@ -8,15 +8,6 @@
 #include "layers/ops/softmax_top_k/softmax_top_k.h"
 
 namespace conclave {
-namespace {
-
-double sum_of(ConstTensorView values) {
-  double sum = 0;
-  for (const float value : values.values<float>()) sum += value;
-  return sum;
-}
-
-}  // namespace
 
 HierarchicalRouter::HierarchicalRouter(const config::Experiment& experiment, const std::string& name)
     : groups_(experiment.moe().expert_groups()),
@@ -55,13 +46,14 @@ HierarchicalRouter::Gates HierarchicalRouter::open_gates(Context& ctx, ConstTens
                     .probabilities = ctx.arena->allocate({T * G, M}),
                     .places = ctx.arena->allocate({T * G, top_in_group_}, DType::kInt32),
                     .weights = ctx.arena->allocate({T * G, top_in_group_}),
-                    .log_sum_exp = ctx.arena->allocate({T * G})};
+                    .log_sum_exp = ctx.arena->allocate({T * G}),
+                    .entropy = ctx.arena->allocate({T})};
 
   const Arena::Mark scratch(*ctx.arena);
   const TensorView group_logits = ctx.arena->allocate({T, G});
   const TensorView logits = ctx.arena->allocate({T, G * M});
   const TensorView group_entropy = ctx.arena->allocate({T});
-  const TensorView entropy = ctx.arena->allocate({T * G});
+  const TensorView entropy_within = ctx.arena->allocate({T * G});
   group_gate_.forward(ctx, x, group_logits);
   gate_.forward(ctx, x, logits);
   softmax_top_k(ctx, {.logits = group_logits,
@@ -75,7 +67,7 @@ HierarchicalRouter::Gates HierarchicalRouter::open_gates(Context& ctx, ConstTens
                       .experts = gates.places,
                       .weights = gates.weights,
                       .log_sum_exp = gates.log_sum_exp,
-                      .entropy = entropy});
+                      .entropy = entropy_within});
   for (const TensorView& of_tokens :
        {gates.group_probabilities, gates.group_weights, gates.group_log_sum_exp, group_entropy,
         gates.probabilities.reshaped({T, G * M}), gates.weights.reshaped({T, G * top_in_group_}),
@@ -84,10 +76,14 @@ HierarchicalRouter::Gates HierarchicalRouter::open_gates(Context& ctx, ConstTens
 
   // Of the joint distribution P: -sum P ln P = entropy over groups + sum_g p[g] * entropy within g.
   const float* p = gates.group_probabilities.data<float>();
-  const float* within = entropy.data<float>();
-  statistics.router_entropy_sum += sum_of(group_entropy);
-  for (std::int64_t i = 0; i < T * G; ++i)
-    statistics.router_entropy_sum += p[i] > 0 ? static_cast<double>(p[i]) * within[i] : 0;
+  const float* within = entropy_within.data<float>();
+  for (std::int64_t t = 0; t < T; ++t) {
+    double entropy = group_entropy.data<float>()[t];
+    for (std::int64_t i = t * G; i < (t + 1) * G; ++i)
+      entropy += p[i] > 0 ? static_cast<double>(p[i]) * within[i] : 0;
+    gates.entropy.data<float>()[t] = static_cast<float>(entropy);
+    statistics.router_entropy_sum += entropy;
+  }
 
   float* log_sum_exp = gates.log_sum_exp.data<float>();
   for (std::int64_t t = 0; t < T; ++t) {
@@ -136,7 +132,7 @@ Routing HierarchicalRouter::multiply_weights(Context& ctx, const Gates& gates, T
       weights.data<float>()[t * K + k] = product[order_of_token[k]];
     }
   }
-  return {experts, weights};
+  return {experts, weights, gates.entropy};
 }
 
 BalanceGradient HierarchicalRouter::balance(Context& ctx, const Gates& gates, ConstTensorView experts,

@@ -45,6 +45,7 @@ class HierarchicalRouter : public Router {
     TensorView places;         // int32 [T * G, K / H], in 0 .. M - 1, descending
     TensorView weights;        // b [T * G, K / H]
     TensorView log_sum_exp;    // [T * G], 0 for the groups that aren't chosen
+    TensorView entropy;        // [T], of the joint distribution over all experts
   };
   Gates open_gates(Context& ctx, ConstTensorView x, MoeStatistics& statistics) const;
   // Fills the choices of every token and where they come from: `order` int32 [T, K], choice k of the token is

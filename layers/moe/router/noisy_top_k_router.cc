@@ -39,7 +39,7 @@ Routing NoisyTopKRouter::forward(Context& ctx, ConstTensorView x, MoeStatistics&
     gate_.forward(ctx, x, clean);
     choice.choose(ctx, clean, statistics);
   }
-  if (!ctx.training) return {without_padding(ctx, choice.chosen), choice.weights};
+  if (!ctx.training) return {without_padding(ctx, choice.chosen), choice.weights, choice.entropy};
 
   const Logits logits = noisy_logits(ctx, x);
   choice.choose(ctx, logits.noisy, statistics);
@@ -47,7 +47,7 @@ Routing NoisyTopKRouter::forward(Context& ctx, ConstTensorView x, MoeStatistics&
   saved_ = {x, logits, choice,
             balance_loss_.forward(ctx, choice.probabilities, experts, choice.log_sum_exp, statistics),
             variation(ctx, logits, choice, experts, statistics)};
-  return {experts, choice.weights};
+  return {experts, choice.weights, choice.entropy};
 }
 
 NoisyTopKRouter::Logits NoisyTopKRouter::noisy_logits(Context& ctx, ConstTensorView x) const {

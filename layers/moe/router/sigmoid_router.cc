@@ -52,9 +52,9 @@ Routing SigmoidRouter::forward(Context& ctx, ConstTensorView x, MoeStatistics& s
   const TensorView experts = ctx.arena->allocate({T, top_k_}, DType::kInt32);
   const TensorView weights = ctx.arena->allocate({T, top_k_});
   const TensorView log_sum_exp = ctx.arena->allocate({T});
+  const TensorView entropy = ctx.arena->allocate({T});
   {
     const Arena::Mark scratch(*ctx.arena);
-    const TensorView entropy = ctx.arena->allocate({T});
     gemm(ctx, {.a = x, .b = weight_.value(), .c = logits, .transpose_b = true});
     sigmoid_top_k(ctx, {.logits = logits,
                         .bias = bias_.view(),
@@ -79,7 +79,7 @@ Routing SigmoidRouter::forward(Context& ctx, ConstTensorView x, MoeStatistics& s
               log_sum_exp,
               balance_loss_.forward(ctx, probabilities, experts, log_sum_exp, statistics)};
   }
-  return {experts, weights};
+  return {experts, weights, entropy};
 }
 
 TensorView SigmoidRouter::backward(Context& ctx, ConstTensorView dweights) {

@@ -11,11 +11,10 @@ SoftmaxChoice::SoftmaxChoice(Context& ctx, std::int64_t tokens, std::int64_t exp
       chosen(ctx.arena->allocate({tokens, top_k}, DType::kInt32)),
       weights(ctx.arena->allocate({tokens, top_k})),
       log_sum_exp(ctx.arena->allocate({tokens})),
+      entropy(ctx.arena->allocate({tokens})),
       scale(weight_scale) {}
 
 void SoftmaxChoice::choose(Context& ctx, ConstTensorView logits, MoeStatistics& statistics) const {
-  const Arena::Mark scratch(*ctx.arena);
-  const TensorView entropy = ctx.arena->allocate({logits.extent(0)});
   softmax_top_k(ctx, {.logits = logits,
                       .normalize = true,
                       .scale = scale,

@@ -16,6 +16,7 @@ struct SoftmaxChoice {
   TensorView chosen;         // int32 [T, K], descending logit, ties to the lower id
   TensorView weights;        // [T, K], sum to `scale`
   TensorView log_sum_exp;    // [T]
+  TensorView entropy;        // [T], of the probabilities
   float scale = 1;
 
   SoftmaxChoice() = default;

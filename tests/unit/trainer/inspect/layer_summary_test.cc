@@ -74,6 +74,17 @@ TEST(LayerSummary, RouterEntropyWhereThereIsOne) {
   EXPECT_TRUE(layers[1].entropy_histogram.empty());
 }
 
+TEST(LayerSummary, PaddingIsNoPartOfAnyMean) {
+  RoutingTrace trace = test::small_trace();
+  trace.tokens[2] = kNoToken;  // the token without experts in layer 0
+  const LayerSummary layer = summarise(trace)[0];
+  EXPECT_EQ(layer.tokens, 3);
+  EXPECT_NEAR(layer.router_entropy.value(), (0.7 + 0.1) / 3, 1e-6);
+  EXPECT_EQ(layer.entropy_histogram[19], 0);
+  trace.tokens = {kNoToken, kNoToken, kNoToken, kNoToken};
+  EXPECT_FALSE(summarise(trace)[0].router_entropy);
+}
+
 TEST(LayerSummary, TokensOfAnotherTokenizerHaveNoClasses) {
   RoutingTrace trace = test::small_trace();
   trace.tokens_are_bytes = false;

@@ -79,6 +79,16 @@ TEST(SummaryTables, ALineALayer) {
   EXPECT_THAT(tables, Not(HasSubstr("source")));
 }
 
+TEST(SummaryTables, PaddingIsShownAndNotCounted) {
+  RoutingTrace trace = test::small_trace();
+  trace.tokens[2] = kNoToken;
+  EXPECT_THAT(token_table(trace, {}), HasSubstr("2  pad    -  "));
+  EXPECT_THAT(page_texts(trace.tokens, true), testing::ElementsAre("a", "B", "pad", "\\xc3"));
+  const std::string tables = summary_tables(trace, summarise(trace));
+  EXPECT_THAT(tables, HasSubstr("    0           1.67  "));
+  EXPECT_THAT(tables, Not(HasSubstr("control")));
+}
+
 TEST(SummaryTables, ExpertsBySourceOfSeveral) {
   RoutingTrace trace = test::small_trace();
   trace.sources = {"kjv", "cpp"};
