@@ -13,6 +13,7 @@
 //    bitwise repeatable and the same on every rank. Cost: the bytes of a ring reduce-scatter. bfloat16 is
 //    added in float32 and rounded once. A NaN on any rank is the result of kMax and kMin too.
 //  * Zero counts are normal and take part like any other.
+//  * A wait for other ranks is noted with the watchdog, whatever the backend.
 #pragma once
 
 #include <cstdint>
@@ -23,6 +24,7 @@
 
 #include "comm/base/buffer_view.h"
 #include "comm/base/device.h"
+#include "comm/watchdog.h"
 
 namespace conclave {
 
@@ -62,6 +64,8 @@ class Communicator {
   int size() const { return size_; }
   // "world", "expert_parallel", "expert_data", ...: for messages.
   const std::string& name() const { return name_; }
+  // Shared by the groups of this process: ends the job when a collective waits too long.
+  Watchdog& watchdog() const { return *watchdog_; }
   // The memory that this group moves; buffers elsewhere are refused.
   DeviceKind device_kind() const { return device_kind_; }
 
@@ -93,8 +97,15 @@ class Communicator {
   std::unique_ptr<Communicator> split(int color, int key, std::string name);
 
  protected:
-  Communicator(int rank, int size, std::string name, DeviceKind device_kind = DeviceKind::kCpu)
-      : rank_(rank), size_(size), name_(std::move(name)), device_kind_(device_kind) {}
+  Communicator(int rank, int size, std::string name, std::shared_ptr<Watchdog> watchdog,
+               DeviceKind device_kind = DeviceKind::kCpu)
+      : rank_(rank),
+        size_(size),
+        name_(std::move(name)),
+        watchdog_(std::move(watchdog)),
+        device_kind_(device_kind) {}
+
+  const std::shared_ptr<Watchdog>& shared_watchdog() const { return watchdog_; }
 
   virtual Work do_all_to_all_v(ConstBufferView send, std::span<const std::int64_t> send_counts,
                                BufferView recv, std::span<const std::int64_t> recv_counts) = 0;
@@ -109,6 +120,7 @@ class Communicator {
   int rank_;
   int size_;
   std::string name_;
+  std::shared_ptr<Watchdog> watchdog_;
   DeviceKind device_kind_;
 
   void check_buffer(const char* operation, const char* argument, ConstBufferView buffer) const;

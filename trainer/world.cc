@@ -32,7 +32,7 @@ ExitCode run(Communicator& world, const std::function<ExitCode(Communicator&)>& 
 ExitCode run_in_world(const std::function<ExitCode(Communicator&)>& action) {
   if (!MpiRuntime::launched_by_mpirun()) return run(*make_self_communicator(), action);
   const MpiRuntime mpi;
-  return run(*make_mpi_world(), action);
+  return run(*make_mpi_world(mpi), action);
 }
 
 void report_error(const Error& error) {

@@ -19,10 +19,8 @@
 namespace conclave {
 namespace {
 
-// Up to this count a reduction gathers everything everywhere: one latency instead of two.
+// Up to this count a reduction gathers everything everywhere: fewer latencies.
 constexpr std::int64_t kGatheredElements = 4096;
-
-enum Tag : int { kExchangeTag = 1, kAllGatherTag, kReduceTag, kReducedTag, kReduceScatterTag };
 
 int rank_in(MPI_Comm comm) {
   int rank = 0;
@@ -36,17 +34,36 @@ int size_of_group(MPI_Comm comm) {
   return size;
 }
 
+int world_rank_of_first(MPI_Comm comm) {
+  MPI_Group group = MPI_GROUP_NULL;
+  MPI_Group world = MPI_GROUP_NULL;
+  MPI_Comm_group(comm, &group);
+  MPI_Comm_group(MPI_COMM_WORLD, &world);
+  const int first = 0;
+  int world_rank = 0;
+  MPI_Group_translate_ranks(group, 1, &first, world, &world_rank);
+  MPI_Group_free(&group);
+  MPI_Group_free(&world);
+  return world_rank;
+}
+
 class MpiCommunicator final : public Communicator {
  public:
   // Takes over `comm`.
-  MpiCommunicator(MPI_Comm comm, std::string name)
-      : Communicator(rank_in(comm), size_of_group(comm), std::move(name)), comm_(comm), transfers_(comm) {
+  MpiCommunicator(MPI_Comm comm, std::string group_name, std::shared_ptr<Watchdog> watchdog)
+      : Communicator(rank_in(comm), size_of_group(comm), std::move(group_name), std::move(watchdog)),
+        comm_(comm),
+        noted_name_(NotedText::words_of(name())),
+        first_rank_(world_rank_of_first(comm)),
+        transfers_(comm) {
     MPI_Comm_set_errhandler(comm_, MPI_ERRORS_RETURN);
   }
 
   ~MpiCommunicator() override {
     // Freeing is collective: not while an exception ends this rank.
-    if (std::uncaught_exceptions() == 0 && MpiRuntime::active()) MPI_Comm_free(&comm_);
+    if (std::uncaught_exceptions() > 0 || !MpiRuntime::active()) return;
+    const WatchedWait wait(watchdog(), note(next(Operation::kFree)));
+    MPI_Comm_free(&comm_);
   }
 
   // Throws Error if `code` is one.
@@ -56,13 +73,14 @@ class MpiCommunicator final : public Communicator {
     int length = 0;
     MPI_Error_string(code, reason.data(), &length);
     reason.resize(static_cast<std::size_t>(length));
-    throw Error(fmt::format("{} of {} bytes in group \"{}\" failed on rank {} of {}: {}{}{}", operation.name,
-                            operation.bytes, name(), rank(), size(), reason, problem.empty() ? "" : "; ",
-                            problem));
+    throw Error(fmt::format("{} number {} of {} bytes in group \"{}\" failed on rank {} of {}: {}{}{}",
+                            name_of(operation.operation), operation.sequence, operation.bytes, name(), rank(),
+                            size(), reason, problem.empty() ? "" : "; ", problem));
   }
 
   void finish(Transfers& transfers, const MpiOperation& operation) const {
     std::string problem;
+    const WatchedWait wait(watchdog(), note(operation));
     const int code = transfers.wait(problem);
     check(code, operation, problem);
   }
@@ -76,17 +94,27 @@ class MpiCommunicator final : public Communicator {
   Work do_broadcast(BufferView data, int root) override;
 
   Work do_barrier() override {
-    check(MPI_Barrier(comm_), {"barrier", 0, 0});
+    const std::byte nothing{};
+    gather_small(&nothing, next(Operation::kBarrier));
     return {};
   }
 
   std::unique_ptr<Communicator> do_split(int color, int key, std::string group_name) override {
     MPI_Comm group = MPI_COMM_NULL;
-    check(MPI_Comm_split(comm_, color, key, &group), {"split", 0, 0});
-    return std::make_unique<MpiCommunicator>(group, std::move(group_name));
+    const MpiOperation operation = next(Operation::kSplit);
+    const WatchedWait wait(watchdog(), note(operation));
+    check(MPI_Comm_split(comm_, color, key, &group), operation);
+    return std::make_unique<MpiCommunicator>(group, std::move(group_name), shared_watchdog());
   }
 
  private:
+  // The group's next collective.
+  MpiOperation next(Operation operation, std::int64_t bytes = 0) { return {operation, ++sequence_, bytes}; }
+  CollectiveNote note(const MpiOperation& operation) const {
+    return {operation.operation, operation.sequence, operation.bytes, noted_name_, rank(), size(),
+            first_rank_};
+  }
+
   // Calls exchange(to, from) for every other rank, neighbours first, so that no rank is
   // everybody's first target.
   template <class Exchange>
@@ -96,6 +124,10 @@ class MpiCommunicator final : public Communicator {
     }
   }
 
+  // Gathers every rank's `operation.bytes` bytes in ceil(log2(size)) rounds (Bruck et al. 1997, "Efficient
+  // algorithms for all-to-all communications in multiport message-passing systems"); block i of the result is
+  // that of rank (rank() + i) % size().
+  const std::byte* gather_small(const std::byte* data, const MpiOperation& operation);
   void reduce_small(BufferView data, ReduceOp op);
   void reduce_large(BufferView data, ReduceOp op);
   // Block r of `data`, cut by partition(), goes to rank r; result = the reduction of the blocks
@@ -104,6 +136,9 @@ class MpiCommunicator final : public Communicator {
   std::byte* scratch(std::size_t bytes);
 
   MPI_Comm comm_;
+  NotedText::Words noted_name_;
+  int first_rank_;  // rank in the world of this group's rank 0
+  std::int64_t sequence_ = 0;
   Transfers transfers_;             // of the blocking operations
   std::vector<std::byte> scratch_;  // grows to the largest reduction
   std::vector<const void*> sources_;
@@ -138,7 +173,7 @@ Work MpiCommunicator::do_all_to_all_v(ConstBufferView send, std::span<const std:
                                       BufferView recv, std::span<const std::int64_t> recv_counts) {
   const DType dtype = send.dtype;
   auto pending = std::make_unique<PendingTransfers>(
-      *this, comm_, MpiOperation{"all_to_all_v", bytes_of(send.count + recv.count, dtype), kExchangeTag});
+      *this, comm_, next(Operation::kAllToAllV, bytes_of(send.count + recv.count, dtype)));
   const MpiOperation& operation = pending->operation;
 
   send_offsets_.resize(send_counts.size());
@@ -151,10 +186,10 @@ Work MpiCommunicator::do_all_to_all_v(ConstBufferView send, std::span<const std:
   for_each_peer([&](int to, int from) {
     const auto source = static_cast<std::size_t>(from);
     const auto target = static_cast<std::size_t>(to);
-    check(pending->transfers.receive(recv_block(source), bytes_of(recv_counts[source], dtype), from,
-                                     kExchangeTag),
-          operation);
-    check(pending->transfers.send(send_block(target), bytes_of(send_counts[target], dtype), to, kExchangeTag),
+    check(
+        pending->transfers.receive(recv_block(source), bytes_of(recv_counts[source], dtype), from, operation),
+        operation);
+    check(pending->transfers.send(send_block(target), bytes_of(send_counts[target], dtype), to, operation),
           operation);
   });
   const auto self = static_cast<std::size_t>(rank());
@@ -166,12 +201,11 @@ Work MpiCommunicator::do_all_to_all_v(ConstBufferView send, std::span<const std:
 
 Work MpiCommunicator::do_all_gather(ConstBufferView send, BufferView recv) {
   const std::int64_t bytes = static_cast<std::int64_t>(send.bytes());
-  auto pending =
-      std::make_unique<PendingTransfers>(*this, comm_, MpiOperation{"all_gather", bytes, kAllGatherTag});
+  auto pending = std::make_unique<PendingTransfers>(*this, comm_, next(Operation::kAllGather, bytes));
   const auto block = [&](int r) { return at(recv.data, r * send.count, send.dtype); };
   for_each_peer([&](int to, int from) {
-    check(pending->transfers.receive(block(from), bytes, from, kAllGatherTag), pending->operation);
-    check(pending->transfers.send(send.data, bytes, to, kAllGatherTag), pending->operation);
+    check(pending->transfers.receive(block(from), bytes, from, pending->operation), pending->operation);
+    check(pending->transfers.send(send.data, bytes, to, pending->operation), pending->operation);
   });
   if (bytes > 0 && block(rank()) != send.data) std::memcpy(block(rank()), send.data, send.bytes());
   return Work(std::move(pending));
@@ -180,7 +214,7 @@ Work MpiCommunicator::do_all_gather(ConstBufferView send, BufferView recv) {
 Work MpiCommunicator::do_broadcast(BufferView data, int root) {
   constexpr std::int64_t kPieceBytes = std::int64_t{1} << 30;
   const std::int64_t bytes = static_cast<std::int64_t>(data.bytes());
-  auto pending = std::make_unique<PendingTransfers>(*this, comm_, MpiOperation{"broadcast", bytes, 0});
+  auto pending = std::make_unique<PendingTransfers>(*this, comm_, next(Operation::kBroadcast, bytes));
   for (std::int64_t offset = 0; offset < bytes; offset += kPieceBytes) {
     const int length = static_cast<int>(std::min(kPieceBytes, bytes - offset));
     check(MPI_Ibcast(static_cast<char*>(data.data) + offset, length, MPI_BYTE, root, comm_,
@@ -203,32 +237,46 @@ Work MpiCommunicator::do_all_reduce(BufferView data, ReduceOp op) {
 Work MpiCommunicator::do_reduce_scatter(ConstBufferView send, BufferView recv, ReduceOp op) {
   if (send.count == 0) return {};
   reduce_blocks(send, recv.data, op,
-                {"reduce_scatter", static_cast<std::int64_t>(send.bytes()), kReduceScatterTag});
+                next(Operation::kReduceScatter, static_cast<std::int64_t>(send.bytes())));
   return {};
 }
 
+const std::byte* MpiCommunicator::gather_small(const std::byte* data, const MpiOperation& operation) {
+  const std::int64_t bytes = operation.bytes;
+  std::byte* blocks = scratch(static_cast<std::size_t>(bytes * size()));
+  if (bytes > 0) std::copy_n(data, bytes, blocks);
+  for (int have = 1; have < size(); have *= 2) {
+    const int more = std::min(have, size() - have);
+    check(transfers_.receive(blocks + have * bytes, more * bytes, (rank() + have) % size(), operation),
+          operation);
+    check(transfers_.send(blocks, more * bytes, (rank() - have + size()) % size(), operation), operation);
+    finish(transfers_, operation);
+  }
+  return blocks;
+}
+
 void MpiCommunicator::reduce_small(BufferView data, ReduceOp op) {
-  const int bytes = static_cast<int>(data.bytes());
-  std::byte* gathered = scratch(data.bytes() * static_cast<std::size_t>(size()));
-  check(MPI_Allgather(data.data, bytes, MPI_BYTE, gathered, bytes, MPI_BYTE, comm_),
-        {"all_reduce", bytes, 0});
+  const auto bytes = static_cast<std::int64_t>(data.bytes());
+  const std::byte* blocks =
+      gather_small(static_cast<const std::byte*>(data.data), next(Operation::kAllReduce, bytes));
   sources_.clear();
-  for (int r = 0; r < size(); ++r) sources_.push_back(at(gathered, r * data.count, data.dtype));
+  for (int r = 0; r < size(); ++r) sources_.push_back(blocks + (r - rank() + size()) % size() * bytes);
   reduce_in_order(sources_, data.data, data.count, data.dtype, op);
 }
 
 void MpiCommunicator::reduce_large(BufferView data, ReduceOp op) {
-  const MpiOperation operation{"all_reduce", static_cast<std::int64_t>(data.bytes()), kReduceTag};
+  MpiOperation operation = next(Operation::kAllReduce, static_cast<std::int64_t>(data.bytes()));
   const Range own = partition(data.count, size(), rank());
   reduce_blocks(data, at(data.data, own.begin, data.dtype), op, operation);
 
+  operation.phase = 1;
   for_each_peer([&](int to, int from) {
     const Range theirs = partition(data.count, size(), from);
     check(transfers_.receive(at(data.data, theirs.begin, data.dtype), bytes_of(theirs.size(), data.dtype),
-                             from, kReducedTag),
+                             from, operation),
           operation);
     check(transfers_.send(at(data.data, own.begin, data.dtype), bytes_of(own.size(), data.dtype), to,
-                          kReducedTag),
+                          operation),
           operation);
   });
   finish(transfers_, operation);
@@ -245,10 +293,10 @@ void MpiCommunicator::reduce_blocks(ConstBufferView data, void* result, ReduceOp
   for_each_peer([&](int to, int from) {
     std::byte* block = received + from * own_bytes;
     sources_[static_cast<std::size_t>(from)] = block;
-    check(transfers_.receive(block, own_bytes, from, operation.tag), operation);
+    check(transfers_.receive(block, own_bytes, from, operation), operation);
     const Range theirs = partition(data.count, size(), to);
     check(transfers_.send(at(data.data, theirs.begin, data.dtype), bytes_of(theirs.size(), data.dtype), to,
-                          operation.tag),
+                          operation),
           operation);
   });
   finish(transfers_, operation);
@@ -262,12 +310,11 @@ std::byte* MpiCommunicator::scratch(std::size_t bytes) {
 
 }  // namespace
 
-std::unique_ptr<Communicator> make_mpi_world() {
-  CONCLAVE_CHECK(MpiRuntime::active(), "a communicator needs MPI, and no MpiRuntime lives");
+std::unique_ptr<Communicator> make_mpi_world(const MpiRuntime& mpi) {
   MPI_Comm world = MPI_COMM_NULL;
   const int code = MPI_Comm_dup(MPI_COMM_WORLD, &world);
   CONCLAVE_CHECK(code == MPI_SUCCESS, "MPI_Comm_dup of the world failed with code {}", code);
-  return std::make_unique<MpiCommunicator>(world, "world");
+  return std::make_unique<MpiCommunicator>(world, "world", mpi.watchdog());
 }
 
 }  // namespace conclave

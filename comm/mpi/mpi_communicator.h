@@ -1,6 +1,7 @@
 // Process groups over MPI 3.1, host memory.
 #pragma once
 
+#include <atomic>
 #include <memory>
 
 #include "comm/communicator.h"
@@ -10,6 +11,9 @@ namespace conclave {
 // MPI, started by the constructor and finalized by the destructor: one object, in main(). All communicators
 // must be gone before it. While an exception unwinds, the destructor leaves MPI running: MPI_Finalize waits
 // for ranks that may be waiting for this one; whoever catches ends the job with abort().
+//
+// A watchdog (comm/watchdog.h) lives as long. It ends the job with exit status 1 once a wait of this rank has
+// taken longer than its timeout, after one report a node to stderr.
 class MpiRuntime {
  public:
   MpiRuntime();
@@ -28,16 +32,22 @@ class MpiRuntime {
   // destructor runs; output streams are flushed.
   [[noreturn]] static void abort(int code);
 
+  const std::shared_ptr<Watchdog>& watchdog() const { return watchdog_; }
+
  private:
   int exceptions_at_start_;
+  std::atomic<bool> finalizing_{false};
+  std::shared_ptr<Watchdog> watchdog_;
 };
 
-// All ranks of the job, named "world". Collective. Throws Error unless an MpiRuntime lives. The groups that
-// split() makes, too, belong to their owner and must be destroyed before the MpiRuntime is.
+// All ranks of the job, named "world". Collective. The groups that split() makes, too, belong to their owner
+// and must be destroyed before the MpiRuntime is.
 //
 // Exchanges, all_gather and broadcast run until their Work is waited for; reductions and barriers are
 // complete when the call returns. Messages above 1 GiB travel in pieces. Errors of MPI are thrown as Error
-// naming the operation, group, rank and bytes.
-std::unique_ptr<Communicator> make_mpi_world();
+// naming the operation, group, rank and bytes. Ranks that order their operations differently or disagree
+// about a count get, about a second later, an Error that names both sides; where one of them is in a
+// broadcast or a split, the watchdog finds them.
+std::unique_ptr<Communicator> make_mpi_world(const MpiRuntime& mpi);
 
 }  // namespace conclave

@@ -1,14 +1,48 @@
 #include <mpi.h>
+#include <unistd.h>
 
+#include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <exception>
 #include <iostream>
+#include <thread>
+#include <utility>
 
 #include "comm/base/error.h"
 #include "comm/mpi/mpi_communicator.h"
+#include "comm/mpi/node_table.h"
 
 namespace conclave {
+namespace {
+
+// Other nodes' reports are worth more than this second.
+constexpr auto kTimeOfOtherNodes = std::chrono::seconds(1);
+
+// Runs in the watchdog's thread, while this rank's own is stuck in MPI or on its way out of it. MPI_Abort
+// tells the launcher at once; that it is called from another thread does no harm where nothing is expected to
+// work any more. A lock that the stuck thread holds must not stop this one: no streams.
+[[noreturn]] void end_hung_job(const std::string& report, bool has_other_nodes, bool finalizing) {
+  const std::string text = fmt::format("conclave: {}\n", report);
+  [[maybe_unused]] const auto written = write(STDERR_FILENO, text.data(), text.size());
+  if (has_other_nodes) std::this_thread::sleep_for(kTimeOfOtherNodes);
+  constexpr int kFailure = static_cast<int>(ExitCode::kFailure);
+  if (!finalizing) MPI_Abort(MPI_COMM_WORLD, kFailure);
+  _exit(kFailure);
+}
+
+std::shared_ptr<Watchdog> make_watchdog(const std::atomic<bool>& finalizing) {
+  int world_size = 1;
+  MPI_Comm_size(MPI_COMM_WORLD, &world_size);
+  NodeTable table = make_node_table();
+  const bool has_other_nodes = table.ranks.size() < static_cast<std::size_t>(world_size);
+  return std::make_shared<Watchdog>(std::move(table), world_size,
+                                    [has_other_nodes, &finalizing](const std::string& report) {
+                                      end_hung_job(report, has_other_nodes, finalizing);
+                                    });
+}
+
+}  // namespace
 
 MpiRuntime::MpiRuntime() : exceptions_at_start_(std::uncaught_exceptions()) {
   CONCLAVE_CHECK(!active(), "MPI was started before");
@@ -19,10 +53,21 @@ MpiRuntime::MpiRuntime() : exceptions_at_start_(std::uncaught_exceptions()) {
                  "this MPI was built without threads (level {}); MPI_THREAD_FUNNELED ({}) is needed",
                  provided, MPI_THREAD_FUNNELED);
   MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);
+  watchdog_ = make_watchdog(finalizing_);
 }
 
 MpiRuntime::~MpiRuntime() {
-  if (active() && std::uncaught_exceptions() == exceptions_at_start_) MPI_Finalize();
+  if (!active() || std::uncaught_exceptions() != exceptions_at_start_) return;
+  int rank = 0;
+  int size = 1;
+  MPI_Comm_rank(MPI_COMM_WORLD, &rank);
+  MPI_Comm_size(MPI_COMM_WORLD, &size);
+  const WatchedWait wait(*watchdog_, {.operation = Operation::kFinalize,
+                                      .group = NotedText::words_of("world"),
+                                      .group_rank = rank,
+                                      .group_size = size});
+  finalizing_ = true;
+  MPI_Finalize();
 }
 
 bool MpiRuntime::launched_by_mpirun() {

@@ -7,37 +7,52 @@
 #include <string>
 #include <vector>
 
+#include "comm/rank_note.h"
+
 namespace conclave {
 
-// What an error message says about the operation that failed.
+// One collective, as messages and errors name it.
 struct MpiOperation {
-  const char* name;
-  std::int64_t bytes;  // of this rank's buffers
-  int tag;             // ranks that disagree about the operation must not exchange messages
+  Operation operation = Operation::kNone;
+  std::int64_t sequence = 0;  // of the group's collectives, from 1
+  std::int64_t bytes = 0;     // of this rank's buffers
+  int phase = 0;              // 0 or 1: an all_reduce exchanges messages twice
 };
 
 // Messages under way. A block travels in pieces of at most 1 GiB, because MPI 3.1 counts are `int`; an empty
 // block is one empty message, so that ranks that disagree about a count find out here, not in a later
 // operation. The functions return MPI error codes. The object may be used again after wait().
+//
+// A message's tag says which operation, which number of it and which length it has: one that is not what the
+// receiver expects is never received, not even in part. (Open MPI 4.1 can write a message that is too long
+// past the end of its buffer.) wait() looks for such messages when it has waited for a while.
 class Transfers {
  public:
-  explicit Transfers(MPI_Comm comm) : comm_(comm) {}
+  explicit Transfers(MPI_Comm comm);
 
-  int send(const void* data, std::int64_t bytes, int peer, int tag);
-  int receive(void* data, std::int64_t bytes, int peer, int tag);
+  int send(const void* data, std::int64_t bytes, int peer, const MpiOperation& operation);
+  int receive(void* data, std::int64_t bytes, int peer, const MpiOperation& operation);
   // Adds a request that was started elsewhere (a non-blocking collective).
   MPI_Request* add();
 
-  // Waits for all. `problem` becomes "" or a sentence about the message that failed.
+  // Waits for all. `problem` becomes "" or a sentence about the message that failed or that came instead of
+  // the expected one; after such a message nothing is waited for any more.
   int wait(std::string& problem);
 
  private:
   struct Expectation {
     int peer = -1;
-    int bytes = -1;  // that a receive must bring; -1: not a receive
+    int bytes = -1;          // that a receive must bring; -1: not a receive
+    MpiOperation operation;  // that it belongs to
   };
 
+  int tag_of(const MpiOperation& operation, int bytes) const;
+  int wait_for_all(bool& mismatch, std::string& problem);
+  std::string message_of_another_operation() const;
+  void give_up();
+
   MPI_Comm comm_;
+  int length_values_;  // that a tag has room for
   std::vector<MPI_Request> requests_;
   std::vector<Expectation> expectations_;  // one a request
   std::vector<MPI_Status> statuses_;

@@ -8,7 +8,8 @@ namespace {
 
 class SelfCommunicator final : public Communicator {
  public:
-  explicit SelfCommunicator(std::string name) : Communicator(0, 1, std::move(name)) {}
+  SelfCommunicator(std::string name, std::shared_ptr<Watchdog> watchdog)
+      : Communicator(0, 1, std::move(name), std::move(watchdog)) {}
 
  protected:
   Work do_all_to_all_v(ConstBufferView send, std::span<const std::int64_t>, BufferView recv,
@@ -28,7 +29,7 @@ class SelfCommunicator final : public Communicator {
   Work do_broadcast(BufferView, int) override { return {}; }
   Work do_barrier() override { return {}; }
   std::unique_ptr<Communicator> do_split(int, int, std::string name) override {
-    return make_self_communicator(std::move(name));
+    return std::make_unique<SelfCommunicator>(std::move(name), shared_watchdog());
   }
 
  private:
@@ -40,7 +41,7 @@ class SelfCommunicator final : public Communicator {
 }  // namespace
 
 std::unique_ptr<Communicator> make_self_communicator(std::string name) {
-  return std::make_unique<SelfCommunicator>(std::move(name));
+  return std::make_unique<SelfCommunicator>(std::move(name), std::make_shared<Watchdog>());
 }
 
 }  // namespace conclave

@@ -59,7 +59,7 @@ bool run_tests() {
 int run() {
   std::optional<MpiRuntime> mpi;
   if (MpiRuntime::launched_by_mpirun()) mpi.emplace();
-  const std::unique_ptr<Communicator> all_ranks = mpi ? make_mpi_world() : make_self_communicator();
+  const std::unique_ptr<Communicator> all_ranks = mpi ? make_mpi_world(*mpi) : make_self_communicator();
   current_world = all_ranks.get();
   current_rank = current_world->rank();
   return run_tests() ? 0 : 1;

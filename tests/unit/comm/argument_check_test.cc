@@ -19,7 +19,7 @@ using testing::HasSubstr;
 // Rank 1 of 3, with a backend that only counts: what is refused must not get there.
 class CountingCommunicator final : public Communicator {
  public:
-  CountingCommunicator() : Communicator(1, 3, "experts") {}
+  CountingCommunicator() : Communicator(1, 3, "experts", std::make_shared<Watchdog>()) {}
   int started = 0;
 
  protected:
