@@ -49,6 +49,7 @@ struct Context {
   StepClock* clock = nullptr;  // optional
   bool training = true;        // false: nothing is saved for backward, no tokens are dropped, no noise
   BatchPosition batch = {};
+  std::int64_t layer = -1;  // block of the model that is being computed, from 0; -1: none
   // The ids of the tokens of this micro-batch, int32 [T]; empty where the input is not tokens.
   ConstTensorView token_ids = {};
   // Which of them are padding, uint8 [T], 1 for padding; empty where none is. It ends its sequence, so that

@@ -20,7 +20,8 @@ TransformerBlock::TransformerBlock(const config::Experiment& experiment, std::in
       attention_(experiment.model(), prefix(layer) + ".attention", experiment.model().init_std(),
                  residual_init_std(experiment.model()), experiment.run().seed()),
       feed_forward_norm_(prefix(layer) + ".feed_forward_norm", experiment.model().d_model(),
-                         experiment.model().norm_eps()) {
+                         experiment.model().norm_eps()),
+      layer_(layer) {
   const config::Model& model = experiment.model();
   if (config::is_moe_layer(experiment, layer)) {
     auto moe = std::make_unique<MoeLayer>(config::experiment_of_layer(experiment, layer),
@@ -35,6 +36,7 @@ TransformerBlock::TransformerBlock(const config::Experiment& experiment, std::in
 }
 
 TensorView TransformerBlock::forward(Context& ctx, ConstTensorView x) {
+  ctx.layer = layer_;
   const TensorView attended = attention_.forward(ctx, attention_norm_.forward(ctx, x));  // [T, D]
   const auto [h, normed] = feed_forward_norm_.add_forward(ctx, x, attended);             // [T, D] each
   const TensorView y = feed_forward_->forward(ctx, normed);                              // [T, D]
@@ -43,6 +45,7 @@ TensorView TransformerBlock::forward(Context& ctx, ConstTensorView x) {
 }
 
 TensorView TransformerBlock::backward(Context& ctx, ConstTensorView dy) {
+  ctx.layer = layer_;
   const TensorView dnormed = feed_forward_->backward(ctx, dy);              // [T, D]
   const TensorView dh = feed_forward_norm_.add_backward(ctx, dnormed, dy);  // [T, D]
   const TensorView dattended = attention_.backward(ctx, dh);                // [T, D]
@@ -52,6 +55,7 @@ TensorView TransformerBlock::backward(Context& ctx, ConstTensorView dy) {
 }
 
 TensorView TransformerBlock::forward_cached(Context& ctx, ConstTensorView x, KvCache& cache) {
+  ctx.layer = layer_;
   const TensorView attended =
       attention_.forward_cached(ctx, attention_norm_.forward(ctx, x), cache);  // [N, D]
   const auto [h, normed] = feed_forward_norm_.add_forward(ctx, x, attended);   // [N, D] each

@@ -34,6 +34,7 @@ class TransformerBlock : public Module {
   Attention attention_;
   RmsNorm feed_forward_norm_;
   std::unique_ptr<Module> feed_forward_;
+  std::int64_t layer_;
   MoeLayer* moe_ = nullptr;  // feed_forward_, where that is an MoE layer
 };
 

@@ -1,28 +1,27 @@
 #include "layers/moe/exchange.h"
 
 #include <algorithm>
+#include <array>
 #include <chrono>
 #include <cstddef>
 #include <numeric>
+#include <string>
 
 namespace conclave {
 namespace {
 
-// Adds the time of its life to ctx.clock.
-class ExchangeTimer {
- public:
-  explicit ExchangeTimer(Context& ctx) : clock_(ctx.clock) {}
-  ~ExchangeTimer() {
-    if (clock_ == nullptr) return;
-    clock_->exchange_seconds +=
-        std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
-  }
-  ExchangeTimer(const ExchangeTimer&) = delete;
-  ExchangeTimer& operator=(const ExchangeTimer&) = delete;
+// What ranks that exchange rows must agree about: the words that precede their counts.
+struct Place {
+  static constexpr std::int64_t kWords = 5;
+  using Words = std::array<std::int64_t, kWords>;
 
- private:
-  StepClock* clock_;
-  std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
+  static Words of(const Context& ctx, std::int64_t experts) {
+    return {ctx.batch.step, ctx.batch.micro_step, ctx.layer, ctx.training ? 1 : 0, experts};
+  }
+  static std::string text(const Words& words) {
+    return fmt::format("step {}, micro-step {}, layer {}, {}, {} experts", words[0] + 1, words[1], words[2],
+                       words[3] != 0 ? "training" : "evaluation", words[4]);
+  }
 };
 
 }  // namespace
@@ -37,11 +36,13 @@ Exchange::Exchange(std::int64_t experts, const ProcessGrid& grid)
   blocks_.resize(count * static_cast<std::size_t>(local_experts_));
   sent_rows_by_expert_.resize(static_cast<std::size_t>(experts));
   received_rows_by_block_.resize(blocks_.size());
-  local_experts_by_source_.assign(count, local_experts_);
+  announced_.resize(static_cast<std::size_t>(experts + ranks * Place::kWords));
+  heard_.resize(blocks_.size() + count * Place::kWords);
+  heard_words_.assign(count, local_experts_ + Place::kWords);
   send_counts_.resize(count);
   recv_counts_.resize(count);
   for (int rank = 0; rank < ranks; ++rank) {
-    experts_by_rank_.push_back(grid.experts_of(experts, rank).size());
+    announced_words_.push_back(grid.experts_of(experts, rank).size() + Place::kWords);
   }
 }
 
@@ -59,16 +60,48 @@ void Exchange::count_sent_rows(const DispatchPlan& plan) {
   }
 }
 
+void Exchange::wait_for_all(const Context& ctx, ConstBufferView send,
+                            std::span<const std::int64_t> send_counts, BufferView recv,
+                            std::span<const std::int64_t> recv_counts) {
+  const auto start = std::chrono::steady_clock::now();
+  Communicator& group = grid_->expert_parallel();
+  group.watchdog().set_layer(ctx.layer);
+  group.all_to_all_v(send, send_counts, recv, recv_counts).wait();
+  if (ctx.clock == nullptr) return;
+  ctx.clock->exchange_seconds +=
+      std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
 void Exchange::agree(Context& ctx, const DispatchPlan& plan) {
   count_sent_rows(plan);
-  {
-    const ExchangeTimer timer(ctx);
-    grid_->expert_parallel()
-        .all_to_all_v(buffer_view(std::span<const std::int64_t>(sent_rows_by_expert_)), experts_by_rank_,
-                      buffer_view(std::span(received_rows_by_block_)), local_experts_by_source_)
-        .wait();
-  }
+  exchange_counts(ctx);
   lay_out_blocks();
+}
+
+void Exchange::exchange_counts(const Context& ctx) {
+  Communicator& group = grid_->expert_parallel();
+  const Place::Words here = Place::of(ctx, experts_);
+  auto word = announced_.begin();
+  for (int rank = 0; rank < group.size(); ++rank) {
+    const Range owned = grid_->experts_of(experts_, rank);
+    word = std::ranges::copy(here, word).out;
+    word = std::copy_n(sent_rows_by_expert_.begin() + owned.begin, owned.size(), word);
+  }
+  wait_for_all(ctx, buffer_view(std::span<const std::int64_t>(announced_)), announced_words_,
+               buffer_view(std::span(heard_)), heard_words_);
+  auto heard = heard_.cbegin();
+  auto rows = received_rows_by_block_.begin();
+  for (int rank = 0; rank < group.size(); ++rank) {
+    Place::Words there;
+    std::copy_n(heard, Place::kWords, there.begin());
+    CONCLAVE_CHECK(
+        there == here,
+        "the ranks of group \"{}\" are not in the same place: rank {} exchanges tokens in {}; rank {} "
+        "in {}",
+        group.name(), group.rank(), Place::text(here), rank, Place::text(there));
+    rows = std::copy_n(heard + Place::kWords, local_experts_, rows);
+    heard += Place::kWords + local_experts_;
+  }
 }
 
 void Exchange::agree_on_equal_rows(const DispatchPlan& plan, std::int64_t rows_per_expert) {
@@ -125,8 +158,7 @@ void Exchange::transport(Context& ctx, ConstTensorView send, std::span<const std
     send_counts_[rank] = send_rows[rank] * width;
     recv_counts_[rank] = recv_rows[rank] * width;
   }
-  const ExchangeTimer timer(ctx);
-  grid_->expert_parallel().all_to_all_v(send, send_counts_, recv, recv_counts_).wait();
+  wait_for_all(ctx, send, send_counts_, recv, recv_counts_);
 }
 
 void Exchange::reorder(ConstTensorView from, std::int64_t Block::*first_in_from, TensorView to,

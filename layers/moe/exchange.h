@@ -26,7 +26,9 @@ class Exchange {
 
   // Tells every rank of the group how many rows of each of its experts come from this one. Collective; must
   // precede the transports of a micro-batch, which keep its counts until the next call. Throws Error if the
-  // plan is not of E experts or its offsets do not add up.
+  // plan is not of E experts or its offsets do not add up, and, before any row travels, if a rank of the
+  // group is in another step, micro-step, layer or pass, or counts other experts: the message names both
+  // sides.
   void agree(Context& ctx, const DispatchPlan& plan);
 
   // The same where every rank sends every expert exactly `rows_per_expert` rows, the same number on all
@@ -53,8 +55,14 @@ class Exchange {
   };
   // Checks the plan and counts what it sends.
   void count_sent_rows(const DispatchPlan& plan);
+  // Exchanges sent_rows_by_expert_ for received_rows_by_block_, each rank's counts behind the words that say
+  // where it is.
+  void exchange_counts(const Context& ctx);
   void lay_out_blocks();
-  // Moves rows over the wire; counts are rows a rank. Adds the time to ctx.clock.
+  // An all-to-all of the expert-parallel group. Adds its time to ctx.clock.
+  void wait_for_all(const Context& ctx, ConstBufferView send, std::span<const std::int64_t> send_counts,
+                    BufferView recv, std::span<const std::int64_t> recv_counts);
+  // Moves rows over the wire; counts are rows a rank.
   void transport(Context& ctx, ConstTensorView send, std::span<const std::int64_t> send_rows, TensorView recv,
                  std::span<const std::int64_t> recv_rows);
   // Copies every block of `from`, which lies in one of the two orders of Block, to its place in the other.
@@ -72,12 +80,14 @@ class Exchange {
   std::vector<Block> blocks_;                        // [P * local experts], by source, then expert
   bool ordered_on_arrival_ = true;                   // the two orders of blocks_ are the same
 
-  std::vector<std::int64_t> sent_rows_by_expert_;      // [E]
-  std::vector<std::int64_t> received_rows_by_block_;   // [P * local experts]
-  std::vector<std::int64_t> experts_by_rank_;          // [P]
-  std::vector<std::int64_t> local_experts_by_source_;  // [P], all the same
-  std::vector<std::int64_t> send_counts_;              // [P], elements
-  std::vector<std::int64_t> recv_counts_;              // [P], elements
+  std::vector<std::int64_t> sent_rows_by_expert_;     // [E]
+  std::vector<std::int64_t> received_rows_by_block_;  // [P * local experts]
+  std::vector<std::int64_t> announced_;               // a rank's words and counts after the other's
+  std::vector<std::int64_t> announced_words_;         // [P]
+  std::vector<std::int64_t> heard_;                   // the same from each rank
+  std::vector<std::int64_t> heard_words_;             // [P], all the same
+  std::vector<std::int64_t> send_counts_;             // [P], elements
+  std::vector<std::int64_t> recv_counts_;             // [P], elements
 };
 
 }  // namespace conclave

@@ -116,5 +116,34 @@ TEST(ExchangeTest, RefusesAPlanThatDoesNotAddUp) {
   EXPECT_THROW(exchange.agree(ctx, make_plan(5, rows_for)), Error);
 }
 
+// What agree() says when the last rank is somewhere else.
+std::string disagreement(void (*move)(Context&)) {
+  const ProcessGrid grid(world(), world().size());
+  Arena arena;
+  Context ctx{.arena = &arena, .grid = &grid};
+  ctx.batch.step = 6;
+  ctx.layer = 3;
+  if (world().rank() == world().size() - 1) move(ctx);
+  Exchange exchange(4, grid);
+  try {
+    exchange.agree(ctx, make_plan(4, rows_for));
+  } catch (const Error& error) {
+    return error.what();
+  }
+  return "";
+}
+
+TEST(ExchangeTest, RanksInDifferentPlacesAreNamedBeforeRowsTravel) {
+  if (world().size() == 1) GTEST_SKIP() << "one rank agrees with itself";
+  EXPECT_EQ(disagreement([](Context&) {}), "");
+  const std::string step = disagreement([](Context& ctx) { ++ctx.batch.step; });
+  EXPECT_NE(step.find("step 7, micro-step 0, layer 3, training, 4 experts"), std::string::npos) << step;
+  EXPECT_NE(step.find("step 8, micro-step 0, layer 3, training, 4 experts"), std::string::npos) << step;
+  const std::string layer = disagreement([](Context& ctx) { ctx.layer = 1; });
+  EXPECT_NE(layer.find("layer 1"), std::string::npos) << layer;
+  const std::string pass = disagreement([](Context& ctx) { ctx.training = false; });
+  EXPECT_NE(pass.find("evaluation"), std::string::npos) << pass;
+}
+
 }  // namespace
 }  // namespace conclave::test
