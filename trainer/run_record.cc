@@ -50,10 +50,26 @@ RunRecord::RunRecord(Trainer& trainer, std::int64_t first_step)
       console_(make_console(trainer, first_step)),
       log_(trainer.experiment.run().dir(), trainer.world.rank(), console_.get(),
            future_leak_marker(trainer.experiment)) {
+  open_records(first_step);
+}
+
+void RunRecord::open_records(std::int64_t first_step) {
   if (!is_first_rank()) return;
-  metrics_.emplace(trainer.experiment.run().dir(), first_step);
-  if (trainer.experiment.log().tensorboard())
-    tensorboard_.emplace(trainer.experiment.run().dir(), first_step);
+  const config::Experiment& experiment = trainer_.experiment;
+  metrics_.emplace(experiment.run().dir(), first_step);
+  if (experiment.log().tensorboard()) tensorboard_.emplace(experiment.run().dir(), first_step);
+}
+
+void RunRecord::rewind(std::int64_t first_step) {
+  metrics_.reset();
+  tensorboard_.reset();
+  open_records(first_step);
+  // What was counted since the last record belongs to steps that have not happened.
+  take_routing_summary(trainer_.model, trainer_.world);
+  trainer_.clock.exchange_seconds = 0;
+  steps_ = 0;
+  tokens_ = 0;
+  seconds_ = 0;
 }
 
 void RunRecord::say(const std::string& text) { log_.info(text); }
@@ -64,12 +80,7 @@ void RunRecord::step(std::int64_t step, const StepResult& result, double step_se
   ++steps_;
   tokens_ += result.tokens;
   seconds_ += step_seconds;
-  if (result.skipped) {
-    ++skipped_steps_;
-    const std::int64_t global_batch = trainer_.experiment.train().global_batch();
-    warn(fmt::format("step {} skipped: loss {} and gradient norm {}; samples {} to {}", step + 1, result.loss,
-                     result.gradient_norm, step * global_batch, (step + 1) * global_batch - 1));
-  }
+  if (result.skipped || result.spike) report_unusual(step, result);
   if (console_) console_->progress(step + 1, step_seconds);
   if ((step + 1) % trainer_.experiment.log().every() != 0) return;
 
@@ -77,6 +88,23 @@ void RunRecord::step(std::int64_t step, const StepResult& result, double step_se
   if (console_) console_->write(record);
   if (metrics_) metrics_->write(record);
   if (tensorboard_) tensorboard_->write(record);
+}
+
+void RunRecord::report_unusual(std::int64_t step, const StepResult& result) {
+  if (result.skipped) ++skipped_steps_;
+  const std::string samples =
+      fmt::format("samples {} to {}", result.first_sample,
+                  result.first_sample + trainer_.experiment.train().global_batch() - 1);
+  if (result.spike) {
+    warn(fmt::format(
+        "step {}{}: loss {} is a spike, above {}: mean and {:g} standard deviations of the losses "
+        "before it; {}",
+        step + 1, result.skipped ? " skipped" : "", result.loss, result.spike_limit, LossWindow::kDeviations,
+        samples));
+  } else {
+    warn(fmt::format("step {} skipped: loss {} and gradient norm {}; {}", step + 1, result.loss,
+                     result.gradient_norm, samples));
+  }
 }
 
 StepRecord RunRecord::reduced_record(std::int64_t completed_steps, const StepResult& result) {

@@ -36,6 +36,8 @@ class RunRecord {
   void waited_for_save(std::int64_t completed_steps, double seconds);
   // A save has ended, well or not.
   void saved(const SaveResult& result);
+  // Collective. The run goes on after `first_step` completed steps once more.
+  void rewind(std::int64_t first_step);
   // The last evaluation: records it, prints the tables, writes evaluation.tsv and report.html.
   void finish(const Evaluation& evaluation);
   // Rank 0 writes report.html of what is recorded so far; that it can't is said and ends nothing.
@@ -44,6 +46,8 @@ class RunRecord {
  private:
   StepRecord reduced_record(std::int64_t completed_steps, const StepResult& result);
   void write_evaluation_table(const Evaluation& evaluation) const;
+  void open_records(std::int64_t first_step);
+  void report_unusual(std::int64_t step, const StepResult& result);
   bool is_first_rank() const { return trainer_.world.rank() == 0; }
 
   Trainer& trainer_;

@@ -16,6 +16,8 @@
 #include "trainer/checkpoint/checkpoint_saver.h"
 #include "trainer/durable_file.h"
 #include "trainer/evaluate.h"
+#include "trainer/progress.h"
+#include "trainer/replica_check.h"
 #include "trainer/run_record.h"
 #include "trainer/shared_error.h"
 #include "trainer/start_report.h"
@@ -93,25 +95,13 @@ Resumed resume(Trainer& trainer) {
       trainer.world, run_dir, tensors,
       [&](const TrainingProgress& progress) { check_same_experiment(trainer.experiment, progress); });
   if (result.progress) {
-    trainer.optimizer->set_updates(result.progress->optimizer_updates);
-    trainer.trained_tokens = result.progress->tokens;
+    go_on_from(trainer, *result.progress);
     return {result.progress->step, result.rejected, result.path.string()};
   }
   if (options.resume() == config::Checkpoint::must) {
     throw ConfigError(fmt::format("checkpoint.resume is must, and {} holds no checkpoint", run_dir));
   }
   return {};
-}
-
-TrainingProgress progress_after(const Trainer& trainer, std::int64_t completed_steps) {
-  const config::Experiment& experiment = trainer.experiment;
-  const std::int64_t samples = completed_steps * experiment.train().global_batch();
-  return {.step = completed_steps,
-          .tokens = trainer.trained_tokens,
-          .next_sample = samples,
-          .optimizer_updates = trainer.optimizer->updates(),
-          .seed = experiment.run().seed(),
-          .resolved_config = config::to_yaml(experiment)};
 }
 
 CheckpointSaver make_saver(const Trainer& trainer) {
@@ -175,15 +165,46 @@ void check_skipped_steps(const config::Experiment& experiment, std::int64_t skip
   if (skipped_in_a_row < experiment.train().max_skipped_steps()) return;
   finish_save(saver, record);
   throw SharedError(fmt::format(
-      "the loss or the gradient was not finite in {} steps in a row, the last of them step {}; the newest "
-      "checkpoint is "
-      "from before. Lower optim.lr, raise schedule.warmup_steps or look at the data of those steps",
+      "the loss or the gradient was not finite, or the loss was a spike, in {} steps in a row, the last of "
+      "them step {}; the newest checkpoint is from before. Lower optim.lr, raise schedule.warmup_steps or "
+      "look at the data of those steps",
       skipped_in_a_row, step + 1));
+}
+
+// After a loss spike at `step`, whose update was not made: back to the newest checkpoint, or, before the
+// first, to the beginning of the step, to go on without the samples of that step. Returns the steps that are
+// done then.
+std::int64_t rewind(Trainer& trainer, CheckpointSaver& saver, RunRecord& record, std::int64_t step,
+                    const StepResult& spike) {
+  const config::Experiment& experiment = trainer.experiment;
+  const std::int64_t batch = trainer.batch_order.batch_of(step);
+  check_skipped_steps(experiment, trainer.batch_order.left_out_before(batch) + 1, step, saver, record);
+  data::BatchOrder order = trainer.batch_order;
+  order.leave_out(batch);
+
+  finish_save(saver, record);  // it may be the newest
+  const std::vector<ShardedTensor> tensors = trainer.checkpoint_tensors();
+  const ResumeResult result =
+      resume_newest(trainer.world, experiment.run().dir(), tensors, [](const TrainingProgress&) {});
+  for (const std::string& warning : result.rejected) record.warn(warning);
+  if (result.progress) {
+    go_on_from(trainer, *result.progress);
+  } else {
+    trainer.trained_tokens -= spike.tokens;
+  }
+  trainer.batch_order = order;  // a checkpoint does not know of its last
+
+  const std::int64_t completed = result.progress ? result.progress->step : step;
+  record.rewind(completed);
+  record.say(fmt::format("goes on after step {} of {}; the samples of the spike are left out", completed,
+                         result.progress ? result.path.string() : "this run, which has no checkpoint yet"));
+  return completed;
 }
 
 }  // namespace
 
 ExitCode train(const config::Experiment& experiment, Communicator& world) {
+  world.watchdog().set_timeout(experiment.run().timeout());
   prepare_run_directory(experiment.run().dir(), world);
   StopCondition stop(experiment, world);  // from here on a signal is a wish, not an end
   Trainer trainer(experiment, world);
@@ -206,12 +227,20 @@ ExitCode train(const config::Experiment& experiment, Communicator& world) {
                 std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
     if (const std::string failure = trainer.routing_recorder.end_step(step); !failure.empty())
       record.warn(failure);
+    if (result.spike && plan.spike() == config::Train::rewind) {
+      step = rewind(trainer, saver, record, step, result) - 1;
+      continue;
+    }
     skipped_in_a_row = result.skipped ? skipped_in_a_row + 1 : 0;
     check_skipped_steps(experiment, skipped_in_a_row, step, saver, record);
 
     const std::int64_t completed = step + 1;
     if (const std::optional<SaveResult> save_result = saver.poll()) record.saved(*save_result);
     const bool last = completed == plan.steps();
+    // Before a damaged replica can get into a checkpoint.
+    if (is_due(completed, plan.hash_every())) {
+      check_replicas(trainer.grid, trainer.replicated_tensors(), completed);
+    }
     const bool stopping = !last && stop.should_stop(completed);
     if (last || stopping || is_due(completed, experiment.checkpoint().every())) {
       save(trainer, saver, record, completed, /*run_ends=*/last || stopping);

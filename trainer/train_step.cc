@@ -39,6 +39,7 @@ class LossSum {
 
 StepResult train_step(Trainer& trainer, std::int64_t step, const std::function<void()>& look_at_gradients) {
   const config::Experiment& experiment = trainer.experiment;
+  trainer.world.watchdog().set_step(step);
   for (Parameter* parameter : trainer.model.parameters()) parameter->zero_gradient();
 
   // Forward and backward, one micro-batch after the other. Every loss is divided by the
@@ -47,9 +48,10 @@ StepResult train_step(Trainer& trainer, std::int64_t step, const std::function<v
   LossSum loss(experiment.run().determinism());
   const int rank = trainer.world.rank();
   const data::BatchCut cut = batch_cut(experiment, trainer.world.size());
-  const std::int64_t padding_tokens = data::padding_tokens(trainer.dataset, cut, step);
+  const std::int64_t batch = trainer.batch_order.batch_of(step);
+  const std::int64_t padding_tokens = data::padding_tokens(trainer.dataset, cut, batch);
   for (std::int64_t micro_step = 0; micro_step < cut.micro_steps(); ++micro_step) {
-    data::load_training(trainer.dataset, cut, step, micro_step, rank, trainer.batch);
+    data::load_training(trainer.dataset, cut, batch, micro_step, rank, trainer.batch);
     BatchPosition position =
         data::position_of(cut, step, micro_step, rank, trainer.dataset.sequence_length());
     position.global_padding_tokens = padding_tokens;
@@ -65,6 +67,7 @@ StepResult train_step(Trainer& trainer, std::int64_t step, const std::function<v
     trainer.arena.reset();
     loss.add(sum.loss_sum / static_cast<double>(position.loss_targets()));
   }
+  trainer.world.watchdog().set_layer(-1);
 
   // Dense gradients are summed over the world, those of experts over the ranks that hold the same experts.
   trainer.gradient_reduction.reduce();
@@ -79,14 +82,19 @@ StepResult train_step(Trainer& trainer, std::int64_t step, const std::function<v
 
   trainer.trained_tokens += result.tokens;
 
-  // Both numbers are the same on every rank, and so is the decision.
-  result.skipped = !std::isfinite(result.loss) || !std::isfinite(result.gradient_norm);
+  // All numbers are the same on every rank, and so are the decisions.
+  result.first_sample = batch * cut.global_batch;
+  result.spike_limit = trainer.loss_window.limit();
+  result.spike = result.loss > result.spike_limit;
+  result.skipped = !std::isfinite(result.loss) || !std::isfinite(result.gradient_norm) ||
+                   (result.spike && experiment.train().spike() != config::Train::keep);
   if (!result.skipped) {
     trainer.optimizer->update(result.learning_rate,
                               clip_scale(result.gradient_norm, experiment.optim().grad_clip()));
     trainer.value_gather.gather();  // optim.zero: each rank updated the rows that it owns
     Context ctx = trainer.context({.step = step}, /*training=*/true);
     trainer.model.end_step(ctx);  // routers that balance by a bias move it
+    trainer.loss_window.add(result.loss);
   }
   return result;
 }

@@ -13,7 +13,10 @@ struct StepResult {
   std::int64_t tokens = 0;  // of the global batch, without padding
   double gradient_norm = 0;  // global, before clipping
   double learning_rate = 0;
-  bool skipped = false;  // loss or gradient was not finite: nothing was updated
+  std::int64_t first_sample = 0;  // of the train.global_batch that were trained on
+  double spike_limit = 0;         // loss above which the step is a spike (loss_spike.h)
+  bool spike = false;
+  bool skipped = false;  // loss or gradient was not finite, or a spike is not to be kept: nothing was updated
 };
 
 // Collective over the world: every rank gets the same result. `step` counts from 0. `look_at_gradients`,

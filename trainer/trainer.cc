@@ -31,10 +31,15 @@ Trainer::Trainer(const config::Experiment& resolved, Communicator& all_ranks)
   freeze(std::vector<std::string>(patterns.begin(), patterns.end()), model.parameters());
 }
 
-std::vector<ShardedTensor> Trainer::checkpoint_tensors() {
+std::vector<ShardedTensor> Trainer::replicated_tensors() {
   std::vector<ShardedTensor> tensors;
   for (const Parameter* parameter : model.parameters()) tensors.push_back(parameter->sharded());
   for (ShardedTensor& tensor : model.state()) tensors.push_back(std::move(tensor));
+  return tensors;
+}
+
+std::vector<ShardedTensor> Trainer::checkpoint_tensors() {
+  std::vector<ShardedTensor> tensors = replicated_tensors();
   for (ShardedTensor& tensor : optimizer->state()) tensors.push_back(std::move(tensor));
   return tensors;
 }

@@ -12,8 +12,10 @@
 #include "optim/ownership.h"
 #include "optim/value_gather.h"
 #include "trainer/data/batch.h"
+#include "trainer/data/batch_order.h"
 #include "trainer/data/training_data.h"
 #include "trainer/inspect/routing_recorder.h"
+#include "trainer/loss_spike.h"
 
 namespace conclave {
 
@@ -35,6 +37,9 @@ struct Trainer {
   std::unique_ptr<Optimizer> optimizer;
   ValueGather value_gather;
 
+  LossWindow loss_window;        // of the last updates
+  data::BatchOrder batch_order;  // of the steps
+
   Arena arena;             // activations of one micro-batch
   data::MicroBatch batch;  // samples of one micro-batch
   StepClock clock;
@@ -43,6 +48,8 @@ struct Trainer {
 
   // Every tensor of a checkpoint: parameters, router state and optimizer state.
   std::vector<ShardedTensor> checkpoint_tensors();
+  // Those that ranks hold copies of: parameters and router state.
+  std::vector<ShardedTensor> replicated_tensors();
   // A context for the micro-batch at `position`.
   Context context(const BatchPosition& position, bool training);
 };

@@ -223,8 +223,14 @@ std::string describe_slice(const std::string& tensor, Range rows) {
 
 TrainingProgress progress_of(const checkpoint::Manifest& manifest) {
   const checkpoint::Progress& progress = manifest.progress();
-  return {progress.step(), progress.tokens(),         progress.next_sample(), progress.optimizer_updates(),
-          progress.seed(), manifest.resolved_config()};
+  return {.step = progress.step(),
+          .tokens = progress.tokens(),
+          .next_sample = progress.next_sample(),
+          .optimizer_updates = progress.optimizer_updates(),
+          .seed = progress.seed(),
+          .resolved_config = manifest.resolved_config(),
+          .recent_losses = {progress.recent_losses().begin(), progress.recent_losses().end()},
+          .left_out_batches = {progress.left_out_batches().begin(), progress.left_out_batches().end()}};
 }
 
 }  // namespace conclave

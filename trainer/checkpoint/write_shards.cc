@@ -59,6 +59,10 @@ checkpoint::Manifest assemble_manifest(const TrainingProgress& progress, Layout 
   manifest.mutable_progress()->set_next_sample(progress.next_sample);
   manifest.mutable_progress()->set_optimizer_updates(progress.optimizer_updates);
   manifest.mutable_progress()->set_seed(progress.seed);
+  manifest.mutable_progress()->mutable_recent_losses()->Assign(progress.recent_losses.begin(),
+                                                               progress.recent_losses.end());
+  manifest.mutable_progress()->mutable_left_out_batches()->Assign(progress.left_out_batches.begin(),
+                                                                  progress.left_out_batches.end());
   manifest.set_resolved_config(progress.resolved_config);
   manifest.mutable_layout()->set_world_size(layout.ranks);
   manifest.mutable_layout()->set_expert_parallel_size(layout.expert_parallel_size);

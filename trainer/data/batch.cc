@@ -35,15 +35,15 @@ BatchPosition position_of(const BatchCut& cut, std::int64_t step, std::int64_t m
   return position;
 }
 
-std::int64_t padding_tokens(const TrainingData& data, const BatchCut& cut, std::int64_t step) {
-  const std::int64_t first = step * cut.global_batch;
+std::int64_t padding_tokens(const TrainingData& data, const BatchCut& cut, std::int64_t batch_number) {
+  const std::int64_t first = batch_number * cut.global_batch;
   return data.padding_tokens({first, first + cut.global_batch});
 }
 
-void load_training(const TrainingData& data, const BatchCut& cut, std::int64_t step, std::int64_t micro_step,
-                   std::int64_t rank, MicroBatch& batch) {
+void load_training(const TrainingData& data, const BatchCut& cut, std::int64_t batch_number,
+                   std::int64_t micro_step, std::int64_t rank, MicroBatch& batch) {
   const Range offsets = cut.sequences(micro_step, rank);
-  const std::int64_t first = step * cut.global_batch;
+  const std::int64_t first = batch_number * cut.global_batch;
   data.load_samples({first + offsets.begin, first + offsets.end}, batch);
 }
 

@@ -1,5 +1,5 @@
 // How the global batch of an optimizer step is cut into micro-batches and dealt to ranks. The samples of a
-// step are the same however it is cut: step s holds global samples [s G, (s + 1) G).
+// step are the same however it is cut: global batch b holds global samples [b G, (b + 1) G).
 #pragma once
 
 #include <cstdint>
@@ -31,11 +31,12 @@ struct BatchCut {
 BatchPosition position_of(const BatchCut& cut, std::int64_t step, std::int64_t micro_step, std::int64_t rank,
                           std::int64_t sequence_length);
 
-// Places of the global batch of `step` that are padding: known to every rank before anything is computed.
-std::int64_t padding_tokens(const TrainingData& data, const BatchCut& cut, std::int64_t step);
+// Places of global batch `batch_number` that are padding: known to every rank before anything is computed.
+std::int64_t padding_tokens(const TrainingData& data, const BatchCut& cut, std::int64_t batch_number);
 
-// Loads what `rank` trains on in a micro-step of an optimizer step.
-void load_training(const TrainingData& data, const BatchCut& cut, std::int64_t step, std::int64_t micro_step,
-                   std::int64_t rank, MicroBatch& batch);
+// Loads what `rank` trains on in a micro-step of the optimizer step that trains on global batch
+// `batch_number` (batch_order.h).
+void load_training(const TrainingData& data, const BatchCut& cut, std::int64_t batch_number,
+                   std::int64_t micro_step, std::int64_t rank, MicroBatch& batch);
 
 }  // namespace conclave::data

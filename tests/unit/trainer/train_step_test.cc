@@ -207,5 +207,50 @@ TEST_F(TrainStepTest, TwoEqualRunsAreBitwiseEqual) {
   EXPECT_EQ(state_of(first), state_of(second));
 }
 
+// Losses so low that the next step must be a spike.
+void expect_low_losses(Trainer& trainer) {
+  for (int i = 0; i < 40; ++i) trainer.loss_window.add(1 + 0.01 * (i % 3));
+}
+
+TEST_F(TrainStepTest, ASpikeIsKeptByDefault) {
+  Trainer trainer(experiment_, *alone_);
+  expect_low_losses(trainer);
+  const StepResult result = train_step(trainer, 0);
+  EXPECT_TRUE(result.spike);
+  EXPECT_FALSE(result.skipped);
+  EXPECT_LT(result.spike_limit, 1.1);
+  EXPECT_EQ(trainer.optimizer->updates(), 1);
+  EXPECT_EQ(trainer.loss_window.losses().back(), result.loss);
+}
+
+TEST_F(TrainStepTest, ASpikeIsSkippedOnRequest) {
+  for (const config::Train::Spike rule : {config::Train::skip, config::Train::rewind}) {
+    experiment_.mutable_train()->set_spike(rule);
+    Trainer trainer(experiment_, *alone_);
+    expect_low_losses(trainer);
+    const std::vector<std::vector<float>> before = state_of(trainer);
+    const StepResult result = train_step(trainer, 0);
+    EXPECT_TRUE(result.spike);
+    EXPECT_TRUE(result.skipped);
+    EXPECT_EQ(state_of(trainer), before);
+    EXPECT_EQ(trainer.optimizer->updates(), 0);
+    EXPECT_EQ(trainer.loss_window.losses().size(), 40U)
+        << "what was not kept says nothing about what is usual";
+  }
+}
+
+TEST_F(TrainStepTest, TrainsOnTheBatchThatTheOrderNames) {
+  Trainer plain(experiment_, *alone_);
+  Trainer shifted(experiment_, *alone_);
+  shifted.batch_order.leave_out(0);
+  const StepResult second = train_step(shifted, 0);
+  EXPECT_EQ(second.first_sample, 4);
+  EXPECT_NE(second.loss, train_step(plain, 0).loss);
+  Trainer both(experiment_, *alone_);
+  both.batch_order.leave_out(1);
+  EXPECT_EQ(train_step(both, 0).first_sample, 0);
+  EXPECT_EQ(train_step(both, 1).first_sample, 8);
+}
+
 }  // namespace
 }  // namespace conclave
