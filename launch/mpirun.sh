@@ -21,6 +21,7 @@ options+=(--mca odls_base_sigkill_timeout 0)
 
 cores=$(nproc)
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(( cores > ranks ? cores / ranks : 1 ))}
+options+=(-x OMP_NUM_THREADS)  # to other machines, where the environment names some
 # Waiting ranks must give up the core where ranks outnumber cores.
 if (( ranks > cores )); then export OMPI_MCA_mpi_yield_when_idle=1; fi
 # mpirun hides from its ranks whether a terminal reads their output.
