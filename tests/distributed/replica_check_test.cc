@@ -39,6 +39,7 @@ TEST(ReplicaCheck, FindsTheOddRankAndTheTensor) {
     const std::vector<ShardedTensor> tensors = trainer.replicated_tensors();
     const int damaged_rank = world().size() - 1;
     for (const ShardedTensor& tensor : tensors) {
+      if (!tensor.name.starts_with("layers.1.moe") && !tensor.name.starts_with("embedding")) continue;
       const int replicas =
           tensor.sharding == Sharding::kReplicated ? world().size() : trainer.grid.expert_data().size();
       if (world().rank() == damaged_rank) flip_a_bit(tensor);
@@ -55,8 +56,8 @@ TEST(ReplicaCheck, FindsTheOddRankAndTheTensor) {
       EXPECT_EQ(message.find("rank 0 (XXH3") == std::string::npos,
                 has_majority || (tensor.sharding == Sharding::kExpert && expert_parallel_size > 1))
           << message;
-      EXPECT_EQ(complaint(trainer), "") << "mended";
     }
+    EXPECT_EQ(complaint(trainer), "") << "all are mended";
   }
 }
 

@@ -31,8 +31,10 @@ class SkippedStepTest : public testing::Test {
 TEST_F(SkippedStepTest, NotANumberOnOneRank) {
   Trainer trainer(experiment_, world());
   ASSERT_FALSE(train_step(trainer, 0).skipped);
-  for (int broken_rank = 0; broken_rank < world().size(); ++broken_rank) {
+  // Replicated ones, and experts, which are broken on the one rank that holds them.
+  for (const int broken_rank : {0, world().size() - 1}) {
     for (const Parameter* parameter : trainer.model.parameters()) {
+      if (!parameter->name().starts_with("layers.1.moe")) continue;
       SCOPED_TRACE(fmt::format("{} on rank {}", parameter->name(), broken_rank));
       // A rank whose experts see none of the few tokens has sound gradients: break all of them.
       const std::span<float> weights = parameter->value().values<float>();

@@ -1,6 +1,6 @@
-# Sourced by each script here, with the words that all of them are started with: BINARY SOURCE_DIR RANKS FAULTS_LIBRARY
+# Sourced by each script here, with the words that all of them are started with: BINARY SOURCE_DIR RANKS HELPER
 # Gives what the integration tests have, and a line in the table of faults.
-faults_library=$(realpath "$4")
+helper=$(realpath "$4")
 source "${BASH_SOURCE%/*}/../integration/common.sh"
 
 # verdict FAULT TEXT

@@ -3,6 +3,7 @@
 # the next save works. On a small file system of its own where one can be mounted, and with injected faults anywhere.
 # usage: full_disk.sh BINARY SOURCE_DIR RANKS FAULTS_LIBRARY
 source "${BASH_SOURCE%/*}/common.sh"
+faults_library=$helper
 
 for beside in false true; do
   # Bytes 200,000 on of the first file of step 4 find no room.

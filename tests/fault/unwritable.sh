@@ -3,6 +3,7 @@
 # rank can't write there.
 # usage: unwritable.sh BINARY SOURCE_DIR RANKS FAULTS_LIBRARY
 source "${BASH_SOURCE%/*}/common.sh"
+faults_library=$helper
 
 refused() {
   says_once "conclave: run.dir $1 can't be written: $2"

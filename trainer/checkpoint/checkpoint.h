@@ -33,9 +33,9 @@ struct TrainingProgress {
   std::int64_t next_sample = 0;        // global index of the first sample that has not been used
   std::int64_t optimizer_updates = 0;  // updates made (Optimizer::updates)
   std::uint64_t seed = 0;
-  std::string resolved_config;                 // YAML
-  std::vector<double> recent_losses;           // LossWindow::losses
-  std::vector<std::int64_t> left_out_batches;  // BatchOrder::left_out
+  std::string resolved_config;                      // YAML
+  std::vector<double> recent_losses = {};           // LossWindow::losses
+  std::vector<std::int64_t> left_out_batches = {};  // BatchOrder::left_out
 
   friend bool operator==(const TrainingProgress&, const TrainingProgress&) = default;
 };
