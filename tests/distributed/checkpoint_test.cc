@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 #include <sys/resource.h>
 
+#include <chrono>
 #include <csignal>
 #include <fstream>
 #include <iterator>
@@ -12,6 +13,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "comm/base/error.h"
@@ -172,7 +174,7 @@ TEST(DistributedCheckpoint, SavingBesideTraining) {
     saver.begin({step, 0, 0, 0, 1, ""}, tensors.tensors());
     tensors.clear();
     std::optional<SaveResult> result;
-    while (!result) result = saver.poll();
+    while (!(result = saver.poll())) std::this_thread::sleep_for(std::chrono::milliseconds(1));
     ASSERT_TRUE(result->saved) << result->message;
     load_checkpoint(world(), result->path, tensors.tensors());
     EXPECT_TRUE(everywhere(tensors.is_filled(static_cast<float>(step))));

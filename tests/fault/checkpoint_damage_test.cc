@@ -206,6 +206,11 @@ TEST_F(CheckpointDamage, ForgedManifests) {
   expect_refused("sharding 7",
                  [](auto& m) { m.mutable_tensors(0)->set_sharding(static_cast<checkpoint::Sharding>(7)); });
   expect_refused("can't be negative", [](auto& m) { m.mutable_progress()->set_step(-1); });
+  expect_refused("are left out can't go from -1 to -2",
+                 [](auto& m) { m.mutable_progress()->add_left_out_batches(-2); });
+  expect_refused("are left out can't go from 7 to 7", [](auto& m) {
+    for (int i = 0; i < 2; ++i) m.mutable_progress()->add_left_out_batches(7);
+  });
   EXPECT_LT(test::largest_allocation(), std::size_t{1} << 20) << "bytes asked for by a manifest of " << bytes;
   test::verdict("manifest empty, garbage, newer, hostile names and sizes",
                 fmt::format("refused; largest allocation {} bytes", test::largest_allocation()));

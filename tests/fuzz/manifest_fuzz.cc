@@ -22,6 +22,11 @@ void rely_on(const conclave::checkpoint::Manifest& manifest) {
     }
     if (rows != global.rows() || global.rows() * global.row_bytes() < 0) std::abort();
   }
+  std::int64_t earlier = -1;
+  for (const std::int64_t batch : conclave::progress_of(manifest).left_out_batches) {
+    if (batch <= earlier) std::abort();
+    earlier = batch;
+  }
 }
 
 void parse(const std::string& contents) {

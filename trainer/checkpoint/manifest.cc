@@ -171,6 +171,11 @@ void check_manifest(const checkpoint::Manifest& manifest) {
                            progress.optimizer_updates()}) >= 0,
                  "step {}, tokens {}, next sample {} and updates {} can't be negative", progress.step(),
                  progress.tokens(), progress.next_sample(), progress.optimizer_updates());
+  std::int64_t earlier = -1;
+  for (const std::int64_t batch : progress.left_out_batches()) {
+    CONCLAVE_CHECK(batch > earlier, "batches that are left out can't go from {} to {}", earlier, batch);
+    earlier = batch;
+  }
   std::map<std::string, std::int64_t> bytes_left_of_file;
   for (const checkpoint::File& file : manifest.files()) {
     check_file_name(file.name());

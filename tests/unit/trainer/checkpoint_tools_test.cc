@@ -2,10 +2,12 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <chrono>
 #include <cmath>
 #include <fstream>
 #include <iterator>
 #include <limits>
+#include <thread>
 
 #include "comm/base/error.h"
 #include "tests/support/checkpoint_case.h"
@@ -193,7 +195,7 @@ TEST_F(CheckpointToolsTest, SavingBesideTraining) {
     EXPECT_TRUE(saver.in_flight());
     EXPECT_THROW(saver.begin({9, 0, 0, 0, 1, ""}, run_.tensors()), Error);
     std::optional<SaveResult> result;
-    while (!result) result = saver.poll();
+    while (!(result = saver.poll())) std::this_thread::sleep_for(std::chrono::milliseconds(1));
     EXPECT_TRUE(result->saved) << result->message;
     EXPECT_FALSE(saver.in_flight());
     EXPECT_EQ(run_.load(result->path).step, step);
