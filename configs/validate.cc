@@ -334,7 +334,8 @@ void check_overridden_blocks(const Experiment& experiment, std::vector<Violation
 void check_determinism(const Experiment& experiment, std::vector<Violation>& broken) {
   const Moe& moe = experiment.moe();
   if (experiment.run().determinism() != Run::cross_layout || moe.experts() == 0) return;
-  if (moe.balance_loss() == 0 || moe.balance_scope() == Moe::sequence) return;
+  const bool has_terms = moe.balance_loss() != 0 || moe.importance_loss() != 0 || moe.load_loss() != 0;
+  if (!has_terms || moe.balance_scope() == Moe::sequence) return;
   broken.push_back(
       {{"run.determinism", "moe.balance_scope"},
        fmt::format(
@@ -519,13 +520,6 @@ std::vector<Violation> violations(const Experiment& experiment) {
 
 void check_for_world(const Experiment& experiment, int world_size) {
   const std::int64_t size = experiment.parallel().expert_parallel_size();
-  if (size > 1 && experiment.run().determinism() == Run::cross_layout) {
-    throw ConfigError(
-        fmt::format("parallel.expert_parallel_size: {} adds up the gradients of an expert over the tokens of "
-                    "several ranks at once, "
-                    "and run.determinism: cross_layout keeps them apart; valid: 1, or auto",
-                    size));
-  }
   if (size == 0) return;
   const std::int64_t experts = most_experts(experiment);
   const std::int64_t largest = std::max<std::int64_t>(experts, 1);

@@ -57,7 +57,6 @@ data::BatchCut batch_cut(const config::Experiment& experiment, int world_size) {
 
 int expert_parallel_size(const config::Experiment& experiment, int world_size) {
   const std::int64_t configured = experiment.parallel().expert_parallel_size();
-  if (experiment.run().determinism() == config::Run::cross_layout) return 1;
   if (configured != 0) return static_cast<int>(configured);
   return automatic_expert_parallel_size(world_size, config::most_experts(experiment));
 }

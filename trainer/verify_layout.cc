@@ -134,9 +134,7 @@ bool is_within(const LayoutDifference& difference, const LayoutDifference& bound
 }
 
 std::vector<Layout> layouts_of(const config::Experiment& experiment, const std::vector<int>& ranks) {
-  const bool whole_copies = experiment.run().determinism() == config::Run::cross_layout;
-  const auto experts =
-      whole_copies ? 1 : static_cast<int>(std::max<std::int64_t>(experiment.moe().experts(), 1));
+  const auto experts = static_cast<int>(std::max<std::int64_t>(experiment.moe().experts(), 1));
   std::vector<Layout> layouts;
   for (const int count : ranks) {
     for (int size = 1; size <= std::min(count, experts); ++size) {

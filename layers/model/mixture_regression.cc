@@ -40,7 +40,7 @@ MixtureRegression::MixtureRegression(const config::Experiment& experiment, const
       outputs_(experiment.data().regression().outputs()),
       sigma_(experiment.model().sigma()),
       gate_("gate.weight", {experts_count_, inputs_ + 1}),
-      exchange_(experts_count_, grid),
+      exchange_(experts_count_, grid, row_order(experiment)),
       experts_("experts", expert_options(experiment, grid)) {
   gate_.initialise_normal(experiment.run().seed(), experiment.model().init_std());
   parameters_.push_back(&gate_);

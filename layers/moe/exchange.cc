@@ -26,13 +26,17 @@ struct Place {
 
 }  // namespace
 
-Exchange::Exchange(std::int64_t experts, const ProcessGrid& grid)
-    : grid_(&grid), experts_(experts), local_experts_(grid.local_experts(experts).size()) {
+RowOrder row_order(const config::Experiment& experiment) {
+  return experiment.run().determinism() == config::Run::cross_layout ? RowOrder::kBySource
+                                                                     : RowOrder::kByExpert;
+}
+
+Exchange::Exchange(std::int64_t experts, const ProcessGrid& grid, RowOrder order)
+    : grid_(&grid), experts_(experts), local_experts_(grid.local_experts(experts).size()), order_(order) {
   const int ranks = grid.expert_parallel().size();
   const auto count = static_cast<std::size_t>(ranks);
   sent_rows_by_rank_.resize(count);
   received_rows_by_rank_.resize(count);
-  received_offsets_.resize(static_cast<std::size_t>(local_experts_) + 1);
   blocks_.resize(count * static_cast<std::size_t>(local_experts_));
   sent_rows_by_expert_.resize(static_cast<std::size_t>(experts));
   received_rows_by_block_.resize(blocks_.size());
@@ -126,7 +130,7 @@ void Exchange::lay_out_blocks() {
       const std::int64_t rows = received_rows_by_block_[rank * locals + expert];
       CONCLAVE_CHECK(rows >= 0, "expert-parallel rank {} announced {} rows for local expert {}", rank, rows,
                      expert);
-      blocks_[rank * locals + expert] = {.first_by_source = wire_row, .first_by_expert = 0, .rows = rows};
+      blocks_[rank * locals + expert] = {.first_on_wire = wire_row, .first_for_experts = 0, .rows = rows};
       wire_row += rows;
     }
     received_rows_by_rank_[rank] = wire_row - first_row;
@@ -134,16 +138,23 @@ void Exchange::lay_out_blocks() {
 
   std::int64_t expert_row = 0;
   ordered_on_arrival_ = true;
-  for (std::size_t expert = 0; expert < locals; ++expert) {
-    received_offsets_[expert] = expert_row;
-    for (std::size_t rank = 0; rank < ranks; ++rank) {
-      Block& block = blocks_[rank * locals + expert];
-      block.first_by_expert = expert_row;
-      expert_row += block.rows;
-      if (block.rows > 0 && block.first_by_source != block.first_by_expert) ordered_on_arrival_ = false;
+  received_offsets_.assign(1, 0);
+  const auto place = [&](Block& block) {
+    block.first_for_experts = expert_row;
+    expert_row += block.rows;
+    if (block.rows > 0 && block.first_on_wire != block.first_for_experts) ordered_on_arrival_ = false;
+  };
+  if (order_ == RowOrder::kBySource) {
+    for (Block& block : blocks_) {
+      place(block);
+      received_offsets_.push_back(expert_row);
+    }
+  } else {
+    for (std::size_t expert = 0; expert < locals; ++expert) {
+      for (std::size_t rank = 0; rank < ranks; ++rank) place(blocks_[rank * locals + expert]);
+      received_offsets_.push_back(expert_row);
     }
   }
-  received_offsets_[locals] = expert_row;
 
   const std::int64_t sent =
       std::reduce(sent_rows_by_rank_.begin(), sent_rows_by_rank_.end(), std::int64_t{0});
@@ -185,7 +196,7 @@ TensorView Exchange::dispatch(Context& ctx, TensorView rows) {
   const Arena::Mark scratch(*ctx.arena);
   const TensorView wire = ctx.arena->allocate(received.shape(), rows.dtype());
   transport(ctx, rows, sent_rows_by_rank_, wire, received_rows_by_rank_);
-  reorder(wire, &Block::first_by_source, received, &Block::first_by_expert);
+  reorder(wire, &Block::first_on_wire, received, &Block::first_for_experts);
   return received;
 }
 
@@ -200,7 +211,7 @@ TensorView Exchange::combine(Context& ctx, TensorView rows) {
   }
   const Arena::Mark scratch(*ctx.arena);
   const TensorView wire = ctx.arena->allocate(rows.shape(), rows.dtype());
-  reorder(rows, &Block::first_by_expert, wire, &Block::first_by_source);
+  reorder(rows, &Block::first_for_experts, wire, &Block::first_on_wire);
   transport(ctx, wire, received_rows_by_rank_, returned, sent_rows_by_rank_);
   return returned;
 }

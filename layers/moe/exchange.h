@@ -3,7 +3,7 @@
 //
 //   token side    rows [R, D] of this rank's tokens, in the order of its DispatchPlan (global expert, token)
 //   expert side   rows [R', D] that this rank's experts received: by local expert, then by source rank,
-//                 then in the order of the source
+//                 then in the order of the source; or by source rank first, where that is asked for
 //
 // dispatch() carries token side to expert side, combine() carries back. They are permutations of rows over
 // the group, each the inverse and so the transpose of the other: the gradient of one travels by the other.
@@ -13,16 +13,25 @@
 #include <span>
 #include <vector>
 
+#include "configs/run.pb.h"
 #include "layers/context.h"
 #include "layers/moe/dispatch_plan.h"
 
 namespace conclave {
 
+// What the rows on the expert side are ordered by first. By expert: each expert sees all of its rows at once.
+// By source: the rows of each source stay together, and an expert can compute exactly what it would have
+// computed on the source's own rank.
+enum class RowOrder : std::uint8_t { kByExpert, kBySource };
+
+// By source with run.determinism: cross_layout.
+RowOrder row_order(const config::Experiment& experiment);
+
 class Exchange {
  public:
   // `experts` E are dealt to the ranks of grid.expert_parallel() as grid.experts_of says. The grid must
   // outlive the exchange.
-  Exchange(std::int64_t experts, const ProcessGrid& grid);
+  Exchange(std::int64_t experts, const ProcessGrid& grid, RowOrder order = RowOrder::kByExpert);
 
   // Tells every rank of the group how many rows of each of its experts come from this one. Collective; must
   // precede the transports of a micro-batch, which keep its counts until the next call. Throws Error if the
@@ -41,7 +50,9 @@ class Exchange {
   // Collective. [R', D] -> [R, D] in ctx.arena; in a group of one `rows` itself.
   TensorView combine(Context& ctx, TensorView rows);
 
-  // Rows of local expert i on the expert side are [offsets[i], offsets[i + 1]). [local experts + 1].
+  // Where runs of rows end on the expert side. By expert, [local experts + 1]: those of local expert i are
+  // [offsets[i], offsets[i + 1]). By source, [P * local experts + 1]: those of source s for local expert i
+  // are [offsets[j], offsets[j + 1]), j = s * local experts + i.
   std::span<const std::int64_t> received_offsets() const { return received_offsets_; }
   std::int64_t sent_rows() const { return sent_rows_; }                    // R
   std::int64_t received_rows() const { return received_offsets_.back(); }  // R'
@@ -49,8 +60,8 @@ class Exchange {
  private:
   // One run of rows: of local expert i from one source.
   struct Block {
-    std::int64_t first_by_source = 0;  // where it lies in the order of the wire: by source, then expert
-    std::int64_t first_by_expert = 0;  // where it lies on the expert side
+    std::int64_t first_on_wire = 0;     // where it lies in the order of the wire: by source, then expert
+    std::int64_t first_for_experts = 0;  // where it lies on the expert side
     std::int64_t rows = 0;
   };
   // Checks the plan and counts what it sends.
@@ -72,11 +83,12 @@ class Exchange {
   const ProcessGrid* grid_;
   std::int64_t experts_;
   std::int64_t local_experts_;
+  RowOrder order_;
 
   std::int64_t sent_rows_ = 0;
   std::vector<std::int64_t> sent_rows_by_rank_;      // [P]
   std::vector<std::int64_t> received_rows_by_rank_;  // [P]
-  std::vector<std::int64_t> received_offsets_;       // [local experts + 1]
+  std::vector<std::int64_t> received_offsets_;       // see received_offsets()
   std::vector<Block> blocks_;                        // [P * local experts], by source, then expert
   bool ordered_on_arrival_ = true;                   // the two orders of blocks_ are the same
 

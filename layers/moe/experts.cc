@@ -1,5 +1,7 @@
 #include "layers/moe/experts.h"
 
+#include <utility>
+
 #include "layers/ops/dropout/dropout.h"
 #include "layers/ops/grouped_gemm/grouped_gemm.h"
 
@@ -30,16 +32,25 @@ TensorView Experts::forward(Context& ctx, ConstTensorView rows, std::span<const 
       ctx.arena->allocate({row_count, input_projections(activation_) * d_ff_});  // [R, P F]
   const TensorView hidden = ctx.arena->allocate({row_count, d_ff_});             // [R, F]
 
-  grouped_gemm(ctx, {.x = rows, .weights = input_.value(), .offsets = offsets, .y = preactivation});
+  std::vector<Part> parts = parts_of(offsets);
+  for (const Part& part : parts) {
+    grouped_gemm(ctx, {.x = part.of(rows),
+                       .weights = input_.value(),
+                       .offsets = part.offsets,
+                       .y = part.of(preactivation)});
+  }
   hidden_layer(ctx, activation_, preactivation, hidden);
+  if (drops_out(ctx)) drop_out(ctx, tokens, parts, hidden);
+  for (const Part& part : parts) {
+    grouped_gemm(
+        ctx, {.x = part.of(hidden), .weights = down_.value(), .offsets = part.offsets, .y = part.of(y)});
+  }
   if (ctx.training) {
     rows_ = rows;
-    offsets_ = offsets;
+    parts_ = std::move(parts);
     preactivation_ = preactivation;
     hidden_ = hidden;
   }
-  if (drops_out(ctx)) drop_out(ctx, tokens, hidden);
-  grouped_gemm(ctx, {.x = hidden, .weights = down_.value(), .offsets = offsets, .y = y});
   return y;
 }
 
@@ -49,19 +60,47 @@ TensorView Experts::backward(Context& ctx, ConstTensorView dy) {
   const TensorView dhidden = ctx.arena->allocate(hidden_.shape());  // [R, F]
   const TensorView dpreactivation = preactivation_;  // [R, P F]: the gradient takes the place of the value
 
-  grouped_gemm_weight_gradient(ctx,
-                               {.dy = dy, .x = hidden_, .offsets = offsets_, .dweights = down_.gradient()});
-  grouped_gemm_input_gradient(ctx, {.dy = dy, .weights = down_.value(), .offsets = offsets_, .dx = dhidden});
+  for (const Part& part : parts_) {
+    grouped_gemm_input_gradient(ctx, {.dy = part.of(dy),
+                                      .weights = down_.value(),
+                                      .offsets = part.offsets,
+                                      .dx = part.of(dhidden)});
+  }
   if (dropout_ > 0) dropout_backward(ctx, {.kept = kept_, .rate = dropout_, .dx = dhidden});
   hidden_layer_backward(ctx, activation_, preactivation_, dhidden, dpreactivation);
-  grouped_gemm_weight_gradient(
-      ctx, {.dy = dpreactivation, .x = rows_, .offsets = offsets_, .dweights = input_.gradient()});
-  grouped_gemm_input_gradient(
-      ctx, {.dy = dpreactivation, .weights = input_.value(), .offsets = offsets_, .dx = drows});
+  for (const Part& part : parts_) {
+    grouped_gemm_weight_gradient(ctx, {.dy = part.of(dy),
+                                       .x = part.of(hidden_),
+                                       .offsets = part.offsets,
+                                       .dweights = down_.gradient()});
+    grouped_gemm_weight_gradient(ctx, {.dy = part.of(dpreactivation),
+                                       .x = part.of(rows_),
+                                       .offsets = part.offsets,
+                                       .dweights = input_.gradient()});
+    grouped_gemm_input_gradient(ctx, {.dy = part.of(dpreactivation),
+                                      .weights = input_.value(),
+                                      .offsets = part.offsets,
+                                      .dx = part.of(drows)});
+    if (&part == &parts_.back()) break;  // who calls backward folds its gradient with those of other layers
+    down_.fold_gradient();
+    input_.fold_gradient();
+  }
   return drows;
 }
 
-void Experts::drop_out(Context& ctx, ConstTensorView tokens, TensorView hidden) {
+std::vector<Experts::Part> Experts::parts_of(std::span<const std::int64_t> offsets) const {
+  const auto experts = static_cast<std::size_t>(local_experts_.size());
+  std::vector<Part> parts(experts == 0 ? 1 : (offsets.size() - 1) / experts);
+  CONCLAVE_CHECK_EQ(offsets.size(), parts.size() * experts + 1, "offsets of the experts' rows");
+  for (std::size_t p = 0; p < parts.size(); ++p) {
+    const auto own = offsets.subspan(p * experts, experts + 1);
+    parts[p].rows = {own.front(), own.back()};
+    for (const std::int64_t offset : own) parts[p].offsets.push_back(offset - own.front());
+  }
+  return parts;
+}
+
+void Experts::drop_out(Context& ctx, ConstTensorView tokens, std::span<const Part> parts, TensorView hidden) {
   CONCLAVE_CHECK_EQ(tokens.elements(), hidden.extent(0), "token numbers of the experts' rows");
   kept_ = ctx.arena->allocate(hidden.shape(), DType::kUInt8);
   const Arena::Mark scratch(*ctx.arena);
@@ -69,11 +108,14 @@ void Experts::drop_out(Context& ctx, ConstTensorView tokens, TensorView hidden) 
   const std::span<std::int64_t> first_block =
       ctx.arena->allocate({hidden.extent(0)}, DType::kInt64).values<std::int64_t>();
   const std::int64_t all_experts = down_.global_shape()[0];
-  for (std::int64_t expert = local_experts_.begin; expert < local_experts_.end; ++expert) {
-    const auto local = static_cast<std::size_t>(expert - local_experts_.begin);
-    for (std::int64_t row = offsets_[local]; row < offsets_[local + 1]; ++row) {
-      first_block[static_cast<std::size_t>(row)] =
-          (tokens.data<std::int64_t>()[row] * all_experts + expert) * dropout_blocks(d_ff_);
+  for (const Part& part : parts) {
+    for (std::int64_t expert = local_experts_.begin; expert < local_experts_.end; ++expert) {
+      const auto local = static_cast<std::size_t>(expert - local_experts_.begin);
+      const std::int64_t last = part.rows.begin + part.offsets[local + 1];
+      for (std::int64_t row = part.rows.begin + part.offsets[local]; row < last; ++row) {
+        first_block[static_cast<std::size_t>(row)] =
+            (tokens.data<std::int64_t>()[row] * all_experts + expert) * dropout_blocks(d_ff_);
+      }
     }
   }
   dropout(ctx, {.random = RandomStream(seed_, name_ + "/dropout", static_cast<std::uint64_t>(ctx.batch.step)),

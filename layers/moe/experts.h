@@ -36,12 +36,17 @@ class Experts {
   Experts(const std::string& name, const ExpertsOptions& options);
 
   // rows [R, D] ordered by local expert, offsets [local experts + 1] -> [R, D_out] in ctx.arena. Rows of an
-  // expert, or all, may be none. With ctx.training rows and the offsets must stay valid until backward.
+  // expert, or all, may be none. With ctx.training rows must stay valid until backward.
   // `tokens` int64 [R, 1]: the number of each row's token in the global batch; needed where drops_out().
+  //
+  // Rows may come in several parts, each ordered by local expert: offsets [parts * local experts + 1]. Each
+  // part is computed as if it were alone, to the last bit, whatever the others hold.
   TensorView forward(Context& ctx, ConstTensorView rows, std::span<const std::int64_t> offsets,
                      ConstTensorView tokens = {});
 
-  // dy [R, D_out] -> drows [R, D] in ctx.arena; adds to the gradients of the parameters.
+  // dy [R, D_out] -> drows [R, D] in ctx.arena; adds to the gradients of the parameters. With several parts
+  // the gradients of all but the last are folded (Parameter::fold_gradient), so that sums over parts don't
+  // depend on which rank adds them up.
   TensorView backward(Context& ctx, ConstTensorView dy);
 
   void collect_parameters(std::vector<Parameter*>& parameters);
@@ -50,7 +55,17 @@ class Experts {
   bool drops_out(const Context& ctx) const { return ctx.training && dropout_ > 0; }
 
  private:
-  void drop_out(Context& ctx, ConstTensorView tokens, TensorView hidden);
+  // One part of the rows; its offsets start at 0.
+  struct Part {
+    Range rows;
+    std::vector<std::int64_t> offsets;  // [local experts + 1]
+
+    ConstTensorView of(ConstTensorView all) const { return all.rows(rows.begin, rows.end); }
+    TensorView of(TensorView all) const { return all.rows(rows.begin, rows.end); }
+  };
+
+  std::vector<Part> parts_of(std::span<const std::int64_t> offsets) const;
+  void drop_out(Context& ctx, ConstTensorView tokens, std::span<const Part> parts, TensorView hidden);
 
   std::int64_t d_ff_;
   config::Activation activation_;
@@ -62,11 +77,11 @@ class Experts {
   Parameter down_;
 
   // Kept from forward for backward.
-  ConstTensorView rows_;                   // [R, D]
-  std::span<const std::int64_t> offsets_;  // [local experts + 1]
-  TensorView preactivation_;               // [R, P F], P = input_projections(activation_)
-  TensorView hidden_;                      // [R, F]
-  TensorView kept_;                        // uint8 [R, F], with dropout
+  ConstTensorView rows_;  // [R, D]
+  std::vector<Part> parts_;
+  TensorView preactivation_;  // [R, P F], P = input_projections(activation_)
+  TensorView hidden_;         // [R, F]
+  TensorView kept_;           // uint8 [R, F], with dropout
 };
 
 }  // namespace conclave

@@ -33,7 +33,7 @@ ExpertsOptions expert_options(const config::Experiment& experiment, const Proces
 MoeLayer::MoeLayer(const config::Experiment& experiment, const std::string& name, const ProcessGrid& grid)
     : config_(experiment.moe()),
       router_(make_router(experiment, name + ".router")),
-      exchange_(config_.experts(), grid),
+      exchange_(config_.experts(), grid, row_order(experiment)),
       experts_(name + ".experts", expert_options(experiment, grid)) {
   if (config_.shared_experts() > 0) {
     shared_ = std::make_unique<SharedExperts>(experiment, name);

@@ -34,13 +34,14 @@ DispatchPlan make_plan(std::int64_t experts, RowsFor rows) {
   return plan;
 }
 
-void expect_round_trip(int expert_parallel_size, std::int64_t experts, RowsFor rows) {
-  SCOPED_TRACE(fmt::format("expert_parallel_size {} experts {}", expert_parallel_size, experts));
+void expect_round_trip(int expert_parallel_size, std::int64_t experts, RowsFor rows, RowOrder order) {
+  SCOPED_TRACE(fmt::format("expert_parallel_size {} experts {} order {}", expert_parallel_size, experts,
+                           static_cast<int>(order)));
   const ProcessGrid grid(world(), expert_parallel_size);
   Arena arena;
   StepClock clock;
   Context ctx{.arena = &arena, .grid = &grid, .clock = &clock};
-  Exchange exchange(experts, grid);
+  Exchange exchange(experts, grid, order);
   const DispatchPlan plan = make_plan(experts, rows);
   exchange.agree(ctx, plan);
 
@@ -55,18 +56,32 @@ void expect_round_trip(int expert_parallel_size, std::int64_t experts, RowsFor r
   }
   std::ranges::copy(expected_back, sent.data<float>());
 
-  // By local expert, then source, then the order of the source.
+  // By local expert, then source, then the order of the source; or by source, then local expert.
   const int first_source = world().rank() - grid.expert_parallel().rank();
   std::vector<float> expected;
   std::vector<std::int64_t> expected_offsets = {0};
+  const auto expect_block = [&](int source, std::int64_t expert) {
+    for (std::int64_t row = 0; row < rows(source, expert); ++row) {
+      for (std::int64_t d = 0; d < kWidth; ++d) expected.push_back(row_value(source, expert, row, d));
+    }
+  };
+  const auto end_run = [&] {
+    expected_offsets.push_back(static_cast<std::int64_t>(expected.size()) / kWidth);
+  };
   const Range local = grid.local_experts(experts);
-  for (std::int64_t expert = local.begin; expert < local.end; ++expert) {
-    for (int source = first_source; source < first_source + expert_parallel_size; ++source) {
-      for (std::int64_t row = 0; row < rows(source, expert); ++row) {
-        for (std::int64_t d = 0; d < kWidth; ++d) expected.push_back(row_value(source, expert, row, d));
+  if (order == RowOrder::kByExpert) {
+    for (std::int64_t expert = local.begin; expert < local.end; ++expert) {
+      for (int source = 0; source < expert_parallel_size; ++source)
+        expect_block(first_source + source, expert);
+      end_run();
+    }
+  } else {
+    for (int source = 0; source < expert_parallel_size; ++source) {
+      for (std::int64_t expert = local.begin; expert < local.end; ++expert) {
+        expect_block(first_source + source, expert);
+        end_run();
       }
     }
-    expected_offsets.push_back(static_cast<std::int64_t>(expected.size()) / kWidth);
   }
 
   const TensorView received = exchange.dispatch(ctx, sent);
@@ -99,7 +114,8 @@ TEST(ExchangeTest, RowsFindTheirExpertAndTheWayBack) {
     if (world().size() % size != 0) continue;
     for (const std::int64_t experts : {2, 4, 5, 7}) {
       for (const RowsFor rows : {rows_for, all_to_one, only_rank_zero, nothing}) {
-        expect_round_trip(size, experts, rows);
+        for (const RowOrder order : {RowOrder::kByExpert, RowOrder::kBySource})
+          expect_round_trip(size, experts, rows, order);
       }
     }
   }

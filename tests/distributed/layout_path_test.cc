@@ -1,7 +1,8 @@
 // ranks: 4
 // One run that moves from layout to layout through its checkpoints: 1 -> 2 -> 4 -> 3 -> 1 ranks, 15 steps on
 // each. What each loads is what the one before it saved, every sample is used exactly once an epoch, and the
-// losses are those of the run that stayed on one rank.
+// losses are those of the run that stayed on one rank: bit for bit with run.determinism: cross_layout, else
+// within 1e-6.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -41,8 +42,9 @@ constexpr std::array<Stage, 5> kPath{{{1, 1, 0}, {2, 2, 0}, {4, 2, 1}, {3, 3, 1}
 constexpr std::int64_t kStepsOfStage = 15;
 constexpr std::int64_t kSteps = kStepsOfStage * kPath.size();
 
-config::Experiment experiment_of(const Stage& stage) {
+config::Experiment experiment_of(const Stage& stage, config::Run::Determinism determinism) {
   config::Experiment experiment = test::tiny_experiment(test::tiny_text_file());
+  experiment.mutable_run()->set_determinism(determinism);
   // What doesn't depend on how a step is cut.
   experiment.mutable_moe()->set_capacity_factor(0);
   experiment.mutable_moe()->set_balance_scope(config::Moe::sequence);
@@ -72,9 +74,9 @@ void count_samples(Trainer& trainer, std::int64_t step, std::vector<std::int64_t
 }
 
 // Resumes, shows that what was loaded is what was saved, and goes on. Adds the losses of its steps.
-void run_stage(const Stage& stage, Communicator& ranks, const fs::path& directory, std::int64_t first_step,
-               std::vector<double>& losses, std::vector<std::int64_t>& uses) {
-  Trainer trainer(experiment_of(stage), ranks);
+void run_stage(const config::Experiment& experiment, Communicator& ranks, const fs::path& directory,
+               std::int64_t first_step, std::vector<double>& losses, std::vector<std::int64_t>& uses) {
+  Trainer trainer(experiment, ranks);
   const std::vector<ShardedTensor> tensors = trainer.checkpoint_tensors();
   const ResumeResult resumed =
       resume_newest(ranks, directory / "run", tensors, [](const TrainingProgress&) {});
@@ -99,16 +101,19 @@ void run_stage(const Stage& stage, Communicator& ranks, const fs::path& director
   ASSERT_TRUE(saved.saved) << saved.message;
 }
 
-TEST(LayoutPath, OneRunOnManyLayouts) {
+class LayoutPath : public testing::TestWithParam<config::Run::Determinism> {};
+
+TEST_P(LayoutPath, OneRunOnManyLayouts) {
   const test::TemporaryDirectory directory(world());
-  const config::Experiment experiment = experiment_of(kPath[0]);
+  const config::Experiment experiment = experiment_of(kPath[0], GetParam());
   std::vector<std::int64_t> uses(static_cast<std::size_t>(kSteps * experiment.train().global_batch()), 0);
   std::vector<double> losses;
   std::int64_t first_step = 0;
   for (const Stage& stage : kPath) {
     const bool takes_part = world().rank() < stage.ranks;
     const auto ranks = world().split(takes_part ? 0 : 1, world().rank(), "stage");
-    if (takes_part) run_stage(stage, *ranks, directory.path(), first_step, losses, uses);
+    if (takes_part)
+      run_stage(experiment_of(stage, GetParam()), *ranks, directory.path(), first_step, losses, uses);
     first_step += kStepsOfStage;
     world().barrier().wait();
   }
@@ -133,10 +138,17 @@ TEST(LayoutPath, OneRunOnManyLayouts) {
   for (std::int64_t step = 0; step < kSteps; ++step) {
     const double loss = train_step(stayed, step).loss;
     worst = std::max(worst, std::abs(losses[static_cast<std::size_t>(step)] - loss));
-    EXPECT_NEAR(losses[static_cast<std::size_t>(step)], loss, 1e-6) << "step " << step;
+    if (GetParam() == config::Run::cross_layout) {
+      EXPECT_EQ(losses[static_cast<std::size_t>(step)], loss) << "step " << step;
+    } else {
+      EXPECT_NEAR(losses[static_cast<std::size_t>(step)], loss, 1e-6) << "step " << step;
+    }
   }
   std::printf("largest difference of a loss over %lld steps: %.2g\n", static_cast<long long>(kSteps), worst);
 }
+
+INSTANTIATE_TEST_SUITE_P(Determinism, LayoutPath,
+                         testing::Values(config::Run::same_layout, config::Run::cross_layout));
 
 }  // namespace
 }  // namespace conclave

@@ -30,7 +30,8 @@ BatchPosition position_of(const BatchCut& cut, std::int64_t step, std::int64_t m
   position.first_sequence = cut.sequences(micro_step, rank).begin;
   position.sequences = cut.sequences(micro_step, rank).size();
   position.sequence_length = sequence_length;
-  position.most_sequences = cut.sequences(micro_step, 0).size();  // the first rank has the most
+  // The first rank has the most, and the first of fixed shards, which are the same in every layout.
+  position.most_sequences = cut.sequences(cut.fixed_shards ? 0 : micro_step, 0).size();
   position.global_sequences = cut.global_batch;
   return position;
 }

@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+
 #include "tests/support/moe_case.h"
 #include "tests/support/operator_test.h"
 
@@ -96,6 +98,67 @@ TEST(ExpertsTest, Dropout) {
   expect_matches_reference({2, 5}, 6, 9, config::gelu, 0.25);
 }
 TEST(ExpertsTest, WiderThanABlock) { expect_matches_reference({300, 2}, 9, 7); }
+
+// Rows of three sources, one of them with none: each is computed as if it were alone, to the last bit, and the
+// exact sums of the weights' gradients are those of the three one after the other.
+TEST(ExpertsTest, PartsAreComputedAsIfAlone) {
+  constexpr std::int64_t kExperts = 2;
+  constexpr std::int64_t D = 6;
+  const std::vector<std::int64_t> offsets = {0, 3, 8, 8, 8, 9, 30};  // [3 parts * 2 experts + 1]
+  const std::vector<float> x = random_values(offsets.back() * D, "x");
+  const std::vector<float> dy = random_values(offsets.back() * D, "dy");
+  std::vector<std::int64_t> tokens;
+  for (std::int64_t row = 0; row < offsets.back(); ++row) tokens.push_back(7 * row);
+
+  struct Outcome {
+    std::vector<float> y;
+    std::vector<float> dx;
+    std::vector<float> gradients;
+  };
+  const auto run = [&](const std::vector<std::vector<std::int64_t>>& calls) {
+    Arena arena;
+    Context ctx{.arena = &arena};
+    Experts module("e", {.experts = kExperts,
+                         .local_experts = {0, kExperts},
+                         .d_model = D,
+                         .d_ff = 5,
+                         .seed = 3,
+                         .init_std = 0.5,
+                         .output_init_std = 0.25,
+                         .dropout = 0.2});
+    std::vector<Parameter*> parameters;
+    module.collect_parameters(parameters);
+    for (Parameter* parameter : parameters) parameter->sum_gradients_exactly();
+    Outcome outcome;
+    const auto append = [](std::vector<float>& all, ConstTensorView more) {
+      all.insert(all.end(), more.values<float>().begin(), more.values<float>().end());
+    };
+    for (const std::vector<std::int64_t>& call : calls) {
+      const std::int64_t rows = call.back() - call.front();
+      const auto part = [&](const auto& all, std::int64_t width) {
+        return tensor_view(std::span(all).subspan(static_cast<std::size_t>(call.front() * width),
+                                                  static_cast<std::size_t>(rows * width)),
+                           {rows, width});
+      };
+      std::vector<std::int64_t> from_zero;
+      for (const std::int64_t offset : call) from_zero.push_back(offset - call.front());
+      append(outcome.y, module.forward(ctx, part(x, D), from_zero, part(tokens, 1)));
+      append(outcome.dx, module.backward(ctx, part(dy, D)));
+      for (Parameter* parameter : parameters) parameter->fold_gradient();
+    }
+    for (Parameter* parameter : parameters) {
+      parameter->unfold_gradient();
+      append(outcome.gradients, parameter->gradient());
+    }
+    return outcome;
+  };
+  const Outcome together = run({offsets});
+  const Outcome apart = run({{0, 3, 8}, {8, 8, 8}, {8, 9, 30}});
+  EXPECT_EQ(together.y, apart.y);
+  EXPECT_EQ(together.dx, apart.dx);
+  EXPECT_EQ(together.gradients, apart.gradients);
+  EXPECT_GT(std::ranges::max(together.gradients), 0);
+}
 
 TEST(ExpertsTest, InitialWeightsDoNotDependOnTheShard) {
   const auto weights = [](Range local) {
