@@ -70,12 +70,13 @@ Deviation deviation(const Trainer& run, const StepResult& result, const Trainer&
   return deviation;
 }
 
-// What routers keep beside their weights. It is made of counts: the same to the last bit.
-std::vector<float> router_state(Trainer& trainer) {
-  std::vector<float> all;
+// What routers keep beside their weights. It is made of counts and tables: the same to the last bit.
+std::vector<std::byte> router_state(Trainer& trainer) {
+  std::vector<std::byte> all;
   for (const ShardedTensor& tensor : trainer.model.state()) {
-    const std::span<const float> values = ConstTensorView(tensor.local).values<float>();
-    all.insert(all.end(), values.begin(), values.end());
+    const auto* bytes = static_cast<const std::byte*>(tensor.local.raw());
+    all.insert(all.end(), bytes,
+               bytes + tensor.local.elements() * static_cast<std::int64_t>(size_of(tensor.local.dtype())));
   }
   return all;
 }

@@ -44,7 +44,8 @@ std::vector<std::int32_t> hash_table(std::uint64_t seed, const std::string& name
 }
 
 HashRouter::HashRouter(const config::Experiment& experiment, const std::string& name)
-    : top_k_(experiment.moe().top_k()),
+    : name_(name),
+      top_k_(experiment.moe().top_k()),
       vocab_size_(experiment.model().vocab_size()),
       routed_scale_(static_cast<float>(experiment.moe().routed_scale())),
       table_(hash_table(experiment.run().seed(), name, vocab_size_, experiment.moe().experts(), top_k_)) {}
@@ -76,6 +77,11 @@ Routing HashRouter::forward(Context& ctx, ConstTensorView x, MoeStatistics& stat
   statistics.router_entropy_sum += static_cast<double>(routed) * std::log(static_cast<double>(top_k_));
   input_shape_ = x.shape();
   return {experts, weights};
+}
+
+void HashRouter::collect_state(std::vector<ShardedTensor>& state) {
+  const TensorView table = tensor_view(std::span(table_), {vocab_size_, top_k_});
+  state.push_back({name_ + ".table", table.shape(), Sharding::kReplicated, {0, vocab_size_}, table});
 }
 
 TensorView HashRouter::backward(Context& ctx, ConstTensorView) {

@@ -23,7 +23,7 @@ std::vector<std::int32_t> hash_table(std::uint64_t seed, const std::string& name
 
 class HashRouter : public Router {
  public:
-  // No parameters. The table is drawn from (run.seed, name).
+  // No parameters. The table is drawn from (run.seed, name), and part of checkpoints: name + ".table".
   HashRouter(const config::Experiment& experiment, const std::string& name);
 
   // Every weight is routed_scale / K. x counts for its shape only. Throws Error without one token id in the
@@ -32,10 +32,11 @@ class HashRouter : public Router {
   // dx = 0.
   TensorView backward(Context& ctx, ConstTensorView dweights) override;
   void collect_parameters(std::vector<Parameter*>&) override {}
-  void collect_state(std::vector<ShardedTensor>&) override {}
+  void collect_state(std::vector<ShardedTensor>& state) override;
   void end_step(Context&) override {}
 
  private:
+  std::string name_;
   std::int64_t top_k_;
   std::int64_t vocab_size_;
   float routed_scale_;

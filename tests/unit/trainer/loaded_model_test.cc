@@ -48,5 +48,31 @@ TEST(LoadedModel, HasTheWeightsAndTheRouterStateOfTheRun) {
   }
 }
 
+// A run that goes on with another seed, as checkpoint.allow_changes lets it, must not send tokens elsewhere.
+TEST(LoadedModel, KeepsTheHashTableOfTheRunUnderAnotherSeed) {
+  const std::unique_ptr<Communicator> alone = make_self_communicator();
+  const test::TemporaryDirectory directory;
+  config::Experiment experiment = test::tiny_experiment(test::tiny_text_file());
+  test::apply(experiment, "hash");
+  Trainer trainer(experiment, *alone);
+  const SaveResult saved =
+      save_checkpoint(trainer.grid, directory.path(), {.step = 1, .seed = 1, .resolved_config = ""},
+                      trainer.checkpoint_tensors(), /*keep=*/1);
+  ASSERT_TRUE(saved.saved) << saved.message;
+
+  experiment.mutable_run()->set_seed(experiment.run().seed() + 1);
+  const auto tables_of = [](Model& model) {
+    std::vector<std::vector<std::int32_t>> tables;
+    for (const ShardedTensor& tensor : model.state()) {
+      const auto table = tensor.local.values<std::int32_t>();
+      tables.emplace_back(table.begin(), table.end());
+    }
+    return tables;
+  };
+  EXPECT_NE(tables_of(Trainer(experiment, *alone).model), tables_of(trainer.model)) << "the seed says nothing";
+  const LoadedModel loaded = load_model(saved.path, experiment, *alone);
+  EXPECT_EQ(tables_of(*loaded.model), tables_of(trainer.model));
+}
+
 }  // namespace
 }  // namespace conclave
