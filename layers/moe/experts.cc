@@ -1,7 +1,6 @@
 #include "layers/moe/experts.h"
 
 #include "layers/ops/dropout/dropout.h"
-#include "layers/ops/grouped_gemm/grouped_gemm.h"
 
 namespace conclave {
 
@@ -17,7 +16,9 @@ Experts::Experts(const std::string& name, const ExpertsOptions& options)
              options.local_experts),
       down_(name + ".down",
             {options.experts, options.d_output > 0 ? options.d_output : options.d_model, options.d_ff},
-            options.local_experts) {
+            options.local_experts),
+      input_weight_(input_),
+      down_weight_(down_) {
   input_.initialise_normal(options.seed, options.init_std);
   down_.initialise_normal(options.seed, options.output_init_std);
 }
@@ -25,12 +26,12 @@ Experts::Experts(const std::string& name, const ExpertsOptions& options)
 TensorView Experts::forward(Context& ctx, ConstTensorView rows, std::span<const std::int64_t> offsets,
                             ConstTensorView tokens) {
   const std::int64_t row_count = rows.extent(0);
-  const TensorView y = ctx.arena->allocate({row_count, down_.value().extent(1)});  // [R, D_out]
+  const TensorView y = ctx.arena->allocate({row_count, down_weight_.outputs()}, ctx.compute);  // [R, D_out]
   const TensorView preactivation =
-      ctx.arena->allocate({row_count, input_projections(activation_) * d_ff_});  // [R, P F]
-  const TensorView hidden = ctx.arena->allocate({row_count, d_ff_});             // [R, F]
+      ctx.arena->allocate({row_count, input_weight_.outputs()}, ctx.compute);         // [R, P F]
+  const TensorView hidden = ctx.arena->allocate({row_count, d_ff_}, ctx.compute);  // [R, F]
 
-  grouped_gemm(ctx, {.x = rows, .weights = input_.value(), .offsets = offsets, .y = preactivation});
+  input_weight_.forward(ctx, rows, preactivation, offsets);
   hidden_layer(ctx, activation_, preactivation, hidden);
   if (ctx.training) {
     rows_ = rows;
@@ -39,25 +40,22 @@ TensorView Experts::forward(Context& ctx, ConstTensorView rows, std::span<const 
     hidden_ = hidden;
   }
   if (drops_out(ctx)) drop_out(ctx, tokens, hidden);
-  grouped_gemm(ctx, {.x = hidden, .weights = down_.value(), .offsets = offsets, .y = y});
+  down_weight_.forward(ctx, hidden, y, offsets);
   return y;
 }
 
 TensorView Experts::backward(Context& ctx, ConstTensorView dy) {
-  const TensorView drows = ctx.arena->allocate(rows_.shape());  // [R, D]
+  const TensorView drows = ctx.arena->allocate(rows_.shape(), rows_.dtype());  // [R, D]
   const Arena::Mark scratch(*ctx.arena);
-  const TensorView dhidden = ctx.arena->allocate(hidden_.shape());  // [R, F]
+  const TensorView dhidden = ctx.arena->allocate(hidden_.shape(), hidden_.dtype());  // [R, F]
   const TensorView dpreactivation = preactivation_;  // [R, P F]: the gradient takes the place of the value
 
-  grouped_gemm_weight_gradient(ctx,
-                               {.dy = dy, .x = hidden_, .offsets = offsets_, .dweights = down_.gradient()});
-  grouped_gemm_input_gradient(ctx, {.dy = dy, .weights = down_.value(), .offsets = offsets_, .dx = dhidden});
+  down_weight_.weight_gradient(ctx, dy, hidden_, offsets_);
+  down_weight_.input_gradient(ctx, dy, dhidden, offsets_);
   if (dropout_ > 0) dropout_backward(ctx, {.kept = kept_, .rate = dropout_, .dx = dhidden});
   hidden_layer_backward(ctx, activation_, preactivation_, dhidden, dpreactivation);
-  grouped_gemm_weight_gradient(
-      ctx, {.dy = dpreactivation, .x = rows_, .offsets = offsets_, .dweights = input_.gradient()});
-  grouped_gemm_input_gradient(
-      ctx, {.dy = dpreactivation, .weights = input_.value(), .offsets = offsets_, .dx = drows});
+  input_weight_.weight_gradient(ctx, dpreactivation, rows_, offsets_);
+  input_weight_.input_gradient(ctx, dpreactivation, drows, offsets_);
   return drows;
 }
 
