@@ -35,7 +35,7 @@ void Parameter::initialise_normal(std::uint64_t seed, double standard_deviation)
       values[i] = static_cast<float>(standard_deviation * random.normal(static_cast<std::uint64_t>(i)));
     }
   };
-  float* values = value().data<float>();
+  float* values = mutable_value().data<float>();
   if (sharding_ == Sharding::kReplicated) {
     fill(values, value().elements(), 0);
     return;
@@ -68,7 +68,7 @@ void Parameter::freeze_rows(Range global_rows) {
   }
 }
 
-void Parameter::initialise_constant(float constant) { std::ranges::fill(value().values<float>(), constant); }
+void Parameter::initialise_constant(float constant) { std::ranges::fill(mutable_value().values<float>(), constant); }
 
 void Parameter::zero_gradient() {
   std::ranges::fill(gradient().values<float>(), 0.0F);

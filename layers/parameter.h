@@ -39,8 +39,16 @@ class Parameter {
   Sharding sharding() const { return sharding_; }
   const Shape& global_shape() const { return global_shape_; }
   Range local_rows() const { return local_rows_; }
-  TensorView value() const { return value_.view(); }        // fp32, local shape
+  ConstTensorView value() const { return value_.view(); }   // fp32, local shape
   TensorView gradient() const { return gradient_.view(); }  // fp32, local shape; backward adds to it
+
+  // To change the value. The view is for this change: who changes it again later asks again, since copies of
+  // the value in other formats are made anew when version() has moved.
+  TensorView mutable_value() {
+    ++version_;
+    return value_.view();
+  }
+  std::uint64_t version() const { return version_; }
 
   // Takes experts (rows of dimension 0, by global id) out of training, or the whole of a replicated parameter
   // (all of its rows): the optimizer leaves them and their state alone, and their gradients count in no norm.
@@ -52,8 +60,8 @@ class Parameter {
 
   // Weight decay applies to it. False for norms, and for embeddings by option.
   bool decays = true;
-  // The value as a piece of the global tensor `name()`.
-  ShardedTensor sharded() const { return {name_, global_shape_, sharding_, local_rows_, value_.view()}; }
+  // The value as a piece of the global tensor `name()`; may be changed through it, as through mutable_value().
+  ShardedTensor sharded() { return {name_, global_shape_, sharding_, local_rows_, mutable_value()}; }
 
  private:
   std::string name_;
@@ -63,6 +71,7 @@ class Parameter {
   std::vector<Range> trained_global_rows_;
   std::vector<Range> trained_local_rows_;
   Buffer value_;
+  std::uint64_t version_ = 0;
   Buffer gradient_;
   std::optional<ExactSum> exact_gradient_;
 };

@@ -69,13 +69,13 @@ void AdamW::update(double learning_rate, double gradient_scale) {
   };
   for (Slot& slot : slots_) {
     const OwnedParameter& owned = *slot.owned;
-    const Parameter& parameter = *owned.parameter;
+    Parameter& parameter = *owned.parameter;
     const Group& group = parameter.sharding() == Sharding::kExpert ? experts_ : dense_;
     const double rate = learning_rate * group.lr_multiplier;
     coefficients.step_size = static_cast<float>(rate / (1.0 - std::pow(beta1_, t)));
     coefficients.kept = parameter.decays ? static_cast<float>(1.0 - rate * group.weight_decay) : 1.0F;
     for (const Range& rows : owned.trained_rows()) {
-      const std::span<float> values = owned.elements(parameter.value(), rows);
+      const std::span<float> values = owned.elements(parameter.mutable_value(), rows);
       const std::int64_t first_of_mine = (rows.begin - owned.mine.begin) * owned.columns;
       update_elements(static_cast<std::int64_t>(values.size()), coefficients,
                       owned.elements(parameter.gradient(), rows).data(), values.data(),

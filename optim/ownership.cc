@@ -112,6 +112,11 @@ std::span<float> OwnedParameter::elements(TensorView tensor, Range rows) const {
                                         static_cast<std::size_t>(rows.size() * columns));
 }
 
+std::span<const float> OwnedParameter::elements(ConstTensorView tensor, Range rows) const {
+  return tensor.values<float>().subspan(static_cast<std::size_t>(rows.begin * columns),
+                                        static_cast<std::size_t>(rows.size() * columns));
+}
+
 Ownership::Ownership(const std::vector<Parameter*>& parameters, const ProcessGrid& grid, bool sharded)
     : sharded_(sharded), grid_(&grid) {
   parameters_.reserve(parameters.size());

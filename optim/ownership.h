@@ -40,6 +40,7 @@ struct OwnedParameter {
   std::vector<Range> trained_rows() const;
   // The elements of rows of a tensor of the parameter's local shape.
   std::span<float> elements(TensorView tensor, Range rows) const;
+  std::span<const float> elements(ConstTensorView tensor, Range rows) const;
 };
 
 class Ownership {

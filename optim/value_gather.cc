@@ -25,7 +25,7 @@ void ValueGather::gather() {
       if (rank == bucket.group->rank()) continue;
       auto in = block_of(rank).begin();
       bucket.for_each(rank, [&](const OwnedParameter& owned, Range rows) {
-        const std::span<float> values = owned.elements(owned.parameter->value(), rows);
+        const std::span<float> values = owned.elements(owned.parameter->mutable_value(), rows);
         std::copy_n(in, values.size(), values.begin());
         in += static_cast<std::ptrdiff_t>(values.size());
       });

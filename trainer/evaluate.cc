@@ -34,7 +34,7 @@ HeldOutSource evaluate_source(const EvaluationArgs& args, int source) {
     args.dataset.load_held_out(
         source, std::span(sequences).subspan(first, static_cast<std::size_t>(mine.size())), args.batch);
 
-    Context ctx{.arena = &args.arena, .grid = &args.grid, .training = false};
+    Context ctx{.arena = &args.arena, .grid = &args.grid, .compute = args.compute, .training = false};
     ctx.source_of_sequence = args.batch.source_view();
     ctx.batch.first_sequence = begin + mine.begin;
     ctx.batch.sequences = mine.size();

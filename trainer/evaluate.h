@@ -53,6 +53,7 @@ struct EvaluationArgs {
   const ProcessGrid& grid;
   Arena& arena;
   data::MicroBatch& batch;
+  DType compute = DType::kFloat32;
   std::int64_t micro_batch = 1;    // sequences that a rank computes at once
   std::int64_t max_sequences = 0;  // of each source, spread over its held-out part; 0: all
 };

@@ -31,7 +31,7 @@ LoadedModel load_model(const std::filesystem::path& checkpoint, const config::Ex
   loaded.grid = std::make_unique<ProcessGrid>(world, expert_parallel_size(experiment, world.size()));
   loaded.model = make_model(experiment, *loaded.grid);
   std::vector<ShardedTensor> tensors;
-  for (const Parameter* parameter : loaded.model->parameters()) tensors.push_back(parameter->sharded());
+  for (Parameter* parameter : loaded.model->parameters()) tensors.push_back(parameter->sharded());
   for (ShardedTensor& tensor : loaded.model->state()) tensors.push_back(std::move(tensor));
   loaded.progress = load_checkpoint(world, checkpoint, tensors, LoadScope::kNamedOnly);
   return loaded;

@@ -216,6 +216,16 @@ std::string forced_balance_lines(const Trainer& trainer) {
          "router.\n";
 }
 
+std::string precision_line(const Trainer& trainer) {
+  const bool is_bf16 = trainer.compute == DType::kBFloat16;
+  const bool chosen_here = trainer.experiment.precision().compute() == config::Precision::auto_;
+  return fmt::format("precision  {}{}\n",
+                     is_bf16 ? "factors of products in bf16, sums, weights and updates in fp32" : "fp32",
+                     !chosen_here ? ""
+                     : is_bf16    ? " (auto)"
+                                  : " (auto: not every rank has AVX512-BF16, or the model has no bf16)");
+}
+
 std::string memory_line(const Trainer& trainer) {
   std::map<Sharding, double> weight_bytes;
   for (const Parameter* parameter : trainer.model.parameters()) {
@@ -241,7 +251,7 @@ std::string start_report(const Trainer& trainer) {
                      trainer.experiment.run().dir()) +
          forced_balance_lines(trainer) + model_lines(trainer) + layout_lines(trainer) +
          capacity_lines(trainer) + balance_lines(trainer) + supervision_lines(trainer) +
-         memory_line(trainer) + trainer.dataset.describe();
+         precision_line(trainer) + memory_line(trainer) + trainer.dataset.describe();
 }
 
 }  // namespace conclave

@@ -150,6 +150,7 @@ Evaluation evaluate_held_out(Trainer& trainer, std::int64_t max_sequences) {
                    .grid = trainer.grid,
                    .arena = trainer.arena,
                    .batch = trainer.batch,
+                   .compute = trainer.compute,
                    .micro_batch = trainer.experiment.train().micro_batch(),
                    .max_sequences = max_sequences});
 }

@@ -5,6 +5,7 @@
 #include "configs/moe_layers.h"
 #include "optim/freeze.h"
 #include "optim/make_optimizer.h"
+#include "trainer/compute_format.h"
 #include "trainer/shared_error.h"
 
 namespace conclave {
@@ -17,6 +18,7 @@ Trainer::Trainer(const config::Experiment& resolved, Communicator& all_ranks)
       dataset(*owned_dataset),
       owned_model(make_model(experiment, grid)),
       model(*owned_model),
+      compute(compute_format(resolved, all_ranks)),
       ownership(model.parameters(), grid, experiment.optim().zero() == 1),
       gradient_reduction(ownership),
       optimizer(make_optimizer(experiment.optim(), ownership)),
@@ -33,7 +35,7 @@ Trainer::Trainer(const config::Experiment& resolved, Communicator& all_ranks)
 
 std::vector<ShardedTensor> Trainer::replicated_tensors() {
   std::vector<ShardedTensor> tensors;
-  for (const Parameter* parameter : model.parameters()) tensors.push_back(parameter->sharded());
+  for (Parameter* parameter : model.parameters()) tensors.push_back(parameter->sharded());
   for (ShardedTensor& tensor : model.state()) tensors.push_back(std::move(tensor));
   return tensors;
 }
@@ -45,7 +47,12 @@ std::vector<ShardedTensor> Trainer::checkpoint_tensors() {
 }
 
 Context Trainer::context(const BatchPosition& position, bool training) {
-  return {.arena = &arena, .grid = &grid, .clock = &clock, .training = training, .batch = position};
+  return {.arena = &arena,
+          .grid = &grid,
+          .clock = &clock,
+          .compute = compute,
+          .training = training,
+          .batch = position};
 }
 
 data::BatchCut batch_cut(const config::Experiment& experiment, int world_size) {

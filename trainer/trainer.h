@@ -32,6 +32,7 @@ struct Trainer {
 
   std::unique_ptr<Model> owned_model;
   Model& model;  // the owned one
+  DType compute;  // precision.compute, as this job can
   Ownership ownership;
   GradientReduction gradient_reduction;
   std::unique_ptr<Optimizer> optimizer;

@@ -29,7 +29,7 @@ struct Computed {
 };
 
 // The whole tensor of which this rank holds `part`: each piece from the first rank that has it.
-std::vector<float> gathered(const Parameter& parameter, TensorView part, const ProcessGrid& grid) {
+std::vector<float> gathered(const Parameter& parameter, ConstTensorView part, const ProcessGrid& grid) {
   const std::span<const float> local = part.values<float>();
   if (parameter.sharding() == Sharding::kReplicated) return {local.begin(), local.end()};
   std::vector<float> whole(static_cast<std::size_t>(parameter.global_shape().elements()));
@@ -43,16 +43,17 @@ Tensors gathered_all(const Trainer& trainer, bool gradients) {
   Tensors tensors;
   for (const Parameter* parameter : trainer.model.parameters()) {
     tensors.push_back(
-        gathered(*parameter, gradients ? parameter->gradient() : parameter->value(), trainer.grid));
+        gathered(*parameter, gradients ? ConstTensorView(parameter->gradient()) : parameter->value(),
+                 trainer.grid));
   }
   return tensors;
 }
 
 // Moves every weight by one unit in the last place, up or down in turn.
 void perturb(const Trainer& trainer) {
-  for (const Parameter* parameter : trainer.model.parameters()) {
+  for (Parameter* parameter : trainer.model.parameters()) {
     float direction = 2.0F;
-    for (float& value : parameter->value().values<float>()) {
+    for (float& value : parameter->mutable_value().values<float>()) {
       value = std::nextafter(value, direction * std::abs(value));
       direction = -direction;
     }

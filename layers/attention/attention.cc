@@ -1,7 +1,6 @@
 #include "layers/attention/attention.h"
 
 #include "layers/ops/check_shape.h"
-#include "layers/ops/gemm/gemm.h"
 #include "layers/ops/rms_norm/rms_norm.h"
 
 namespace conclave {
@@ -40,7 +39,11 @@ Attention::Attention(const config::Model& model, const std::string& name, double
       norm_eps_(static_cast<float>(model.norm_eps())),
       rotary_table_(model.max_seq(), model.head_dim(), model.rope_theta()),
       qkv_(name + ".qkv", {shape_.query_width() + 2 * shape_.kv_width(), d_model_}),
-      out_(name + ".out", {d_model_, shape_.query_width()}) {
+      out_(name + ".out", {d_model_, shape_.query_width()}),
+      query_weight_(qkv_, {0, shape_.query_width()}),
+      key_weight_(qkv_, {shape_.query_width(), shape_.query_width() + shape_.kv_width()}),
+      value_weight_(qkv_, {shape_.query_width() + shape_.kv_width(), qkv_.value().extent(0)}),
+      out_weight_(out_) {
   qkv_.initialise_normal(seed, init_std);
   out_.initialise_normal(seed, output_init_std);
   if (!model.qk_norm()) return;
@@ -78,7 +81,7 @@ TensorView Attention::forward(Context& ctx, ConstTensorView x) {
                           .v = projected.v,
                           .y = attended,
                           .log_sum_exp = log_sum_exp});
-  gemm(ctx, {.a = attended, .b = out_.value(), .c = y, .transpose_b = true});
+  out_weight_.forward(ctx, attended, y);
   if (ctx.training) saved_ = Saved{x, projected, attended, log_sum_exp};
   return y;
 }
@@ -91,8 +94,8 @@ TensorView Attention::backward(Context& ctx, ConstTensorView dy) {
   const Arena::Mark scratch(*ctx.arena);
 
   const TensorView dattended = ctx.arena->allocate(attended.shape());
-  gemm(ctx, {.a = dy, .b = out_.value(), .c = dattended});
-  gemm(ctx, {.a = dy, .b = attended, .c = out_.gradient(), .transpose_a = true, .accumulate = true});
+  out_weight_.input_gradient(ctx, dy, dattended);
+  out_weight_.weight_gradient(ctx, dy, attended);
 
   const TensorView dq = ctx.arena->allocate(projected.q.rotated.shape());
   const TensorView dk = ctx.arena->allocate(projected.k.rotated.shape());
@@ -112,9 +115,12 @@ TensorView Attention::backward(Context& ctx, ConstTensorView dy) {
                            .dv = dv});
   backward_heads(ctx, dq, projected.q, q_norm_);
   backward_heads(ctx, dk, projected.k, k_norm_);
-  backward_rows(ctx, x, dq, query_rows(), dx);
-  backward_rows(ctx, x, dk, key_rows(), dx);
-  backward_rows(ctx, x, dv, value_rows(), dx);
+  query_weight_.input_gradient(ctx, dq, dx);
+  key_weight_.input_gradient(ctx, dk, dx, {}, /*accumulate=*/true);
+  value_weight_.input_gradient(ctx, dv, dx, {}, /*accumulate=*/true);
+  query_weight_.weight_gradient(ctx, dq, x);
+  key_weight_.weight_gradient(ctx, dk, x);
+  value_weight_.weight_gradient(ctx, dv, x);
   return dx;
 }
 
@@ -134,24 +140,24 @@ TensorView Attention::forward_cached(Context& ctx, ConstTensorView x, KvCache& c
   attention_decode(
       ctx,
       {.shape = shape_, .q = projected.q.rotated, .k = cache.keys(), .v = cache.values(), .y = attended});
-  gemm(ctx, {.a = attended, .b = out_.value(), .c = y, .transpose_b = true});
+  out_weight_.forward(ctx, attended, y);
   return y;
 }
 
 Attention::Projected Attention::project(Context& ctx, ConstTensorView x, std::int64_t sequence_length,
                                         std::int64_t first_position) {
-  return {.q = normalise_and_rotate(ctx, project_rows(ctx, x, query_rows()), q_norm_, sequence_length,
+  return {.q = normalise_and_rotate(ctx, project(ctx, x, query_weight_), q_norm_, sequence_length,
                                     first_position),
-          .k = normalise_and_rotate(ctx, project_rows(ctx, x, key_rows()), k_norm_, sequence_length,
+          .k = normalise_and_rotate(ctx, project(ctx, x, key_weight_), k_norm_, sequence_length,
                                     first_position),
-          .v = project_rows(ctx, x, value_rows())};
+          .v = project(ctx, x, value_weight_)};
 }
 
-// x times the transposed `rows` of the qkv matrix: three products instead of one cost 3 % more, and leave
-// queries, keys and values contiguous for everything that follows.
-TensorView Attention::project_rows(Context& ctx, ConstTensorView x, Range rows) {
-  const TensorView projected = ctx.arena->allocate({x.extent(0), rows.size()});
-  gemm(ctx, {.a = x, .b = qkv_.value().rows(rows.begin, rows.end), .c = projected, .transpose_b = true});
+// Three products instead of one cost 3 % more, and leave queries, keys and values contiguous for everything
+// that follows.
+TensorView Attention::project(Context& ctx, ConstTensorView x, LinearWeight& weight) {
+  const TensorView projected = ctx.arena->allocate({x.extent(0), weight.outputs()});
+  weight.forward(ctx, x, projected);
   return projected;
 }
 
@@ -185,19 +191,6 @@ void Attention::backward_heads(Context& ctx, TensorView dheads, const Heads& hea
                           .rstd = heads.rstd,
                           .dx = dy,
                           .dweight = norm->gradient()});
-}
-
-// The first rows assign dx, the later ones add to it.
-void Attention::backward_rows(Context& ctx, ConstTensorView x, ConstTensorView dprojected, Range rows,
-                              TensorView dx) {
-  gemm(
-      ctx,
-      {.a = dprojected, .b = qkv_.value().rows(rows.begin, rows.end), .c = dx, .accumulate = rows.begin > 0});
-  gemm(ctx, {.a = dprojected,
-             .b = x,
-             .c = qkv_.gradient().rows(rows.begin, rows.end),
-             .transpose_a = true,
-             .accumulate = true});
 }
 
 }  // namespace conclave

@@ -14,6 +14,7 @@
 
 #include "configs/run.pb.h"
 #include "layers/attention/kv_cache.h"
+#include "layers/linear/linear_weight.h"
 #include "layers/module.h"
 #include "layers/ops/attention/attention.h"
 #include "layers/ops/rotary/rotary.h"
@@ -64,17 +65,12 @@ class Attention : public Module {
     TensorView log_sum_exp;  // [T, H]
   };
 
-  Range query_rows() const { return {0, shape_.query_width()}; }
-  Range key_rows() const { return {query_rows().end, query_rows().end + shape_.kv_width()}; }
-  Range value_rows() const { return {key_rows().end, key_rows().end + shape_.kv_width()}; }
-
   Projected project(Context& ctx, ConstTensorView x, std::int64_t sequence_length,
                     std::int64_t first_position);
-  TensorView project_rows(Context& ctx, ConstTensorView x, Range rows);
+  static TensorView project(Context& ctx, ConstTensorView x, LinearWeight& weight);
   Heads normalise_and_rotate(Context& ctx, TensorView projected, const std::optional<Parameter>& norm,
                              std::int64_t sequence_length, std::int64_t first_position);
   void backward_heads(Context& ctx, TensorView dheads, const Heads& heads, std::optional<Parameter>& norm);
-  void backward_rows(Context& ctx, ConstTensorView x, ConstTensorView dprojected, Range rows, TensorView dx);
 
   AttentionShape shape_;
   bool causal_;
@@ -83,6 +79,10 @@ class Attention : public Module {
   RotaryTable rotary_table_;
   Parameter qkv_;
   Parameter out_;
+  LinearWeight query_weight_;
+  LinearWeight key_weight_;
+  LinearWeight value_weight_;
+  LinearWeight out_weight_;
   std::optional<Parameter> q_norm_;
   std::optional<Parameter> k_norm_;
   std::optional<Saved> saved_;

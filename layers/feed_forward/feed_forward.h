@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "layers/feed_forward/hidden_layer.h"
+#include "layers/linear/linear_weight.h"
 #include "layers/module.h"
 
 namespace conclave {
@@ -25,6 +26,8 @@ class FeedForward : public Module {
   config::Activation activation_;
   Parameter input_;
   Parameter down_;
+  LinearWeight input_weight_;
+  LinearWeight down_weight_;
   // Of the last forward in training.
   ConstTensorView x_;              // [T, D]
   ConstTensorView preactivation_;  // [T, P F], P = input_projections(activation_)

@@ -1,21 +1,23 @@
 #include "layers/loss/language_model_head.h"
 
-#include "layers/ops/gemm/gemm.h"
-
 namespace conclave {
 
 LanguageModelHead::LanguageModelHead(std::int64_t vocab_size, std::int64_t d_model, double init_std,
                                      std::uint64_t seed)
-    : own_(std::in_place, "head.weight", Shape{vocab_size, d_model}), weight_(&*own_) {
+    : own_(std::in_place, "head.weight", Shape{vocab_size, d_model}), weight_(&*own_), products_(*own_) {
   weight_->initialise_normal(seed, init_std);
 }
 
-LanguageModelHead::LanguageModelHead(Parameter& tied) : weight_(&tied) {}
+LanguageModelHead::LanguageModelHead(Parameter& tied) : weight_(&tied), products_(tied) {}
 
 LinearCrossEntropyResult LanguageModelHead::forward(Context& ctx, ConstTensorView h, ConstTensorView targets,
                                                     float scale, TensorView losses) {
   LinearCrossEntropyArgs args{.h = h, .weight = weight_->value(), .targets = targets};
   args.losses = losses;
+  if (ctx.compute == DType::kBFloat16) {
+    args.packed_for_forward = products_.packed_for_forward(ctx);
+    if (ctx.training) args.packed_for_input_gradient = products_.packed_for_input_gradient(ctx);
+  }
   if (ctx.training) {
     dh_ = ctx.arena->allocate(h.shape());
     args.dh = dh_;
@@ -29,7 +31,7 @@ TensorView LanguageModelHead::backward(Context&) { return dh_; }
 
 TensorView LanguageModelHead::logits(Context& ctx, ConstTensorView h) {
   const TensorView logits = ctx.arena->allocate({h.extent(0), weight_->value().extent(0)});
-  gemm(ctx, {.a = h, .b = weight_->value(), .c = logits, .transpose_b = true});
+  products_.forward(ctx, h, logits);
   return logits;
 }
 

@@ -4,6 +4,7 @@
 #include <optional>
 #include <vector>
 
+#include "layers/linear/linear_weight.h"
 #include "layers/ops/linear_cross_entropy/linear_cross_entropy.h"
 #include "layers/parameter.h"
 
@@ -37,6 +38,7 @@ class LanguageModelHead {
  private:
   std::optional<Parameter> own_;
   Parameter* weight_;
+  LinearWeight products_;  // of weight_
   TensorView dh_;
 };
 

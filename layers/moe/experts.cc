@@ -3,7 +3,6 @@
 #include <utility>
 
 #include "layers/ops/dropout/dropout.h"
-#include "layers/ops/grouped_gemm/grouped_gemm.h"
 
 namespace conclave {
 
@@ -19,7 +18,9 @@ Experts::Experts(const std::string& name, const ExpertsOptions& options)
              options.local_experts),
       down_(name + ".down",
             {options.experts, options.d_output > 0 ? options.d_output : options.d_model, options.d_ff},
-            options.local_experts) {
+            options.local_experts),
+      input_weight_(input_),
+      down_weight_(down_) {
   input_.initialise_normal(options.seed, options.init_std);
   down_.initialise_normal(options.seed, options.output_init_std);
 }
@@ -27,23 +28,19 @@ Experts::Experts(const std::string& name, const ExpertsOptions& options)
 TensorView Experts::forward(Context& ctx, ConstTensorView rows, std::span<const std::int64_t> offsets,
                             ConstTensorView tokens) {
   const std::int64_t row_count = rows.extent(0);
-  const TensorView y = ctx.arena->allocate({row_count, down_.value().extent(1)});  // [R, D_out]
+  const TensorView y = ctx.arena->allocate({row_count, down_weight_.outputs()}, ctx.compute);  // [R, D_out]
   const TensorView preactivation =
-      ctx.arena->allocate({row_count, input_projections(activation_) * d_ff_});  // [R, P F]
-  const TensorView hidden = ctx.arena->allocate({row_count, d_ff_});             // [R, F]
+      ctx.arena->allocate({row_count, input_weight_.outputs()}, ctx.compute);         // [R, P F]
+  const TensorView hidden = ctx.arena->allocate({row_count, d_ff_}, ctx.compute);  // [R, F]
 
   std::vector<Part> parts = parts_of(offsets);
   for (const Part& part : parts) {
-    grouped_gemm(ctx, {.x = part.of(rows),
-                       .weights = input_.value(),
-                       .offsets = part.offsets,
-                       .y = part.of(preactivation)});
+    input_weight_.forward(ctx, part.of(rows), part.of(preactivation), part.offsets);
   }
   hidden_layer(ctx, activation_, preactivation, hidden);
   if (drops_out(ctx)) drop_out(ctx, tokens, parts, hidden);
   for (const Part& part : parts) {
-    grouped_gemm(
-        ctx, {.x = part.of(hidden), .weights = down_.value(), .offsets = part.offsets, .y = part.of(y)});
+    down_weight_.forward(ctx, part.of(hidden), part.of(y), part.offsets);
   }
   if (ctx.training) {
     rows_ = rows;
@@ -55,32 +52,20 @@ TensorView Experts::forward(Context& ctx, ConstTensorView rows, std::span<const 
 }
 
 TensorView Experts::backward(Context& ctx, ConstTensorView dy) {
-  const TensorView drows = ctx.arena->allocate(rows_.shape());  // [R, D]
+  const TensorView drows = ctx.arena->allocate(rows_.shape(), rows_.dtype());  // [R, D]
   const Arena::Mark scratch(*ctx.arena);
-  const TensorView dhidden = ctx.arena->allocate(hidden_.shape());  // [R, F]
+  const TensorView dhidden = ctx.arena->allocate(hidden_.shape(), hidden_.dtype());  // [R, F]
   const TensorView dpreactivation = preactivation_;  // [R, P F]: the gradient takes the place of the value
 
   for (const Part& part : parts_) {
-    grouped_gemm_input_gradient(ctx, {.dy = part.of(dy),
-                                      .weights = down_.value(),
-                                      .offsets = part.offsets,
-                                      .dx = part.of(dhidden)});
+    down_weight_.input_gradient(ctx, part.of(dy), part.of(dhidden), part.offsets);
   }
   if (dropout_ > 0) dropout_backward(ctx, {.kept = kept_, .rate = dropout_, .dx = dhidden});
   hidden_layer_backward(ctx, activation_, preactivation_, dhidden, dpreactivation);
   for (const Part& part : parts_) {
-    grouped_gemm_weight_gradient(ctx, {.dy = part.of(dy),
-                                       .x = part.of(hidden_),
-                                       .offsets = part.offsets,
-                                       .dweights = down_.gradient()});
-    grouped_gemm_weight_gradient(ctx, {.dy = part.of(dpreactivation),
-                                       .x = part.of(rows_),
-                                       .offsets = part.offsets,
-                                       .dweights = input_.gradient()});
-    grouped_gemm_input_gradient(ctx, {.dy = part.of(dpreactivation),
-                                      .weights = input_.value(),
-                                      .offsets = part.offsets,
-                                      .dx = part.of(drows)});
+    down_weight_.weight_gradient(ctx, part.of(dy), part.of(hidden_), part.offsets);
+    input_weight_.weight_gradient(ctx, part.of(dpreactivation), part.of(rows_), part.offsets);
+    input_weight_.input_gradient(ctx, part.of(dpreactivation), part.of(drows), part.offsets);
     if (&part == &parts_.back()) break;  // who calls backward folds its gradient with those of other layers
     down_.fold_gradient();
     input_.fold_gradient();

@@ -12,6 +12,7 @@
 
 #include "layers/context.h"
 #include "layers/feed_forward/hidden_layer.h"
+#include "layers/linear/linear_weight.h"
 #include "layers/parameter.h"
 
 namespace conclave {
@@ -75,6 +76,8 @@ class Experts {
   Range local_experts_;
   Parameter input_;
   Parameter down_;
+  LinearWeight input_weight_;
+  LinearWeight down_weight_;
 
   // Kept from forward for backward.
   ConstTensorView rows_;  // [R, D]

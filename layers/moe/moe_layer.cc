@@ -61,7 +61,7 @@ TensorView MoeLayer::forward(Context& ctx, ConstTensorView x) {
   }
   count_statistics(ctx);
 
-  TensorView rows = ctx.arena->allocate({plan_.rows(), d_model});  // [R, D], in plan order
+  TensorView rows = ctx.arena->allocate({plan_.rows(), d_model}, ctx.compute);  // [R, D], in plan order
   gather_rows(ctx, {.x = x, .choice_of_row = plan_.choice_of_row, .top_k = plan_.top_k, .rows = rows});
   rows = exchange_.dispatch(ctx, rows);  // [R', D], by local expert
   TensorView numbers;                    // [R', 1], of the tokens, where the experts need them

@@ -9,6 +9,7 @@
 
 #include "configs/resolve.h"
 #include "configs/validate.h"
+#include "trainer/compute_format.h"
 #include "trainer/evaluate.h"
 #include "trainer/evaluation_report.h"
 #include "trainer/loaded_model.h"
@@ -34,6 +35,7 @@ ExitCode evaluate_checkpoint(const std::filesystem::path& checkpoint, const conf
                                           .grid = *loaded.grid,
                                           .arena = arena,
                                           .batch = batch,
+                                          .compute = compute_format(experiment, world),
                                           .micro_batch = experiment.train().micro_batch(),
                                           .max_sequences = 0});
   if (world.rank() == 0) {

@@ -1,5 +1,6 @@
 #include "layers/ops/activation/activation.h"
 #include "layers/ops/vector_math.h"
+#include "layers/tensor/visit_elements.h"
 
 namespace conclave::cpu {
 namespace {
@@ -16,50 +17,64 @@ void for_each_row(const TensorView& result, Function function) {
   for (std::int64_t row = 0; row < rows; ++row) function(row * width, width);
 }
 
-}  // namespace
-
-void activation(const ActivationArgs& args) {
-  const float* all_up = args.up.data<float>();
-  float* all_h = args.h.data<float>();
+template <class Element>
+void forward(const ActivationArgs& args, Element* all_h) {
+  const Element* all_up = args.up.data<Element>();
   const bool is_relu = args.kind == config::relu;
   for_each_row(args.h, [=](std::int64_t first, std::int64_t width) {
-    const float* up = all_up + first;
-    float* h = all_h + first;
+    const Element* up = all_up + first;
+    Element* h = all_h + first;
     if (is_relu) {
 #pragma omp simd
-      for (std::int64_t f = 0; f < width; ++f) h[f] = up[f] < 0.0F ? 0.0F : up[f];
+      for (std::int64_t f = 0; f < width; ++f) {
+        const auto u = static_cast<float>(up[f]);
+        h[f] = Element(u < 0.0F ? 0.0F : u);
+      }
     } else {
 #pragma omp simd
       for (std::int64_t f = 0; f < width; ++f) {
-        const float u = up[f];
-        h[f] = u * vector_sigmoid(u * (kLinear + kCubic * (u * u)));
+        const auto u = static_cast<float>(up[f]);
+        h[f] = Element(u * vector_sigmoid(u * (kLinear + kCubic * (u * u))));
       }
     }
   });
 }
 
-void activation_backward(const ActivationBackwardArgs& args) {
-  const float* all_up = args.up.data<float>();
-  const float* all_dh = args.dh.data<float>();
-  float* all_dup = args.dup.data<float>();
+template <class Element>
+void backward(const ActivationBackwardArgs& args, Element* all_dup) {
+  const Element* all_up = args.up.data<Element>();
+  const Element* all_dh = args.dh.data<Element>();
   const bool is_relu = args.kind == config::relu;
   for_each_row(args.dup, [=](std::int64_t first, std::int64_t width) {
-    const float* up = all_up + first;
-    const float* dh = all_dh + first;
-    float* dup = all_dup + first;
+    const Element* up = all_up + first;
+    const Element* dh = all_dh + first;
+    Element* dup = all_dup + first;
     if (is_relu) {
 #pragma omp simd
-      for (std::int64_t f = 0; f < width; ++f) dup[f] = up[f] > 0.0F ? dh[f] : 0.0F;
+      for (std::int64_t f = 0; f < width; ++f) {
+        dup[f] = Element(static_cast<float>(up[f]) > 0.0F ? static_cast<float>(dh[f]) : 0.0F);
+      }
     } else {
 #pragma omp simd
       for (std::int64_t f = 0; f < width; ++f) {
-        const float u = up[f];
+        const auto u = static_cast<float>(up[f]);
         const float square = u * u;
         const float sigmoid = vector_sigmoid(u * (kLinear + kCubic * square));
-        dup[f] = dh[f] * (sigmoid + u * (kLinear + 3.0F * kCubic * square) * (sigmoid * (1.0F - sigmoid)));
+        dup[f] = Element(static_cast<float>(dh[f]) *
+                         (sigmoid + u * (kLinear + 3.0F * kCubic * square) * (sigmoid * (1.0F - sigmoid))));
       }
     }
   });
+}
+
+}  // namespace
+
+void activation(const ActivationArgs& args) {
+  visit_elements(args.h, [&](auto* h) { forward(args, h); });
+}
+
+void activation_backward(const ActivationBackwardArgs& args) {
+  visit_elements(args.dup, [&](auto* dup) { backward(args, dup); });
 }
 
 }  // namespace conclave::cpu

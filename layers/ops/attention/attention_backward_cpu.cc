@@ -5,6 +5,7 @@
 
 #include "layers/ops/attention/attention.h"
 #include "layers/ops/attention/attention_block.h"
+#include "layers/ops/attention/block_gemm.h"
 #include "layers/ops/vector_math.h"
 
 namespace conclave::cpu {
@@ -37,13 +38,13 @@ float dot(const float* a, const float* b, std::int64_t count) {
   return sum;
 }
 
-// Scores become probabilities in `p`, and the gradients of the probabilities the gradients of q . k in `ds`:
-//   p = exp(score - log_sum_exp),   ds = p (dp - sum_j p_j dp_j) / sqrt(hd),   and sum_j p_j dp_j = dy . y.
+// q . k become probabilities in `p`, and the gradients of the probabilities the gradients of q . k in `ds`:
+//   p = exp(q . k / sqrt(hd) - log_sum_exp),   ds = p (dp - sum_j p_j dp_j) / sqrt(hd),   and sum_j p_j dp_j = dy . y.
 void softmax_backward_row(float* p, float* ds, int visible, int columns, float log_sum_exp, float dy_dot_y,
                           float scale) {
 #pragma omp simd
   for (int c = 0; c < columns; ++c) {
-    const float probability = c < visible ? vector_exp(p[c] - log_sum_exp) : 0.0F;
+    const float probability = c < visible ? vector_exp(p[c] * scale - log_sum_exp) : 0.0F;
     p[c] = probability;
     ds[c] = probability * (ds[c] - dy_dot_y) * scale;
   }
@@ -59,8 +60,9 @@ void clear_padding(float* p, float* ds, const std::uint8_t* padding, std::int64_
 }
 
 // Assigns dq of this head and adds its part of dk and dv.
+template <class Gemm>
 void backward_head(const QueryHead& head, const KeyValueHead& shared, const Visibility& visibility,
-                   std::int64_t head_dim, const Scratch& scratch, BlockGemm& gemm) {
+                   std::int64_t head_dim, const Scratch& scratch, Gemm& gemm) {
   const float scale = 1.0F / std::sqrt(static_cast<float>(head_dim));
   for (std::int64_t q0 = 0; q0 < visibility.queries; q0 += kQueryBlock) {
     const std::int64_t rows = std::min(kQueryBlock, visibility.queries - q0);
@@ -75,8 +77,8 @@ void backward_head(const QueryHead& head, const KeyValueHead& shared, const Visi
       const std::int64_t columns = std::min(kKeyBlock, keys - k0);
       const ConstMatrix k = shared.k.from(k0);
       const ConstMatrix v = shared.v.from(k0);
-      gemm(Transpose::kNo, Transpose::kYes, rows, columns, head_dim, scale, q, k, false, scratch.p);
-      gemm(Transpose::kNo, Transpose::kYes, rows, columns, head_dim, 1.0F, dy, v, false, scratch.ds);
+      gemm(Transpose::kNo, Transpose::kYes, rows, columns, head_dim, q, k, false, scratch.p);
+      gemm(Transpose::kNo, Transpose::kYes, rows, columns, head_dim, dy, v, false, scratch.ds);
       for (std::int64_t r = 0; r < rows; ++r) {
         const std::int64_t visible = std::clamp<std::int64_t>(visibility.keys_of(q0 + r) - k0, 0, columns);
         softmax_backward_row(scratch.p.row(r), scratch.ds.row(r), static_cast<int>(visible),
@@ -86,12 +88,9 @@ void backward_head(const QueryHead& head, const KeyValueHead& shared, const Visi
           clear_padding(scratch.p.row(r), scratch.ds.row(r), visibility.padding + k0, columns);
         }
       }
-      gemm(Transpose::kYes, Transpose::kNo, columns, head_dim, rows, 1.0F, scratch.p, dy, true,
-           shared.dv.from(k0));
-      gemm(Transpose::kYes, Transpose::kNo, columns, head_dim, rows, 1.0F, scratch.ds, q, true,
-           shared.dk.from(k0));
-      gemm(Transpose::kNo, Transpose::kNo, rows, head_dim, columns, 1.0F, scratch.ds, k, k0 > 0,
-           head.dq.from(q0));
+      gemm(Transpose::kYes, Transpose::kNo, columns, head_dim, rows, scratch.p, dy, true, shared.dv.from(k0));
+      gemm(Transpose::kYes, Transpose::kNo, columns, head_dim, rows, scratch.ds, q, true, shared.dk.from(k0));
+      gemm(Transpose::kNo, Transpose::kNo, rows, head_dim, columns, scratch.ds, k, k0 > 0, head.dq.from(q0));
     }
   }
 }
@@ -100,9 +99,8 @@ void clear_rows(const Matrix& matrix, std::int64_t rows, std::int64_t columns) {
   for (std::int64_t r = 0; r < rows; ++r) std::fill_n(matrix.row(r), columns, 0.0F);
 }
 
-}  // namespace
-
-void attention_backward(Context& ctx, const AttentionBackwardArgs& args) {
+template <class Gemm>
+void backward_heads(Context& ctx, const AttentionBackwardArgs& args) {
   const AttentionShape shape = args.shape;
   const std::int64_t head_dim = shape.head_dim;
   const std::int64_t sequence_length = args.sequence_length;
@@ -122,6 +120,7 @@ void attention_backward(Context& ctx, const AttentionBackwardArgs& args) {
 
   const Arena::Mark mark(*ctx.arena);
   float* scratch_memory = ctx.arena->allocate({omp_get_max_threads(), 2 * kScores}).data<float>();
+  const BlockGemmScratch<Gemm> gemm_scratch(ctx, omp_get_max_threads(), head_dim);
   bool failed = false;
   // A key/value head and all queries that share it belong to one thread: dk and dv need no other's sums.
 #pragma omp parallel for schedule(static) reduction(|| : failed)
@@ -139,7 +138,7 @@ void attention_backward(Context& ctx, const AttentionBackwardArgs& args) {
                               .dv = dv.from(first_token, kv_column)};
     clear_rows(shared.dk, sequence_length, head_dim);
     clear_rows(shared.dv, sequence_length, head_dim);
-    BlockGemm gemm;
+    Gemm gemm = gemm_scratch.gemm_of_thread(omp_get_thread_num());
     for (std::int64_t head = kv_head * group; head < (kv_head + 1) * group; ++head) {
       const std::int64_t column = head * head_dim;
       const QueryHead query_head{.q = q.from(first_token, column),
@@ -152,6 +151,16 @@ void attention_backward(Context& ctx, const AttentionBackwardArgs& args) {
     failed = failed || gemm.failed();
   }
   CONCLAVE_CHECK(!failed, "oneDNN refused a block gemm of attention backward (out of memory?)");
+}
+
+}  // namespace
+
+void attention_backward(Context& ctx, const AttentionBackwardArgs& args) {
+  if (ctx.compute == DType::kBFloat16) {
+    backward_heads<Bf16BlockGemm>(ctx, args);
+  } else {
+    backward_heads<Fp32BlockGemm>(ctx, args);
+  }
 }
 
 }  // namespace conclave::cpu

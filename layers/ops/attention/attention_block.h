@@ -1,9 +1,6 @@
-// What the CPU kernels of attention share: blocks of strided matrices and their products.
+// What the CPU kernels of attention share: strided matrices, their blocks, and who sees whom.
 #pragma once
 
-#include <dnnl.h>
-
-#include <algorithm>
 #include <cstdint>
 
 #include "layers/tensor/tensor_view.h"
@@ -39,26 +36,6 @@ inline Matrix matrix(const TensorView& tensor) { return {tensor.data<float>(), t
 inline const std::uint8_t* padding_of(const ConstTensorView& padding) {
   return padding.elements() > 0 ? padding.data<std::uint8_t>() : nullptr;
 }
-
-enum class Transpose : char { kNo = 'N', kYes = 'T' };
-
-// Products of blocks, each on the calling thread alone. An exception can't leave a parallel region, so a
-// refusal is remembered, to be checked after it.
-class BlockGemm {
- public:
-  // c = alpha op(a) op(b), or c += alpha op(a) op(b); c [m, n], op(a) [m, k], op(b) [k, n].
-  void operator()(Transpose transpose_a, Transpose transpose_b, std::int64_t m, std::int64_t n,
-                  std::int64_t k, float alpha, ConstMatrix a, ConstMatrix b, bool accumulate, Matrix c) {
-    const dnnl_status_t status =
-        dnnl_sgemm(static_cast<char>(transpose_a), static_cast<char>(transpose_b), m, n, k, alpha, a.data,
-                   a.stride, b.data, b.stride, accumulate ? 1.0F : 0.0F, c.data, c.stride);
-    failed_ = failed_ || status != dnnl_success;
-  }
-  bool failed() const { return failed_; }
-
- private:
-  bool failed_ = false;
-};
 
 // Where the queries of one sequence stand among its keys, and what they may see.
 struct Visibility {

@@ -6,6 +6,7 @@
 
 #include "layers/ops/attention/attention.h"
 #include "layers/ops/attention/attention_block.h"
+#include "layers/ops/attention/block_gemm.h"
 #include "layers/ops/vector_math.h"
 
 namespace conclave::cpu {
@@ -25,16 +26,19 @@ struct OnlineSoftmax {
   float maximum = -std::numeric_limits<float>::infinity();
   float sum = 0.0F;  // of exp(score - maximum)
 
-  // Takes in the `visible` first of `columns` scores and replaces each by exp(score - maximum), the hidden
-  // ones by 0. Returns the factor by which all that was computed under the old maximum shrinks.
-  float absorb(float* scores, int visible, int columns) {
+  // Takes in the `visible` first of `columns` scores, times `scale`, and replaces each by exp(score - maximum),
+  // the hidden ones by 0. Returns the factor by which all that was computed under the old maximum shrinks.
+  float absorb(float* scores, float scale, int visible, int columns) {
     float new_maximum = maximum;
 #pragma omp simd reduction(max : new_maximum)
-    for (int c = 0; c < visible; ++c) new_maximum = scores[c] > new_maximum ? scores[c] : new_maximum;
+    for (int c = 0; c < visible; ++c) {
+      const float score = scores[c] * scale;
+      new_maximum = score > new_maximum ? score : new_maximum;
+    }
     float block_sum = 0.0F;
 #pragma omp simd reduction(+ : block_sum)
     for (int c = 0; c < columns; ++c) {
-      const float weight = c < visible ? vector_exp(scores[c] - new_maximum) : 0.0F;
+      const float weight = c < visible ? vector_exp(scores[c] * scale - new_maximum) : 0.0F;
       scores[c] = weight;
       block_sum += weight;
     }
@@ -59,7 +63,8 @@ void scale_row(float* row, std::int64_t head_dim, float factor) {
   for (std::int64_t d = 0; d < head_dim; ++d) row[d] *= factor;
 }
 
-void forward_head(const Head& head, std::int64_t head_dim, Matrix scores, BlockGemm& gemm) {
+template <class Gemm>
+void forward_head(const Head& head, std::int64_t head_dim, Matrix scores, Gemm& gemm) {
   const Visibility& visibility = head.visibility;
   const float scale = 1.0F / std::sqrt(static_cast<float>(head_dim));
   for (std::int64_t q0 = 0; q0 < visibility.queries; q0 += kQueryBlock) {
@@ -69,20 +74,20 @@ void forward_head(const Head& head, std::int64_t head_dim, Matrix scores, BlockG
     std::array<OnlineSoftmax, kQueryBlock> softmax;
     for (std::int64_t k0 = 0; k0 < keys; k0 += kKeyBlock) {
       const std::int64_t columns = std::min(kKeyBlock, keys - k0);
-      gemm(Transpose::kNo, Transpose::kYes, rows, columns, head_dim, scale, head.q.from(q0), head.k.from(k0),
-           false, scores);
+      gemm(Transpose::kNo, Transpose::kYes, rows, columns, head_dim, head.q.from(q0), head.k.from(k0), false,
+           scores);
       for (std::int64_t r = 0; r < rows; ++r) {
         const std::int64_t visible = std::clamp<std::int64_t>(visibility.keys_of(q0 + r) - k0, 0, columns);
         if (visibility.padding != nullptr) hide_padding(scores.row(r), visibility.padding + k0, columns);
         const float shrink = softmax[static_cast<std::size_t>(r)].absorb(
-            scores.row(r), static_cast<int>(visible), static_cast<int>(columns));
+            scores.row(r), scale, static_cast<int>(visible), static_cast<int>(columns));
         if (k0 > 0 && shrink != 1.0F) scale_row(y.row(r), head_dim, shrink);
       }
-      gemm(Transpose::kNo, Transpose::kNo, rows, head_dim, columns, 1.0F, scores, head.v.from(k0), k0 > 0, y);
+      gemm(Transpose::kNo, Transpose::kNo, rows, head_dim, columns, scores, head.v.from(k0), k0 > 0, y);
     }
     for (std::int64_t r = 0; r < rows; ++r) {
       const OnlineSoftmax& row = softmax[static_cast<std::size_t>(r)];
-      const bool sees_nothing = row.maximum == kHidden;
+      const bool sees_nothing = row.maximum == kHidden * scale;
       scale_row(y.row(r), head_dim, sees_nothing ? 0.0F : 1.0F / row.sum);
       if (head.log_sum_exp.data != nullptr)
         *head.log_sum_exp.row(q0 + r) = sees_nothing ? 0.0F : row.maximum + std::log(row.sum);
@@ -91,18 +96,28 @@ void forward_head(const Head& head, std::int64_t head_dim, Matrix scores, BlockG
 }
 
 // Runs forward_head for every item; `head_of(item)` says which head of which sequence that is.
-template <class HeadOf>
-void forward_heads(Context& ctx, std::int64_t items, std::int64_t head_dim, HeadOf head_of) {
+template <class Gemm, class HeadOf>
+void forward_heads_with(Context& ctx, std::int64_t items, std::int64_t head_dim, HeadOf head_of) {
   const Arena::Mark scratch(*ctx.arena);
   float* scores = ctx.arena->allocate({omp_get_max_threads(), kScores}).data<float>();
+  const BlockGemmScratch<Gemm> gemm_scratch(ctx, omp_get_max_threads(), head_dim);
   bool failed = false;
 #pragma omp parallel for schedule(static) reduction(|| : failed)
   for (std::int64_t item = 0; item < items; ++item) {
-    BlockGemm gemm;
+    Gemm gemm = gemm_scratch.gemm_of_thread(omp_get_thread_num());
     forward_head(head_of(item), head_dim, {scores + omp_get_thread_num() * kScores, kKeyBlock}, gemm);
     failed = failed || gemm.failed();
   }
   CONCLAVE_CHECK(!failed, "oneDNN refused a block gemm of attention (out of memory?)");
+}
+
+template <class HeadOf>
+void forward_heads(Context& ctx, std::int64_t items, std::int64_t head_dim, HeadOf head_of) {
+  if (ctx.compute == DType::kBFloat16) {
+    forward_heads_with<Bf16BlockGemm>(ctx, items, head_dim, head_of);
+  } else {
+    forward_heads_with<Fp32BlockGemm>(ctx, items, head_dim, head_of);
+  }
 }
 
 }  // namespace

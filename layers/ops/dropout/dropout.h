@@ -29,7 +29,7 @@ struct DropoutBackwardArgs {
   TensorView dx;  // [R, F], in place: holds dy before
 };
 
-// fp32. Throws Error for shapes that do not fit or a rate outside of [0, 1).
+// x and dx are fp32 or bf16. Throws Error for shapes that do not fit or a rate outside of [0, 1).
 void dropout(Context& ctx, const DropoutArgs& args);
 void dropout_backward(Context& ctx, const DropoutBackwardArgs& args);
 

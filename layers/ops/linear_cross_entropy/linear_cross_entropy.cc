@@ -1,7 +1,9 @@
 #include "layers/ops/linear_cross_entropy/linear_cross_entropy.h"
 
 #include <algorithm>
+#include <array>
 
+#include "layers/ops/bf16_gemm/bf16_gemm.h"
 #include "layers/ops/check_shape.h"
 #include "layers/ops/gemm/gemm.h"
 
@@ -15,7 +17,34 @@ std::int64_t rows_of_chunk(std::int64_t vocabulary) {
   return std::clamp(kElements / std::max(vocabulary, std::int64_t{1}), std::int64_t{256}, std::int64_t{1024});
 }
 
-bool given(const TensorView& tensor) { return tensor.raw() != nullptr; }
+bool given(const ConstTensorView& tensor) { return tensor.raw() != nullptr; }
+
+// The three products of the layer, in fp32 or, where the weight is packed, in bf16.
+void multiply(Context& ctx, const LinearCrossEntropyArgs& args, ConstTensorView h, TensorView logits) {
+  if (!given(args.packed_for_forward)) {
+    gemm(ctx, {.a = h, .b = args.weight, .c = logits, .transpose_b = true});
+    return;
+  }
+  const std::array<std::int64_t, 2> all_rows{0, h.extent(0)};
+  bf16_grouped_gemm(ctx, {.x = h, .packed = args.packed_for_forward, .offsets = all_rows, .y = logits});
+}
+
+void multiply_backward(Context& ctx, const LinearCrossEntropyArgs& args, ConstTensorView h,
+                       ConstTensorView dlogits, TensorView dh) {
+  if (!given(args.packed_for_forward)) {
+    gemm(ctx, {.a = dlogits, .b = args.weight, .c = dh});
+    gemm(ctx, {.a = dlogits, .b = h, .c = args.dweight, .transpose_a = true, .accumulate = true});
+    return;
+  }
+  const std::array<std::int64_t, 2> all_rows{0, h.extent(0)};
+  bf16_grouped_gemm(ctx,
+                    {.x = dlogits, .packed = args.packed_for_input_gradient, .offsets = all_rows, .y = dh});
+  const Shape shape = args.weight.shape();
+  bf16_grouped_gemm_weight_gradient(ctx, {.dy = dlogits,
+                                          .x = h,
+                                          .offsets = all_rows,
+                                          .dweights = args.dweight.reshaped({1, shape[0], shape[1]})});
+}
 
 void check(const LinearCrossEntropyArgs& args) {
   check_matrix(args.h, "h of linear_cross_entropy");
@@ -59,7 +88,7 @@ LinearCrossEntropyResult linear_cross_entropy(Context& ctx, const LinearCrossEnt
     const TensorView logits = logits_of_chunk.rows(0, end - begin);
     const TensorView losses = losses_of_chunk.rows(0, end - begin);
 
-    gemm(ctx, {.a = h, .b = args.weight, .c = logits, .transpose_b = true});
+    multiply(ctx, args, h, logits);
     cpu::cross_entropy_rows({logits, targets, losses, gradients, args.scale});
     for (const double loss : losses.values<double>()) result.loss_sum += loss;
     if (given(args.losses)) {
@@ -68,8 +97,7 @@ LinearCrossEntropyResult linear_cross_entropy(Context& ctx, const LinearCrossEnt
     }
     if (gradients) {
       const TensorView dlogits = logits;  // written over them
-      gemm(ctx, {.a = dlogits, .b = args.weight, .c = args.dh.rows(begin, end)});
-      gemm(ctx, {.a = dlogits, .b = h, .c = args.dweight, .transpose_a = true, .accumulate = true});
+      multiply_backward(ctx, args, h, dlogits, args.dh.rows(begin, end));
     }
   }
   result.targets =

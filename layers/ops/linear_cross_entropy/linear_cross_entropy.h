@@ -18,6 +18,10 @@ struct LinearCrossEntropyArgs {
 
   ConstTensorView h;        // fp32 [T, D]
   ConstTensorView weight;   // fp32 [V, D]
+  // Optional: the weight packed for products in bf16 (layers/ops/bf16_gemm), which are then taken of it instead
+  // of the fp32 one. Logits, losses and sums stay fp32.
+  ConstTensorView packed_for_forward = {};         // weight^T as a right side [D, V]
+  ConstTensorView packed_for_input_gradient = {};  // weight as a right side [V, D]; with dh
   ConstTensorView targets;  // int32 [T]: in [0, V), or kIgnore: no loss and no gradient
   // Optional: a default-constructed view is left alone.
   TensorView losses = {};  // fp32 [T]: the loss of each token, unscaled, 0 where ignored

@@ -1,9 +1,9 @@
 // Tokens to rows and back: the two sides of a dispatch plan on one rank.
 //
 // Token t of T has K choices; choice t * K + k is row row_of_choice[t * K + k] of R, or kDroppedChoice. A row
-// belongs to exactly one choice, choice_of_row, or to none (kNoChoiceOfRow): it only fills an expert up. All
-// values fp32; sums run over k in ascending order. The indices are trusted (a DispatchPlan made them); each
-// function throws Error for shapes that do not fit them.
+// belongs to exactly one choice, choice_of_row, or to none (kNoChoiceOfRow): it only fills an expert up. Rows
+// and their gradients are fp32 or bf16, all else is fp32; sums run over k in ascending order. The indices are
+// trusted (a DispatchPlan made them); each function throws Error for shapes that do not fit them.
 #pragma once
 
 #include <cstdint>

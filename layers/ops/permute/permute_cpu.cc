@@ -1,30 +1,34 @@
 #include <algorithm>
 
 #include "layers/ops/permute/permute.h"
+#include "layers/tensor/visit_elements.h"
 
 namespace conclave::cpu {
+namespace {
 
-void gather_rows(const GatherRowsArgs& args) {
+template <class Element>
+void gather(const GatherRowsArgs& args, Element* rows) {
   const std::int64_t row_count = args.rows.extent(0);
   const std::int64_t width = args.rows.extent(1);
   const float* x = args.x.data<float>();
-  float* rows = args.rows.data<float>();
   const std::int32_t* choice_of_row = args.choice_of_row.data();
 #pragma omp parallel for
-  for (std::int64_t row = 0; row < row_count; ++row) {
-    if (choice_of_row[row] == kNoChoiceOfRow) {
-      std::fill_n(rows + row * width, width, 0.0F);
+  for (std::int64_t r = 0; r < row_count; ++r) {
+    Element* row = rows + r * width;
+    if (choice_of_row[r] == kNoChoiceOfRow) {
+      std::fill_n(row, width, Element(0.0F));
       continue;
     }
-    const std::int64_t token = choice_of_row[row] / args.top_k;
-    std::copy_n(x + token * width, width, rows + row * width);
+    const float* token = x + choice_of_row[r] / args.top_k * width;
+#pragma omp simd
+    for (std::int64_t d = 0; d < width; ++d) row[d] = Element(token[d]);
   }
 }
 
-void gather_rows_backward(const GatherRowsBackwardArgs& args) {
+template <class Element>
+void gather_backward(const GatherRowsBackwardArgs& args, const Element* drows) {
   const std::int64_t tokens = args.dx.extent(0);
   const std::int64_t width = args.dx.extent(1);
-  const float* drows = args.drows.data<float>();
   const std::int32_t* row_of_choice = args.row_of_choice.data();
   float* dx = args.dx.data<float>();
 #pragma omp parallel for
@@ -33,18 +37,18 @@ void gather_rows_backward(const GatherRowsBackwardArgs& args) {
     for (std::int64_t k = 0; k < args.top_k; ++k) {
       const std::int64_t row = row_of_choice[token * args.top_k + k];
       if (row == kDroppedChoice) continue;
-      const float* drow = drows + row * width;
+      const Element* drow = drows + row * width;
 #pragma omp simd
-      for (std::int64_t d = 0; d < width; ++d) dx_token[d] += drow[d];
+      for (std::int64_t d = 0; d < width; ++d) dx_token[d] += static_cast<float>(drow[d]);
     }
   }
 }
 
-void combine_rows(const CombineRowsArgs& args) {
+template <class Element>
+void combine(const CombineRowsArgs& args, const Element* rows) {
   const std::int64_t tokens = args.y.extent(0);
   const std::int64_t width = args.y.extent(1);
   const std::int64_t top_k = args.weights.extent(1);
-  const float* rows = args.rows.data<float>();
   const float* weights = args.weights.data<float>();
   const std::int32_t* row_of_choice = args.row_of_choice.data();
   float* y = args.y.data<float>();
@@ -56,22 +60,22 @@ void combine_rows(const CombineRowsArgs& args) {
       const std::int64_t row = row_of_choice[token * top_k + k];
       if (row == kDroppedChoice) continue;
       const float weight = weights[token * top_k + k];
-      const float* values = rows + row * width;
+      const Element* values = rows + row * width;
 #pragma omp simd
-      for (std::int64_t d = 0; d < width; ++d) y_token[d] += weight * values[d];
+      for (std::int64_t d = 0; d < width; ++d) y_token[d] += weight * static_cast<float>(values[d]);
     }
   }
 }
 
-void combine_rows_backward(const CombineRowsBackwardArgs& args) {
+template <class Element>
+void combine_backward(const CombineRowsBackwardArgs& args, const Element* rows) {
   const std::int64_t tokens = args.dy.extent(0);
   const std::int64_t width = args.dy.extent(1);
   const std::int64_t top_k = args.weights.extent(1);
   const float* dy = args.dy.data<float>();
-  const float* rows = args.rows.data<float>();
   const float* weights = args.weights.data<float>();
   const std::int32_t* row_of_choice = args.row_of_choice.data();
-  float* drows = args.drows.data<float>();
+  Element* drows = args.drows.data<Element>();
   float* dweights = args.dweights.data<float>();
 #pragma omp parallel for
   for (std::int64_t token = 0; token < tokens; ++token) {
@@ -81,13 +85,13 @@ void combine_rows_backward(const CombineRowsBackwardArgs& args) {
       float dweight = 0.0F;
       if (row != kDroppedChoice) {
         const float weight = weights[choice];
-        const float* values = rows + row * width;
-        float* drow = drows + row * width;
+        const Element* values = rows + row * width;
+        Element* drow = drows + row * width;
         // Each element is read before it is written, so drows may be rows.
 #pragma omp simd reduction(+ : dweight)
         for (std::int64_t d = 0; d < width; ++d) {
-          dweight += dy_token[d] * values[d];
-          drow[d] = weight * dy_token[d];
+          dweight += dy_token[d] * static_cast<float>(values[d]);
+          drow[d] = Element(weight * dy_token[d]);
         }
       }
       dweights[choice] = dweight;
@@ -95,15 +99,34 @@ void combine_rows_backward(const CombineRowsBackwardArgs& args) {
   }
 }
 
+}  // namespace
+
+void gather_rows(const GatherRowsArgs& args) {
+  visit_elements(args.rows, [&](auto* rows) { gather(args, rows); });
+}
+
+void gather_rows_backward(const GatherRowsBackwardArgs& args) {
+  visit_elements(args.drows, [&](const auto* drows) { gather_backward(args, drows); });
+}
+
+void combine_rows(const CombineRowsArgs& args) {
+  visit_elements(args.rows, [&](const auto* rows) { combine(args, rows); });
+}
+
+void combine_rows_backward(const CombineRowsBackwardArgs& args) {
+  visit_elements(args.rows, [&](const auto* rows) { combine_backward(args, rows); });
+}
+
 void clear_rows_without_choice(std::span<const std::int32_t> choice_of_row, TensorView rows) {
   const std::int64_t row_count = rows.extent(0);
   const std::int64_t width = rows.extent(1);
-  float* values = rows.data<float>();
+  visit_elements(rows, [&]<class Element>(Element* values) {
 #pragma omp parallel for
-  for (std::int64_t row = 0; row < row_count; ++row) {
-    if (choice_of_row[static_cast<std::size_t>(row)] == kNoChoiceOfRow)
-      std::fill_n(values + row * width, width, 0.0F);
-  }
+    for (std::int64_t row = 0; row < row_count; ++row) {
+      if (choice_of_row[static_cast<std::size_t>(row)] == kNoChoiceOfRow)
+        std::fill_n(values + row * width, width, Element(0.0F));
+    }
+  });
 }
 
 }  // namespace conclave::cpu

@@ -17,7 +17,7 @@ struct SwigluBackwardArgs {
   TensorView dgate_up;      // [T, 2F] (=); may be gate_up
 };
 
-// All fp32. Throws Error for shapes that do not fit.
+// All fp32 or all bf16. Throws Error for shapes that do not fit.
 void swiglu(Context& ctx, const SwigluArgs& args);
 void swiglu_backward(Context& ctx, const SwigluBackwardArgs& args);
 

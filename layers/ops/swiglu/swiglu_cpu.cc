@@ -1,46 +1,62 @@
 #include "layers/ops/swiglu/swiglu.h"
 #include "layers/ops/vector_math.h"
+#include "layers/tensor/visit_elements.h"
 
 namespace conclave::cpu {
+namespace {
 
-void swiglu(const SwigluArgs& args) {
+template <class Element>
+void forward(const SwigluArgs& args, Element* h) {
   const std::int64_t tokens = args.h.extent(0);
   const std::int64_t width = args.h.extent(1);
-  const float* gate_up = args.gate_up.data<float>();
-  float* h = args.h.data<float>();
+  const Element* gate_up = args.gate_up.data<Element>();
 #pragma omp parallel for schedule(static)
   for (std::int64_t t = 0; t < tokens; ++t) {
-    const float* gate = gate_up + t * 2 * width;
-    const float* up = gate + width;
-    float* row = h + t * width;
+    const Element* gate = gate_up + t * 2 * width;
+    const Element* up = gate + width;
+    Element* row = h + t * width;
 #pragma omp simd
-    for (std::int64_t f = 0; f < width; ++f) row[f] = gate[f] * vector_sigmoid(gate[f]) * up[f];
+    for (std::int64_t f = 0; f < width; ++f) {
+      const auto g = static_cast<float>(gate[f]);
+      row[f] = Element(g * vector_sigmoid(g) * static_cast<float>(up[f]));
+    }
   }
 }
 
-void swiglu_backward(const SwigluBackwardArgs& args) {
+template <class Element>
+void backward(const SwigluBackwardArgs& args, Element* dgate_up) {
   const std::int64_t tokens = args.dh.extent(0);
   const std::int64_t width = args.dh.extent(1);
-  const float* gate_up = args.gate_up.data<float>();
-  const float* dh = args.dh.data<float>();
-  float* dgate_up = args.dgate_up.data<float>();
+  const Element* gate_up = args.gate_up.data<Element>();
+  const Element* dh = args.dh.data<Element>();
 #pragma omp parallel for schedule(static)
   for (std::int64_t t = 0; t < tokens; ++t) {
-    const float* gate = gate_up + t * 2 * width;
-    const float* up = gate + width;
-    const float* dh_row = dh + t * width;
-    float* dgate = dgate_up + t * 2 * width;
-    float* dup = dgate + width;
+    const Element* gate = gate_up + t * 2 * width;
+    const Element* up = gate + width;
+    const Element* dh_row = dh + t * width;
+    Element* dgate = dgate_up + t * 2 * width;
+    Element* dup = dgate + width;
 #pragma omp simd
     for (std::int64_t f = 0; f < width; ++f) {
-      const float g = gate[f];
-      const float u = up[f];
+      const auto g = static_cast<float>(gate[f]);
+      const auto u = static_cast<float>(up[f]);
+      const auto d = static_cast<float>(dh_row[f]);
       const float sigmoid = vector_sigmoid(g);
       // silu'(g) = sigmoid (1 + g (1 - sigmoid))
-      dgate[f] = dh_row[f] * u * sigmoid * (1.0F + g * (1.0F - sigmoid));
-      dup[f] = dh_row[f] * g * sigmoid;
+      dgate[f] = Element(d * u * sigmoid * (1.0F + g * (1.0F - sigmoid)));
+      dup[f] = Element(d * g * sigmoid);
     }
   }
+}
+
+}  // namespace
+
+void swiglu(const SwigluArgs& args) {
+  visit_elements(args.h, [&](auto* h) { forward(args, h); });
+}
+
+void swiglu_backward(const SwigluBackwardArgs& args) {
+  visit_elements(args.dgate_up, [&](auto* dgate_up) { backward(args, dgate_up); });
 }
 
 }  // namespace conclave::cpu

@@ -1,0 +1,108 @@
+#include "layers/linear/linear_weight.h"
+
+#include <array>
+
+#include "layers/ops/bf16_gemm/bf16_gemm.h"
+#include "layers/ops/gemm/gemm.h"
+#include "layers/ops/grouped_gemm/grouped_gemm.h"
+
+namespace conclave {
+namespace {
+
+bool in_bf16(const Context& ctx) { return ctx.compute == DType::kBFloat16; }
+
+// The offsets of a group of one: all rows belong to the one matrix.
+class OneGroup {
+ public:
+  OneGroup(std::span<const std::int64_t> offsets, std::int64_t rows) : all_{0, rows}, offsets_(offsets) {
+    if (offsets.empty()) offsets_ = all_;
+  }
+  OneGroup(const OneGroup&) = delete;
+  OneGroup& operator=(const OneGroup&) = delete;
+  std::span<const std::int64_t> offsets() const { return offsets_; }
+
+ private:
+  std::array<std::int64_t, 2> all_;
+  std::span<const std::int64_t> offsets_;
+};
+
+}  // namespace
+
+LinearWeight::LinearWeight(Parameter& parameter)
+    : LinearWeight(parameter, {0, parameter.global_shape()[parameter.global_shape().rank() - 2]}) {}
+
+LinearWeight::LinearWeight(Parameter& parameter, Range rows) : parameter_(&parameter), rows_(rows) {}
+
+Shape LinearWeight::matrix_shape() const {
+  const Shape shape = parameter_->value().shape();
+  return is_stacked() ? shape : Shape{1, rows_.size(), shape[1]};
+}
+
+ConstTensorView LinearWeight::value() const {
+  const ConstTensorView whole = parameter_->value();
+  return is_stacked() ? whole : whole.rows(rows_.begin, rows_.end);
+}
+
+TensorView LinearWeight::gradient() const {
+  const TensorView whole = parameter_->gradient();
+  return is_stacked() ? whole : whole.rows(rows_.begin, rows_.end);
+}
+
+ConstTensorView LinearWeight::packed(Context& ctx, Packed& copy, bool transpose) {
+  const Shape shape = matrix_shape();
+  if (copy.version != parameter_->version()) {
+    const std::int64_t elements =
+        transpose ? packed_elements(shape[2], shape[1]) : packed_elements(shape[1], shape[2]);
+    if (!copy.version) copy.buffer = Buffer({shape[0], elements}, DType::kBFloat16);
+    pack_right_side(
+        ctx, {.matrices = value().reshaped(shape), .transpose = transpose, .packed = copy.buffer.view()});
+    copy.version = parameter_->version();
+  }
+  return copy.buffer.view();
+}
+
+void LinearWeight::forward(Context& ctx, ConstTensorView x, TensorView y,
+                           std::span<const std::int64_t> offsets) {
+  if (in_bf16(ctx)) {
+    const OneGroup group(offsets, x.extent(0));
+    bf16_grouped_gemm(
+        ctx, {.x = x, .packed = packed_for_forward(ctx), .offsets = group.offsets(), .y = y});
+  } else if (is_stacked()) {
+    grouped_gemm(ctx, {.x = x, .weights = value(), .offsets = offsets, .y = y});
+  } else {
+    gemm(ctx, {.a = x, .b = value(), .c = y, .transpose_b = true});
+  }
+}
+
+void LinearWeight::input_gradient(Context& ctx, ConstTensorView dy, TensorView dx,
+                                  std::span<const std::int64_t> offsets, bool accumulate) {
+  if (in_bf16(ctx)) {
+    const OneGroup group(offsets, dy.extent(0));
+    bf16_grouped_gemm(ctx, {.x = dy,
+                            .packed = packed_for_input_gradient(ctx),
+                            .offsets = group.offsets(),
+                            .y = dx,
+                            .accumulate = accumulate});
+  } else if (is_stacked()) {
+    CONCLAVE_CHECK(!accumulate, "the input gradient of stacked weights {} is assigned, not added",
+                   parameter_->name());
+    grouped_gemm_input_gradient(ctx, {.dy = dy, .weights = value(), .offsets = offsets, .dx = dx});
+  } else {
+    gemm(ctx, {.a = dy, .b = value(), .c = dx, .accumulate = accumulate});
+  }
+}
+
+void LinearWeight::weight_gradient(Context& ctx, ConstTensorView dy, ConstTensorView x,
+                                   std::span<const std::int64_t> offsets) {
+  if (in_bf16(ctx)) {
+    const OneGroup group(offsets, x.extent(0));
+    bf16_grouped_gemm_weight_gradient(
+        ctx, {.dy = dy, .x = x, .offsets = group.offsets(), .dweights = gradient().reshaped(matrix_shape())});
+  } else if (is_stacked()) {
+    grouped_gemm_weight_gradient(ctx, {.dy = dy, .x = x, .offsets = offsets, .dweights = gradient()});
+  } else {
+    gemm(ctx, {.a = dy, .b = x, .c = gradient(), .transpose_a = true, .accumulate = true});
+  }
+}
+
+}  // namespace conclave

@@ -1,0 +1,65 @@
+// The matrix of a linear layer as its products want it: y = x W^T, W [N, K] or one for each of n experts
+// [n, N, K].
+//
+// With ctx.compute fp32 the products read the parameter itself. With bf16 they read copies in bf16, packed in
+// the order of the forward product and in that of the input gradient. The copies are made by the first product
+// after the parameter has changed: once an optimizer step.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <span>
+
+#include "layers/context.h"
+#include "layers/parameter.h"
+
+namespace conclave {
+
+class LinearWeight {
+ public:
+  // A whole parameter [N, K] or [n, N, K]; it must outlive this.
+  explicit LinearWeight(Parameter& parameter);
+  // Rows `rows` of a parameter [N', K]: N = rows.size().
+  LinearWeight(Parameter& parameter, Range rows);
+  LinearWeight(const LinearWeight&) = delete;
+  LinearWeight& operator=(const LinearWeight&) = delete;
+
+  // Tensors may be fp32 or, with ctx.compute bf16, bf16. `offsets` [n + 1] says which rows belong to which
+  // expert; empty for an unstacked weight.
+
+  // y [R, N] = x [R, K] W^T; y may be uninitialised.
+  void forward(Context& ctx, ConstTensorView x, TensorView y, std::span<const std::int64_t> offsets = {});
+  // dx [R, K] = dy [R, N] W, or += with accumulate (unstacked only).
+  void input_gradient(Context& ctx, ConstTensorView dy, TensorView dx,
+                      std::span<const std::int64_t> offsets = {}, bool accumulate = false);
+  // The parameter's gradient += dy [R, N]^T x [R, K].
+  void weight_gradient(Context& ctx, ConstTensorView dy, ConstTensorView x,
+                       std::span<const std::int64_t> offsets = {});
+
+  // The packed copies, for operators that take them; ctx.compute must be bf16. Valid until the next change.
+  ConstTensorView packed_for_forward(Context& ctx) { return packed(ctx, forward_, true); }
+  ConstTensorView packed_for_input_gradient(Context& ctx) { return packed(ctx, backward_, false); }
+
+  std::int64_t outputs() const { return matrix_shape()[1]; }  // N
+  std::int64_t inputs() const { return matrix_shape()[2]; }   // K
+
+ private:
+  // A copy in the order of one product, and the version of the parameter that it is of.
+  struct Packed {
+    Buffer buffer;
+    std::optional<std::uint64_t> version;
+  };
+  bool is_stacked() const { return parameter_->global_shape().rank() == 3; }
+  Shape matrix_shape() const;  // [n, N, K], n = 1 for an unstacked weight
+  ConstTensorView value() const;
+  TensorView gradient() const;
+  // The up-to-date copy; `transpose` for the forward product.
+  ConstTensorView packed(Context& ctx, Packed& copy, bool transpose);
+
+  Parameter* parameter_;
+  Range rows_;  // of an unstacked parameter
+  Packed forward_;
+  Packed backward_;
+};
+
+}  // namespace conclave

@@ -1,0 +1,57 @@
+// The inner loops of bf16 products: packed panels of two operands, one tile of the result at a time.
+//
+// vdpbf16ps multiplies pairs of neighbouring elements along k and adds both products to an fp32 lane, so both
+// operands are stored as pairs: 32-bit words (element 2p in the low half, 2p + 1 in the high half; the second
+// of an odd last pair is 0).
+//
+//   left panel    uint32 [P, rows]           up to kTileRows rows, P = pairs(K)
+//   right panel   uint32 [P, kTileColumns]   missing columns are 0
+//
+// fp32 elements are rounded to the nearest bf16, ties to even; subnormal numbers count as 0. The sum of an
+// element runs over k in ascending order whatever the tile, so a row's result does not depend on the rows
+// beside it. Everything runs on the calling thread; only where supported() may anything else be called.
+#pragma once
+
+#include <cstdint>
+
+#include "comm/base/dtype.h"
+
+namespace conclave::cpu::bf16 {
+
+constexpr std::int64_t kTileRows = 12;  // 12 x 2 accumulators, 2 right vectors and a broadcast: 27 of 32 registers
+constexpr std::int64_t kTileColumns = 32;
+// A left panel is written in whole vectors: this many words beyond its end must be writable.
+constexpr std::int64_t kLeftSlack = 16;
+
+constexpr std::int64_t pairs(std::int64_t k) { return (k + 1) / 2; }
+
+// True if this CPU and operating system have AVX512-BF16.
+bool supported();
+
+// Element is float or bfloat16; `stride` counts elements from one row of the source to the next.
+// a [rows, k] -> left panel.
+template <class Element>
+void pack_left(const Element* a, std::int64_t stride, std::int64_t rows, std::int64_t k, std::uint32_t* panel);
+// a [k, rows] -> left panel.
+template <class Element>
+void pack_left_transposed(const Element* a, std::int64_t stride, std::int64_t rows, std::int64_t k,
+                          std::uint32_t* panel);
+// b [k, columns] -> right panel.
+template <class Element>
+void pack_right(const Element* b, std::int64_t stride, std::int64_t k, std::int64_t columns,
+                std::uint32_t* panel);
+// b [columns, k] -> right panel.
+template <class Element>
+void pack_right_transposed(const Element* b, std::int64_t stride, std::int64_t k, std::int64_t columns,
+                           std::uint32_t* panel);
+
+// c [rows, columns] = left right, or += with accumulate; rows in [1, kTileRows], columns in [1, kTileColumns].
+void multiply_tile(const std::uint32_t* left, const std::uint32_t* right, std::int64_t rows,
+                   std::int64_t columns, std::int64_t pair_count, bool accumulate, float* c,
+                   std::int64_t stride);
+// The same, rounded to bf16.
+void multiply_tile(const std::uint32_t* left, const std::uint32_t* right, std::int64_t rows,
+                   std::int64_t columns, std::int64_t pair_count, bool accumulate, bfloat16* c,
+                   std::int64_t stride);
+
+}  // namespace conclave::cpu::bf16
