@@ -193,7 +193,7 @@ TEST(ShardedState, RowsAreOwnedOnceAndSumsNormAndValuesAreThoseOfTheUnshardedWay
       EXPECT_TRUE(std::ranges::equal(sums, owned.elements(whole.parameters[p]->gradient(), owned.mine)))
           << owned.parameter->name();
       // The "update": owners alone set what all must have afterwards.
-      std::ranges::copy(sums, owned.elements(model.parameters[p]->value(), owned.mine).begin());
+      std::ranges::copy(sums, owned.elements(model.parameters[p]->mutable_value(), owned.mine).begin());
     }
     ValueGather(ownership).gather();
     for (std::size_t p = 0; p < model.parameters.size(); ++p) {

@@ -85,7 +85,7 @@ std::vector<std::byte> router_state(Trainer& trainer) {
 void perturb(Trainer& trainer) {
   for (Parameter* parameter : trainer.model.parameters()) {
     float direction = 2.0F;
-    for (float& value : parameter->value().values<float>()) {
+    for (float& value : parameter->mutable_value().values<float>()) {
       value = std::nextafter(value, direction * std::abs(value));
       direction = -direction;
     }

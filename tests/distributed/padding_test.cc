@@ -65,7 +65,7 @@ Outcome one_by_one(const config::Experiment& experiment, bool moved) {
   for (Parameter* parameter : trainer.model.parameters()) {
     parameter->zero_gradient();
     if (!moved) continue;
-    for (float& value : parameter->value().values<float>()) value = std::nextafter(value, 2 * value);
+    for (float& value : parameter->mutable_value().values<float>()) value = std::nextafter(value, 2 * value);
   }
   const data::Dataset dataset(experiment);
   std::int64_t global_tokens = 0;

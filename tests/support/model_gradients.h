@@ -52,11 +52,11 @@ inline NamedTensors<double> values_of(std::span<Parameter* const> parameters) {
 
 // Moves norms away from 1, where a wrong gradient could hide.
 inline void spread_norms(std::span<Parameter* const> parameters) {
-  for (const Parameter* parameter : parameters) {
+  for (Parameter* parameter : parameters) {
     if (parameter->name().find("norm") == std::string::npos) continue;
     const RandomStream random(3, parameter->name());
     std::uint64_t index = 0;
-    for (float& value : parameter->value().values<float>()) value += 0.2F * random.normal(index++);
+    for (float& value : parameter->mutable_value().values<float>()) value += 0.2F * random.normal(index++);
   }
 }
 

@@ -78,7 +78,7 @@ MoeCaseLayer::MoeCaseLayer(const MoeCase& moe, const ProcessGrid& grid)
   for (Parameter* parameter : parameters()) {
     const auto local =
         rows_of(tensor_of(tensors, parameter->name()), parameter->global_shape()[0], parameter->local_rows());
-    std::ranges::copy(local, parameter->value().values<float>().begin());
+    std::ranges::copy(local, parameter->mutable_value().values<float>().begin());
   }
 }
 

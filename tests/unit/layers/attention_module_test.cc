@@ -63,7 +63,7 @@ struct Fixture {
     }
     attention.collect_parameters(parameters);
     for (std::size_t p = 2; p < parameters.size(); ++p)
-      add_noise(parameters[p]->value(), parameters[p]->name());
+      add_noise(parameters[p]->mutable_value(), parameters[p]->name());
     add_noise(x.view(), "x");
     add_noise(dy.view(), "dy");
   }

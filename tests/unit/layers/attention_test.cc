@@ -6,6 +6,7 @@
 #include <ostream>
 #include <string>
 
+#include "layers/ops/bf16_gemm/bf16_gemm.h"
 #include "tests/support/operator_test.h"
 #include "tests/support/reference/attention.h"
 #include "tests/support/tolerance.h"
@@ -29,6 +30,7 @@ using test::random_values;
 using test::view;
 
 constexpr double kRoundoff = 0.5 * std::numeric_limits<float>::epsilon();
+constexpr double kBf16Roundoff = 0x1p-8;
 // Weights below the smallest normal number, 1.2e-38, become 0: a few hundred of them,
 // times factors up to 1e5.
 constexpr double kUnderflow = 1e-30;
@@ -93,7 +95,8 @@ struct Bounds {
   double gradient = 0.0;     // of dq, dk, dv, relative to their magnitudes
   double log_sum_exp = 0.0;  // absolute
 
-  explicit Bounds(const Case& c) {
+  explicit Bounds(const Case& c, DType compute = DType::kFloat32) {
+    const double factor = compute == DType::kBFloat16 ? kBf16Roundoff : 0.0;  // of each factor of a product
     const AttentionProblem& p = c.problem;
     double score = 0.0;  // largest sum of magnitudes of a score
     for (std::int64_t t = 0; t < p.tokens(); ++t) {
@@ -111,15 +114,15 @@ struct Bounds {
     const auto group = static_cast<double>(p.group());
     const double blocks = s / 64 + 1;  // the running maximum may change once a block
     // A score: its dot product and scaling, and the subtraction of the maximum (twice as large at most).
-    const double score_error = dot_bound(hd, score, 3) + 2.0 * score * kRoundoff;
+    const double score_error = dot_bound(hd, score, 3) + 2.0 * score * kRoundoff + 2.0 * score * factor;
     // Numerator and denominator; each change of the maximum costs one more subtraction, exp (4 u) and
     // product. The denominator is a sum of S.
     weight = 2.0 * (score_error + blocks * (2.0 * score + 6.0) * kRoundoff) + dot_bound(s, 1.0);
     log_sum_exp = weight + (score + std::log(s) + 2.0) * kRoundoff;
-    y = weight + dot_bound(s, 1.0, blocks);
+    y = weight + dot_bound(s, 1.0, blocks) + 2.0 * factor;  // p and v
     // p comes from log_sum_exp; ds needs dp (a sum of hd) and dy . y (a sum of hd over y's own error); dk and
-    // dv sum over S positions of each query head of the group.
-    gradient = (weight + log_sum_exp) + y + dot_bound(2 * hd + s * group, 1.0, 10);
+    // dv sum over S positions of each query head of the group. In bf16: dy and v of dp, ds, and q or k.
+    gradient = (weight + log_sum_exp) + y + dot_bound(2 * hd + s * group, 1.0, 10) + 4.0 * factor;
   }
 };
 
@@ -132,8 +135,8 @@ void expect_near(const std::vector<float>& actual, const std::vector<double>& ex
   }
 }
 
-void expect_forward(const Case& c) {
-  const Bounds bounds(c);
+void expect_forward(const Case& c, DType compute = DType::kFloat32) {
+  const Bounds bounds(c, compute);
   const auto expected = test::reference_attention(c.problem, promoted<double>(c.q), promoted<double>(c.k),
                                                   promoted<double>(c.v));
   expect_near(c.y, expected.y, bounds.y, expected.y_magnitude, "y");
@@ -141,8 +144,8 @@ void expect_forward(const Case& c) {
               std::vector<double>(c.log_sum_exp.size(), 1.0), "log_sum_exp");
 }
 
-void expect_backward(const Case& c) {
-  const Bounds bounds(c);
+void expect_backward(const Case& c, DType compute = DType::kFloat32) {
+  const Bounds bounds(c, compute);
   const auto expected = test::reference_attention_backward(
       c.problem, promoted<double>(c.q), promoted<double>(c.k), promoted<double>(c.v), promoted<double>(c.dy));
   expect_near(c.dq, expected.dq.value, bounds.gradient, expected.dq.magnitude, "dq");
@@ -193,6 +196,19 @@ TEST_P(AttentionSizes, ForwardAndBackwardMatchTheReference) {
   c.backward(ctx);
   expect_backward(c);
   EXPECT_EQ(arena.used_bytes(), 0U) << "scratch must be given back";
+}
+
+TEST_P(AttentionSizes, Bf16ProductsMatchTheReference) {
+  if (!has_bf16_products()) GTEST_SKIP() << "this processor has no AVX512-BF16";
+  Arena arena;
+  Context ctx;
+  ctx.arena = &arena;
+  ctx.compute = DType::kBFloat16;
+  Case c(GetParam());
+  c.forward(ctx);
+  expect_forward(c, ctx.compute);
+  c.backward(ctx);
+  expect_backward(c, ctx.compute);
 }
 
 INSTANTIATE_TEST_SUITE_P(Shapes, AttentionSizes,

@@ -153,7 +153,7 @@ TEST_P(LinearCrossEntropyTest, HeadOwnsItsWeight) {
   head.collect_parameters(parameters);
   ASSERT_EQ(parameters.size(), 1U);
   EXPECT_EQ(parameters[0]->name(), "head.weight");
-  std::ranges::copy(weight, parameters[0]->value().data<float>());
+  std::ranges::copy(weight, parameters[0]->mutable_value().data<float>());
 
   ctx.training = false;
   const auto evaluated = head.forward(ctx, view(h, h_shape), view(targets, {tokens}), kScale);
@@ -167,7 +167,7 @@ TEST_P(LinearCrossEntropyTest, HeadOwnsItsWeight) {
 
 TEST_P(LinearCrossEntropyTest, HeadSharesATiedWeight) {
   Parameter shared("embedding.weight", weight_shape);
-  std::ranges::copy(weight, shared.value().data<float>());
+  std::ranges::copy(weight, shared.mutable_value().data<float>());
   const auto before = random_values(vocabulary * width, "before");  // the other layer's part
   std::ranges::copy(before, shared.gradient().data<float>());
   LanguageModelHead head(shared);
@@ -182,7 +182,7 @@ TEST_P(LinearCrossEntropyTest, HeadSharesATiedWeight) {
 
 TEST_P(LinearCrossEntropyTest, LogitsForGeneration) {
   Parameter shared("embedding.weight", weight_shape);
-  std::ranges::copy(weight, shared.value().data<float>());
+  std::ranges::copy(weight, shared.mutable_value().data<float>());
   LanguageModelHead head(shared);
   const auto logits = copy_of(head.logits(ctx, view(h, h_shape)));
   const auto columns = static_cast<std::size_t>(width);

@@ -138,7 +138,7 @@ TEST_P(RmsNormTest, ModuleIsTheOperatorWithItsWeight) {
   EXPECT_EQ(parameters[0]->name(), "norm.weight");
   EXPECT_FALSE(parameters[0]->decays);
   EXPECT_EQ(copy_of(parameters[0]->value()), std::vector<float>(weight.size(), 1.0F));
-  std::ranges::copy(weight, parameters[0]->value().data<float>());
+  std::ranges::copy(weight, parameters[0]->mutable_value().data<float>());
   const std::vector<float> zeros(weight.size());
 
   y = copy_of(norm.forward(ctx, view(x, shape)));

@@ -183,8 +183,8 @@ TEST(AdamW, DoesNotDependOnThePlaceOrTheThreads) {
   Parameter back("p", Shape{kElements - kFirst});
   whole.initialise_normal(1, 0.02);
   const auto values = whole.value().values<float>();
-  std::ranges::copy(values.first(kFirst), front.value().data<float>());
-  std::ranges::copy(values.subspan(kFirst), back.value().data<float>());
+  std::ranges::copy(values.first(kFirst), front.mutable_value().data<float>());
+  std::ranges::copy(values.subspan(kFirst), back.mutable_value().data<float>());
 
   OwnedAdamW one({&whole});
   OwnedAdamW two({&front, &back});
@@ -215,7 +215,7 @@ TEST(AdamW, ContinuesBitForBitFromItsState) {
   };
   for (int t = 1; t <= 5; ++t) step(first, original, t);
 
-  std::ranges::copy(original.value().values<float>(), resumed.value().data<float>());
+  std::ranges::copy(original.value().values<float>(), resumed.mutable_value().data<float>());
   const auto from = first->state();
   const auto to = second->state();
   for (std::size_t i = 0; i < from.size(); ++i) {

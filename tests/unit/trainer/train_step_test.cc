@@ -55,9 +55,9 @@ std::vector<std::vector<float>> state_of(Trainer& trainer) {
 TEST_F(TrainStepTest, NotANumberSkipsTheStep) {
   Trainer trainer(experiment_, *alone_);
   train_step(trainer, 0);
-  for (const Parameter* parameter : trainer.model.parameters()) {
+  for (Parameter* parameter : trainer.model.parameters()) {
     SCOPED_TRACE(parameter->name());
-    float& weight = parameter->value().values<float>()[1];
+    float& weight = parameter->mutable_value().values<float>()[1];
     const float sound = weight;
     const std::vector<std::vector<float>> before = state_of(trainer);
     // A row of the embedding that no token reads still takes part as a row of the tied head.
@@ -95,7 +95,7 @@ TEST_F(TrainStepTest, GradientsDoNotDependOnTheMicroBatch) {
   };
   Trainer moved(experiment_, *alone_);
   for (Parameter* parameter : moved.model.parameters()) {
-    for (float& value : parameter->value().values<float>()) value = std::nextafter(value, 2 * value);
+    for (float& value : parameter->mutable_value().values<float>()) value = std::nextafter(value, 2 * value);
   }
   constexpr double kUnit = std::numeric_limits<float>::epsilon();
   constexpr double kRoundings = 16;  // of a step's own sums, against the one of each weight
