@@ -21,7 +21,7 @@
 namespace conclave {
 namespace {
 
-constexpr std::int64_t kSteps = 200;
+constexpr std::int64_t kSteps = 300;  // four epochs
 constexpr std::int64_t kGlobalBatch = 4;
 
 std::string contents(const std::filesystem::path& path) {
