@@ -46,9 +46,9 @@ struct Context {
   Device device = {};
   Arena* arena = nullptr;  // activations of this micro-batch
   const ProcessGrid* grid = nullptr;
-  StepClock* clock = nullptr;  // optional
+  StepClock* clock = nullptr;       // optional
   DType compute = DType::kFloat32;  // of products and of the experts' activations: fp32 or bf16
-  bool training = true;        // false: nothing is saved for backward, no tokens are dropped, no noise
+  bool training = true;             // false: nothing is saved for backward, no tokens are dropped, no noise
   BatchPosition batch = {};
   std::int64_t layer = -1;  // block of the model that is being computed, from 0; -1: none
   // The ids of the tokens of this micro-batch, int32 [T]; empty where the input is not tokens.

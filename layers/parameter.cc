@@ -68,7 +68,9 @@ void Parameter::freeze_rows(Range global_rows) {
   }
 }
 
-void Parameter::initialise_constant(float constant) { std::ranges::fill(mutable_value().values<float>(), constant); }
+void Parameter::initialise_constant(float constant) {
+  std::ranges::fill(mutable_value().values<float>(), constant);
+}
 
 void Parameter::zero_gradient() {
   std::ranges::fill(gradient().values<float>(), 0.0F);

@@ -60,7 +60,8 @@ class Parameter {
 
   // Weight decay applies to it. False for norms, and for embeddings by option.
   bool decays = true;
-  // The value as a piece of the global tensor `name()`; may be changed through it, as through mutable_value().
+  // The value as a piece of the global tensor `name()`; may be changed through it, as through
+  // mutable_value().
   ShardedTensor sharded() { return {name_, global_shape_, sharding_, local_rows_, mutable_value()}; }
 
  private:

@@ -18,8 +18,9 @@ DType compute_format(const config::Experiment& experiment, Communicator& world) 
   if (model_has_it && unable_ranks == 0) return DType::kBFloat16;
   if (wanted == config::Precision::auto_) return DType::kFloat32;
   if (!model_has_it) {
-    throw ConfigError("precision.compute: bf16 is for model.kind: language; the mixture of local experts is "
-                      "computed in fp32; valid: fp32 or auto");
+    throw ConfigError(
+        "precision.compute: bf16 is for model.kind: language; the mixture of local experts is "
+        "computed in fp32; valid: fp32 or auto");
   }
   throw ConfigError(
       fmt::format("precision.compute: bf16, but the processors of {} of {} ranks have no AVX512-BF16; valid "

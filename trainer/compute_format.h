@@ -8,7 +8,8 @@
 namespace conclave {
 
 // fp32 or bf16, the same on every rank; `auto` is bf16 if every rank's processor multiplies it. Collective.
-// Throws the same ConfigError on every rank where bf16 is asked for and a rank can't, or the model has no bf16.
+// Throws the same ConfigError on every rank where bf16 is asked for and a rank can't, or the model has no
+// bf16.
 DType compute_format(const config::Experiment& experiment, Communicator& world);
 
 }  // namespace conclave

@@ -31,7 +31,7 @@ struct Trainer {
   const data::TrainingData& dataset;  // the owned one
 
   std::unique_ptr<Model> owned_model;
-  Model& model;  // the owned one
+  Model& model;   // the owned one
   DType compute;  // precision.compute, as this job can
   Ownership ownership;
   GradientReduction gradient_reduction;

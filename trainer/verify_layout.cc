@@ -42,9 +42,8 @@ std::vector<float> gathered(const Parameter& parameter, ConstTensorView part, co
 Tensors gathered_all(const Trainer& trainer, bool gradients) {
   Tensors tensors;
   for (const Parameter* parameter : trainer.model.parameters()) {
-    tensors.push_back(
-        gathered(*parameter, gradients ? ConstTensorView(parameter->gradient()) : parameter->value(),
-                 trainer.grid));
+    tensors.push_back(gathered(
+        *parameter, gradients ? ConstTensorView(parameter->gradient()) : parameter->value(), trainer.grid));
   }
   return tensors;
 }

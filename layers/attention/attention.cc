@@ -146,11 +146,11 @@ TensorView Attention::forward_cached(Context& ctx, ConstTensorView x, KvCache& c
 
 Attention::Projected Attention::project(Context& ctx, ConstTensorView x, std::int64_t sequence_length,
                                         std::int64_t first_position) {
-  return {.q = normalise_and_rotate(ctx, project(ctx, x, query_weight_), q_norm_, sequence_length,
-                                    first_position),
-          .k = normalise_and_rotate(ctx, project(ctx, x, key_weight_), k_norm_, sequence_length,
-                                    first_position),
-          .v = project(ctx, x, value_weight_)};
+  return {
+      .q =
+          normalise_and_rotate(ctx, project(ctx, x, query_weight_), q_norm_, sequence_length, first_position),
+      .k = normalise_and_rotate(ctx, project(ctx, x, key_weight_), k_norm_, sequence_length, first_position),
+      .v = project(ctx, x, value_weight_)};
 }
 
 // Three products instead of one cost 3 % more, and leave queries, keys and values contiguous for everything

@@ -2,7 +2,6 @@
 
 #include <optional>
 
-
 namespace conclave {
 
 FeedForward::FeedForward(std::string name, std::int64_t d_model, std::int64_t d_ff, double init_std,

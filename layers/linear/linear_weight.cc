@@ -65,8 +65,7 @@ void LinearWeight::forward(Context& ctx, ConstTensorView x, TensorView y,
                            std::span<const std::int64_t> offsets) {
   if (in_bf16(ctx)) {
     const OneGroup group(offsets, x.extent(0));
-    bf16_grouped_gemm(
-        ctx, {.x = x, .packed = packed_for_forward(ctx), .offsets = group.offsets(), .y = y});
+    bf16_grouped_gemm(ctx, {.x = x, .packed = packed_for_forward(ctx), .offsets = group.offsets(), .y = y});
   } else if (is_stacked()) {
     grouped_gemm(ctx, {.x = x, .weights = value(), .offsets = offsets, .y = y});
   } else {

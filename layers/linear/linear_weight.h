@@ -2,8 +2,8 @@
 // [n, N, K].
 //
 // With ctx.compute fp32 the products read the parameter itself. With bf16 they read copies in bf16, packed in
-// the order of the forward product and in that of the input gradient. The copies are made by the first product
-// after the parameter has changed: once an optimizer step.
+// the order of the forward product and in that of the input gradient. The copies are made by the first
+// product after the parameter has changed: once an optimizer step.
 #pragma once
 
 #include <cstdint>

@@ -60,7 +60,7 @@ class Exchange {
  private:
   // One run of rows: of local expert i from one source.
   struct Block {
-    std::int64_t first_on_wire = 0;     // where it lies in the order of the wire: by source, then expert
+    std::int64_t first_on_wire = 0;      // where it lies in the order of the wire: by source, then expert
     std::int64_t first_for_experts = 0;  // where it lies on the expert side
     std::int64_t rows = 0;
   };

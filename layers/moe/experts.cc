@@ -30,7 +30,7 @@ TensorView Experts::forward(Context& ctx, ConstTensorView rows, std::span<const 
   const std::int64_t row_count = rows.extent(0);
   const TensorView y = ctx.arena->allocate({row_count, down_weight_.outputs()}, ctx.compute);  // [R, D_out]
   const TensorView preactivation =
-      ctx.arena->allocate({row_count, input_weight_.outputs()}, ctx.compute);         // [R, P F]
+      ctx.arena->allocate({row_count, input_weight_.outputs()}, ctx.compute);      // [R, P F]
   const TensorView hidden = ctx.arena->allocate({row_count, d_ff_}, ctx.compute);  // [R, F]
 
   std::vector<Part> parts = parts_of(offsets);

@@ -19,8 +19,8 @@
 #include "tests/support/data_files.h"
 #include "tests/support/mpi_environment.h"
 #include "tests/support/tiny_experiment.h"
-#include "trainer/routing_summary.h"
 #include "trainer/data/dataset.h"
+#include "trainer/routing_summary.h"
 #include "trainer/train_step.h"
 #include "trainer/trainer.h"
 
@@ -69,7 +69,8 @@ Outcome one_by_one(const config::Experiment& experiment, bool moved) {
   }
   const data::Dataset dataset(experiment);
   std::int64_t global_tokens = 0;
-  for (std::int64_t sample = 0; sample < kGlobalBatch; ++sample) global_tokens += dataset.training_length(sample);
+  for (std::int64_t sample = 0; sample < kGlobalBatch; ++sample)
+    global_tokens += dataset.training_length(sample);
 
   Outcome outcome;
   std::vector<std::int32_t> tokens(kLength), targets(kLength);

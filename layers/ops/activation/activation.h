@@ -23,7 +23,8 @@ struct ActivationBackwardArgs {
   TensorView dup;      // [T, F] (=); may be up or dh. The derivative of relu at 0 is 0.
 };
 
-// All fp32 or all bf16. Throws Error for shapes that do not fit, and for swiglu, which has a gate (layers/ops/swiglu).
+// All fp32 or all bf16. Throws Error for shapes that do not fit, and for swiglu, which has a gate
+// (layers/ops/swiglu).
 void activation(Context& ctx, const ActivationArgs& args);
 void activation_backward(Context& ctx, const ActivationBackwardArgs& args);
 

@@ -27,14 +27,14 @@ void forward(const ActivationArgs& args, Element* all_h) {
     if (is_relu) {
 #pragma omp simd
       for (std::int64_t f = 0; f < width; ++f) {
-        const auto u = static_cast<float>(up[f]);
-        h[f] = Element(u < 0.0F ? 0.0F : u);
+        const auto u = to_float(up[f]);
+        set(h[f], u < 0.0F ? 0.0F : u);
       }
     } else {
 #pragma omp simd
       for (std::int64_t f = 0; f < width; ++f) {
-        const auto u = static_cast<float>(up[f]);
-        h[f] = Element(u * vector_sigmoid(u * (kLinear + kCubic * (u * u))));
+        const auto u = to_float(up[f]);
+        set(h[f], u * vector_sigmoid(u * (kLinear + kCubic * (u * u))));
       }
     }
   });
@@ -52,16 +52,16 @@ void backward(const ActivationBackwardArgs& args, Element* all_dup) {
     if (is_relu) {
 #pragma omp simd
       for (std::int64_t f = 0; f < width; ++f) {
-        dup[f] = Element(static_cast<float>(up[f]) > 0.0F ? static_cast<float>(dh[f]) : 0.0F);
+        set(dup[f], to_float(up[f]) > 0.0F ? to_float(dh[f]) : 0.0F);
       }
     } else {
 #pragma omp simd
       for (std::int64_t f = 0; f < width; ++f) {
-        const auto u = static_cast<float>(up[f]);
+        const auto u = to_float(up[f]);
         const float square = u * u;
         const float sigmoid = vector_sigmoid(u * (kLinear + kCubic * square));
-        dup[f] = Element(static_cast<float>(dh[f]) *
-                         (sigmoid + u * (kLinear + 3.0F * kCubic * square) * (sigmoid * (1.0F - sigmoid))));
+        set(dup[f], to_float(dh[f]) *
+                        (sigmoid + u * (kLinear + 3.0F * kCubic * square) * (sigmoid * (1.0F - sigmoid))));
       }
     }
   });

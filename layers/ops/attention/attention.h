@@ -62,8 +62,8 @@ struct AttentionDecodeArgs {
 };
 
 // All fp32; with ctx.compute bf16 the factors of the products (q, k, v, p and the gradients) are rounded to
-// bf16, sums and the softmax stay fp32. T and N may be zero. Scratch comes from ctx.arena and is given back. Results don't depend on the
-// number of threads. Throws Error for shapes that do not fit.
+// bf16, sums and the softmax stay fp32. T and N may be zero. Scratch comes from ctx.arena and is given back.
+// Results don't depend on the number of threads. Throws Error for shapes that do not fit.
 void attention_forward(Context& ctx, const AttentionForwardArgs& args);
 void attention_backward(Context& ctx, const AttentionBackwardArgs& args);
 void attention_decode(Context& ctx, const AttentionDecodeArgs& args);

@@ -39,7 +39,8 @@ float dot(const float* a, const float* b, std::int64_t count) {
 }
 
 // q . k become probabilities in `p`, and the gradients of the probabilities the gradients of q . k in `ds`:
-//   p = exp(q . k / sqrt(hd) - log_sum_exp),   ds = p (dp - sum_j p_j dp_j) / sqrt(hd),   and sum_j p_j dp_j = dy . y.
+//   p = exp(q . k / sqrt(hd) - log_sum_exp),   ds = p (dp - sum_j p_j dp_j) / sqrt(hd),   and sum_j p_j dp_j
+//   = dy . y.
 void softmax_backward_row(float* p, float* ds, int visible, int columns, float log_sum_exp, float dy_dot_y,
                           float scale) {
 #pragma omp simd

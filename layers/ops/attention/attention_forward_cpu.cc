@@ -26,8 +26,9 @@ struct OnlineSoftmax {
   float maximum = -std::numeric_limits<float>::infinity();
   float sum = 0.0F;  // of exp(score - maximum)
 
-  // Takes in the `visible` first of `columns` scores, times `scale`, and replaces each by exp(score - maximum),
-  // the hidden ones by 0. Returns the factor by which all that was computed under the old maximum shrinks.
+  // Takes in the `visible` first of `columns` scores, times `scale`, and replaces each by exp(score -
+  // maximum), the hidden ones by 0. Returns the factor by which all that was computed under the old maximum
+  // shrinks.
   float absorb(float* scores, float scale, int visible, int columns) {
     float new_maximum = maximum;
 #pragma omp simd reduction(max : new_maximum)

@@ -18,7 +18,8 @@ void check_element_type(const ConstTensorView& tensor, const char* what) {
 }
 
 void check_offsets(std::span<const std::int64_t> offsets, std::int64_t matrices, std::int64_t rows) {
-  CONCLAVE_CHECK_EQ(static_cast<std::int64_t>(offsets.size()), matrices + 1, "offsets of a bf16 grouped gemm");
+  CONCLAVE_CHECK_EQ(static_cast<std::int64_t>(offsets.size()), matrices + 1,
+                    "offsets of a bf16 grouped gemm");
   CONCLAVE_CHECK_EQ(offsets.front(), 0, "first offset of a bf16 grouped gemm");
   CONCLAVE_CHECK_EQ(offsets.back(), rows, "last offset of a bf16 grouped gemm, against its rows");
   for (std::size_t e = 0; e + 1 < offsets.size(); ++e) {

@@ -20,7 +20,9 @@ constexpr std::int64_t kSumRows = 512;
 
 std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
 
-std::uint32_t* words(const TensorView& packed) { return reinterpret_cast<std::uint32_t*>(packed.data<bfloat16>()); }
+std::uint32_t* words(const TensorView& packed) {
+  return reinterpret_cast<std::uint32_t*>(packed.data<bfloat16>());
+}
 const std::uint32_t* words(const ConstTensorView& packed) {
   return reinterpret_cast<const std::uint32_t*>(packed.data<bfloat16>());
 }
@@ -29,7 +31,8 @@ const std::uint32_t* words(const ConstTensorView& packed) {
 class ThreadScratch {
  public:
   ThreadScratch(Arena& arena, std::int64_t words)
-      : words_(words), memory_(arena.allocate({omp_get_max_threads(), words}, DType::kInt32).data<std::int32_t>()) {}
+      : words_(words),
+        memory_(arena.allocate({omp_get_max_threads(), words}, DType::kInt32).data<std::int32_t>()) {}
   std::uint32_t* of_this_thread() const {
     return reinterpret_cast<std::uint32_t*>(memory_ + omp_get_thread_num() * words_);
   }
@@ -106,7 +109,8 @@ void multiply_groups(Context& ctx, const Bf16GroupedGemmArgs& args, const Input*
         });
         const std::uint32_t* right = packed + expert * matrix_words;
         for (std::int64_t column = 0; column < n; column += kTileColumns, right += panel_words) {
-          left.multiply(right, std::min(kTileColumns, n - column), args.accumulate, y + first * n + column, n);
+          left.multiply(right, std::min(kTileColumns, n - column), args.accumulate, y + first * n + column,
+                        n);
         }
       });
 }
@@ -160,7 +164,8 @@ void add_weight_gradients(Context& ctx, const Bf16GroupedGemmWeightGradientArgs&
           const std::int64_t summed = std::min(kSumRows, rows - row);
           const LeftBlock left(scratch.of_this_thread(), last - first, summed);
           left.fill([&](std::int64_t column, std::int64_t columns, std::uint32_t* panel) {
-            pack_left_transposed(dy + (args.offsets[e] + row) * n + first + column, n, columns, summed, panel);
+            pack_left_transposed(dy + (args.offsets[e] + row) * n + first + column, n, columns, summed,
+                                 panel);
           });
           const std::uint32_t* right = words(packed) + (first_pair[e] * panels + row / 2) * kTileColumns;
           for (std::int64_t column = 0; column < k; column += kTileColumns) {

@@ -18,7 +18,8 @@
 
 namespace conclave::cpu::bf16 {
 
-constexpr std::int64_t kTileRows = 12;  // 12 x 2 accumulators, 2 right vectors and a broadcast: 27 of 32 registers
+constexpr std::int64_t kTileRows =
+    12;  // 12 x 2 accumulators, 2 right vectors and a broadcast: 27 of 32 registers
 constexpr std::int64_t kTileColumns = 32;
 // A left panel is written in whole vectors: this many words beyond its end must be writable.
 constexpr std::int64_t kLeftSlack = 16;
@@ -31,7 +32,8 @@ bool supported();
 // Element is float or bfloat16; `stride` counts elements from one row of the source to the next.
 // a [rows, k] -> left panel.
 template <class Element>
-void pack_left(const Element* a, std::int64_t stride, std::int64_t rows, std::int64_t k, std::uint32_t* panel);
+void pack_left(const Element* a, std::int64_t stride, std::int64_t rows, std::int64_t k,
+               std::uint32_t* panel);
 // a [k, rows] -> left panel.
 template <class Element>
 void pack_left_transposed(const Element* a, std::int64_t stride, std::int64_t rows, std::int64_t k,
@@ -45,7 +47,8 @@ template <class Element>
 void pack_right_transposed(const Element* b, std::int64_t stride, std::int64_t k, std::int64_t columns,
                            std::uint32_t* panel);
 
-// c [rows, columns] = left right, or += with accumulate; rows in [1, kTileRows], columns in [1, kTileColumns].
+// c [rows, columns] = left right, or += with accumulate; rows in [1, kTileRows], columns in [1,
+// kTileColumns].
 void multiply_tile(const std::uint32_t* left, const std::uint32_t* right, std::int64_t rows,
                    std::int64_t columns, std::int64_t pair_count, bool accumulate, float* c,
                    std::int64_t stride);

@@ -169,7 +169,8 @@ bool supported() {
 }
 
 template <class Element>
-void pack_left(const Element* a, std::int64_t stride, std::int64_t rows, std::int64_t k, std::uint32_t* panel) {
+void pack_left(const Element* a, std::int64_t stride, std::int64_t rows, std::int64_t k,
+               std::uint32_t* panel) {
   pack_rows(a, stride, rows, k, rows, panel);
 }
 
@@ -195,10 +196,10 @@ void pack_right(const Element* b, std::int64_t stride, std::int64_t k, std::int6
     std::uint32_t* to = panel + p * kTileColumns;
     _mm512_storeu_si512(to, load_pairs_of_rows(first, second, lanes0));
     const bool has_more = columns > kLanes;
-    _mm512_storeu_si512(to + kLanes,
-                        has_more ? load_pairs_of_rows(first + kLanes,
-                                                      second == nullptr ? nullptr : second + kLanes, lanes1)
-                                 : _mm512_setzero_si512());
+    _mm512_storeu_si512(
+        to + kLanes,
+        has_more ? load_pairs_of_rows(first + kLanes, second == nullptr ? nullptr : second + kLanes, lanes1)
+                 : _mm512_setzero_si512());
   }
 }
 
@@ -223,12 +224,12 @@ void multiply_tile(const std::uint32_t* left, const std::uint32_t* right, std::i
   multiply_any(left, right, rows, columns, pair_count, accumulate, c, stride);
 }
 
-#define CONCLAVE_PACKERS(Element)                                                                         \
-  template void pack_left(const Element*, std::int64_t, std::int64_t, std::int64_t, std::uint32_t*);      \
-  template void pack_left_transposed(const Element*, std::int64_t, std::int64_t, std::int64_t,            \
-                                     std::uint32_t*);                                                     \
-  template void pack_right(const Element*, std::int64_t, std::int64_t, std::int64_t, std::uint32_t*);     \
-  template void pack_right_transposed(const Element*, std::int64_t, std::int64_t, std::int64_t,           \
+#define CONCLAVE_PACKERS(Element)                                                                     \
+  template void pack_left(const Element*, std::int64_t, std::int64_t, std::int64_t, std::uint32_t*);  \
+  template void pack_left_transposed(const Element*, std::int64_t, std::int64_t, std::int64_t,        \
+                                     std::uint32_t*);                                                 \
+  template void pack_right(const Element*, std::int64_t, std::int64_t, std::int64_t, std::uint32_t*); \
+  template void pack_right_transposed(const Element*, std::int64_t, std::int64_t, std::int64_t,       \
                                       std::uint32_t*);
 CONCLAVE_PACKERS(float)
 CONCLAVE_PACKERS(bfloat16)
@@ -247,13 +248,17 @@ namespace conclave::cpu::bf16 {
 bool supported() { return false; }
 
 template <class Element>
-void pack_left(const Element*, std::int64_t, std::int64_t, std::int64_t, std::uint32_t*) { std::abort(); }
+void pack_left(const Element*, std::int64_t, std::int64_t, std::int64_t, std::uint32_t*) {
+  std::abort();
+}
 template <class Element>
 void pack_left_transposed(const Element*, std::int64_t, std::int64_t, std::int64_t, std::uint32_t*) {
   std::abort();
 }
 template <class Element>
-void pack_right(const Element*, std::int64_t, std::int64_t, std::int64_t, std::uint32_t*) { std::abort(); }
+void pack_right(const Element*, std::int64_t, std::int64_t, std::int64_t, std::uint32_t*) {
+  std::abort();
+}
 template <class Element>
 void pack_right_transposed(const Element*, std::int64_t, std::int64_t, std::int64_t, std::uint32_t*) {
   std::abort();
@@ -267,12 +272,12 @@ void multiply_tile(const std::uint32_t*, const std::uint32_t*, std::int64_t, std
   std::abort();
 }
 
-#define CONCLAVE_PACKERS(Element)                                                                         \
-  template void pack_left(const Element*, std::int64_t, std::int64_t, std::int64_t, std::uint32_t*);      \
-  template void pack_left_transposed(const Element*, std::int64_t, std::int64_t, std::int64_t,            \
-                                     std::uint32_t*);                                                     \
-  template void pack_right(const Element*, std::int64_t, std::int64_t, std::int64_t, std::uint32_t*);     \
-  template void pack_right_transposed(const Element*, std::int64_t, std::int64_t, std::int64_t,           \
+#define CONCLAVE_PACKERS(Element)                                                                     \
+  template void pack_left(const Element*, std::int64_t, std::int64_t, std::int64_t, std::uint32_t*);  \
+  template void pack_left_transposed(const Element*, std::int64_t, std::int64_t, std::int64_t,        \
+                                     std::uint32_t*);                                                 \
+  template void pack_right(const Element*, std::int64_t, std::int64_t, std::int64_t, std::uint32_t*); \
+  template void pack_right_transposed(const Element*, std::int64_t, std::int64_t, std::int64_t,       \
                                       std::uint32_t*);
 CONCLAVE_PACKERS(float)
 CONCLAVE_PACKERS(bfloat16)

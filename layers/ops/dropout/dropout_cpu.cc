@@ -23,7 +23,7 @@ void forward(const DropoutArgs& args, Element* all_x) {
       for (std::int64_t i = 0; i < count; ++i) {
         const bool stays = to_uniform(words[static_cast<std::size_t>(i)]) >= args.rate;
         kept[f + i] = stays ? 1 : 0;
-        x[f + i] = Element(stays ? static_cast<float>(x[f + i]) * scale : 0.0F);
+        set(x[f + i], stays ? to_float(x[f + i]) * scale : 0.0F);
       }
     }
   }
@@ -41,7 +41,7 @@ void backward(const DropoutBackwardArgs& args, Element* all_dx) {
     Element* dx = all_dx + r * width;
 #pragma omp simd
     for (std::int64_t f = 0; f < width; ++f) {
-      dx[f] = Element(kept[f] != 0 ? static_cast<float>(dx[f]) * scale : 0.0F);
+      set(dx[f], kept[f] != 0 ? to_float(dx[f]) * scale : 0.0F);
     }
   }
 }

@@ -16,10 +16,10 @@ namespace conclave {
 struct LinearCrossEntropyArgs {
   static constexpr std::int32_t kIgnore = -1;
 
-  ConstTensorView h;        // fp32 [T, D]
-  ConstTensorView weight;   // fp32 [V, D]
-  // Optional: the weight packed for products in bf16 (layers/ops/bf16_gemm), which are then taken of it instead
-  // of the fp32 one. Logits, losses and sums stay fp32.
+  ConstTensorView h;       // fp32 [T, D]
+  ConstTensorView weight;  // fp32 [V, D]
+  // Optional: the weight packed for products in bf16 (layers/ops/bf16_gemm), which are then taken of it
+  // instead of the fp32 one. Logits, losses and sums stay fp32.
   ConstTensorView packed_for_forward = {};         // weight^T as a right side [D, V]
   ConstTensorView packed_for_input_gradient = {};  // weight as a right side [V, D]; with dh
   ConstTensorView targets;  // int32 [T]: in [0, V), or kIgnore: no loss and no gradient

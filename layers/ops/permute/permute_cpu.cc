@@ -21,7 +21,7 @@ void gather(const GatherRowsArgs& args, Element* rows) {
     }
     const float* token = x + choice_of_row[r] / args.top_k * width;
 #pragma omp simd
-    for (std::int64_t d = 0; d < width; ++d) row[d] = Element(token[d]);
+    for (std::int64_t d = 0; d < width; ++d) set(row[d], token[d]);
   }
 }
 
@@ -39,7 +39,7 @@ void gather_backward(const GatherRowsBackwardArgs& args, const Element* drows) {
       if (row == kDroppedChoice) continue;
       const Element* drow = drows + row * width;
 #pragma omp simd
-      for (std::int64_t d = 0; d < width; ++d) dx_token[d] += static_cast<float>(drow[d]);
+      for (std::int64_t d = 0; d < width; ++d) dx_token[d] += to_float(drow[d]);
     }
   }
 }
@@ -62,7 +62,7 @@ void combine(const CombineRowsArgs& args, const Element* rows) {
       const float weight = weights[token * top_k + k];
       const Element* values = rows + row * width;
 #pragma omp simd
-      for (std::int64_t d = 0; d < width; ++d) y_token[d] += weight * static_cast<float>(values[d]);
+      for (std::int64_t d = 0; d < width; ++d) y_token[d] += weight * to_float(values[d]);
     }
   }
 }
@@ -90,8 +90,8 @@ void combine_backward(const CombineRowsBackwardArgs& args, const Element* rows) 
         // Each element is read before it is written, so drows may be rows.
 #pragma omp simd reduction(+ : dweight)
         for (std::int64_t d = 0; d < width; ++d) {
-          dweight += dy_token[d] * static_cast<float>(values[d]);
-          drow[d] = Element(weight * dy_token[d]);
+          dweight += dy_token[d] * to_float(values[d]);
+          set(drow[d], weight * dy_token[d]);
         }
       }
       dweights[choice] = dweight;

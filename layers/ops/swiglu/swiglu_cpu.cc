@@ -17,8 +17,8 @@ void forward(const SwigluArgs& args, Element* h) {
     Element* row = h + t * width;
 #pragma omp simd
     for (std::int64_t f = 0; f < width; ++f) {
-      const auto g = static_cast<float>(gate[f]);
-      row[f] = Element(g * vector_sigmoid(g) * static_cast<float>(up[f]));
+      const auto g = to_float(gate[f]);
+      set(row[f], g * vector_sigmoid(g) * to_float(up[f]));
     }
   }
 }
@@ -38,13 +38,13 @@ void backward(const SwigluBackwardArgs& args, Element* dgate_up) {
     Element* dup = dgate + width;
 #pragma omp simd
     for (std::int64_t f = 0; f < width; ++f) {
-      const auto g = static_cast<float>(gate[f]);
-      const auto u = static_cast<float>(up[f]);
-      const auto d = static_cast<float>(dh_row[f]);
+      const auto g = to_float(gate[f]);
+      const auto u = to_float(up[f]);
+      const auto d = to_float(dh_row[f]);
       const float sigmoid = vector_sigmoid(g);
       // silu'(g) = sigmoid (1 + g (1 - sigmoid))
-      dgate[f] = Element(d * u * sigmoid * (1.0F + g * (1.0F - sigmoid)));
-      dup[f] = Element(d * g * sigmoid);
+      set(dgate[f], d * u * sigmoid * (1.0F + g * (1.0F - sigmoid)));
+      set(dup[f], d * g * sigmoid);
     }
   }
 }

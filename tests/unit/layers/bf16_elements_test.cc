@@ -1,5 +1,5 @@
-// Operators that take fp32 or bf16: with bf16 they compute what fp32 computes of the same, rounded, inputs, and
-// round once.
+// Operators that take fp32 or bf16: with bf16 they compute what fp32 computes of the same, rounded, inputs,
+// and round once.
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -27,7 +27,8 @@ struct Pair {
     }
   }
   // Results: what isn't assigned shows.
-  explicit Pair(std::int64_t count) : Pair(std::vector<float>(static_cast<std::size_t>(count), std::nanf(""))) {}
+  explicit Pair(std::int64_t count)
+      : Pair(std::vector<float>(static_cast<std::size_t>(count), std::nanf(""))) {}
 };
 
 void expect_rounded(const std::vector<bfloat16>& actual, const std::vector<float>& expected) {
@@ -72,8 +73,9 @@ TEST(Bf16Elements, Activations) {
     const auto run = [&](const auto& in, const auto& gradient, auto& out, auto& dout) {
       const Shape shape{kRows, kWidth};
       activation(ctx, {kind, tensor_view(std::span(in), shape), tensor_view(std::span(out), shape)});
-      activation_backward(ctx, {kind, tensor_view(std::span(in), shape),
-                                tensor_view(std::span(gradient), shape), tensor_view(std::span(dout), shape)});
+      activation_backward(ctx,
+                          {kind, tensor_view(std::span(in), shape), tensor_view(std::span(gradient), shape),
+                           tensor_view(std::span(dout), shape)});
     };
     run(up.bf16, dh.bf16, h.bf16, d.bf16);
     run(up.fp32, dh.fp32, h.fp32, d.fp32);
@@ -98,7 +100,8 @@ TEST(Bf16Elements, Dropout) {
   };
   EXPECT_EQ(run(x.bf16), run(x.fp32));
   for (std::size_t i = 0; i < x.bf16.size(); ++i) {  // rounded twice, once a pass
-    EXPECT_NEAR(static_cast<float>(x.bf16[i]), x.fp32[i], 2 * kRoundoff * (1 + kRoundoff) * std::abs(x.fp32[i]));
+    EXPECT_NEAR(static_cast<float>(x.bf16[i]), x.fp32[i],
+                2 * kRoundoff * (1 + kRoundoff) * std::abs(x.fp32[i]));
   }
 }
 
@@ -122,7 +125,8 @@ TEST(Bf16Elements, Permutations) {
 
   Pair gathered(kRows * kWidth);
   const auto gather = [&](auto& out) {
-    gather_rows(ctx, {tensor_view(std::span(x), tokens), choice_of_row, kTopK, tensor_view(std::span(out), rows)});
+    gather_rows(ctx,
+                {tensor_view(std::span(x), tokens), choice_of_row, kTopK, tensor_view(std::span(out), rows)});
   };
   gather(gathered.bf16);
   gather(gathered.fp32);

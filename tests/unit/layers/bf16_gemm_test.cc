@@ -74,8 +74,7 @@ void expect_near(double actual, const Sum& sum, double rounding, const char* wha
 TensorView packed_weights(Context& ctx, ConstTensorView weights, bool transpose) {
   const std::int64_t k = weights.extent(transpose ? 2 : 1);
   const std::int64_t n = weights.extent(transpose ? 1 : 2);
-  const TensorView packed =
-      ctx.arena->allocate({weights.extent(0), packed_elements(k, n)}, DType::kBFloat16);
+  const TensorView packed = ctx.arena->allocate({weights.extent(0), packed_elements(k, n)}, DType::kBFloat16);
   pack_right_side(ctx, {.matrices = weights, .transpose = transpose, .packed = packed});
   return packed;
 }

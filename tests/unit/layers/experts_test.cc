@@ -99,8 +99,8 @@ TEST(ExpertsTest, Dropout) {
 }
 TEST(ExpertsTest, WiderThanABlock) { expect_matches_reference({300, 2}, 9, 7); }
 
-// Rows of three sources, one of them with none: each is computed as if it were alone, to the last bit, and the
-// exact sums of the weights' gradients are those of the three one after the other.
+// Rows of three sources, one of them with none: each is computed as if it were alone, to the last bit, and
+// the exact sums of the weights' gradients are those of the three one after the other.
 TEST(ExpertsTest, PartsAreComputedAsIfAlone) {
   constexpr std::int64_t kExperts = 2;
   constexpr std::int64_t D = 6;

@@ -69,7 +69,8 @@ TEST(LoadedModel, KeepsTheHashTableOfTheRunUnderAnotherSeed) {
     }
     return tables;
   };
-  EXPECT_NE(tables_of(Trainer(experiment, *alone).model), tables_of(trainer.model)) << "the seed says nothing";
+  EXPECT_NE(tables_of(Trainer(experiment, *alone).model), tables_of(trainer.model))
+      << "the seed says nothing";
   const LoadedModel loaded = load_model(saved.path, experiment, *alone);
   EXPECT_EQ(tables_of(*loaded.model), tables_of(trainer.model));
 }
