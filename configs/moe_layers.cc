@@ -24,13 +24,22 @@ void copy_value(const Message& from, const Field& source, Message& to, const Fie
 
 }  // namespace
 
-Moe merged(const Moe& moe, const MoeLayers& changes) {
+Moe overridden(const Moe& moe, const MoeLayers& changes) {
   Moe result = moe;
+  if (changes.has_router() && changes.router() != moe.router()) {
+    clear_what_follows(moe.router(), result);
+    clear_what_follows(changes.router(), result);
+  }
   for (int i = 0; i < MoeLayers::descriptor()->field_count(); ++i) {
     const Field& given = *MoeLayers::descriptor()->field(i);
     if (given.is_repeated() || !changes.GetReflection()->HasField(changes, &given)) continue;
     copy_value(changes, given, result, *Moe::descriptor()->FindFieldByName(given.name()));
   }
+  return result;
+}
+
+Moe merged(const Moe& moe, const MoeLayers& changes) {
+  Moe result = overridden(moe, changes);
   resolve_router(result);
   return result;
 }

@@ -7,7 +7,10 @@
 
 namespace conclave::config {
 
-// `moe` with the keys that `changes` gives in place of its own.
+// `moe` with the keys that `changes` gives in place of its own. With another router, what follows from the
+// router (resolve_router) isn't inherited: it is what `changes` gives, or unset.
+Moe overridden(const Moe& moe, const MoeLayers& changes);
+// The same with what follows from the router filled in.
 Moe merged(const Moe& moe, const MoeLayers& changes);
 
 // The values of the MoE layer in block `block` (from 0): moe, with what moe.layers says of the block.

@@ -3,6 +3,14 @@
 #include <algorithm>
 
 namespace conclave::config {
+namespace {
+
+// Routers that have nothing to balance, or are balanced by construction.
+bool has_no_load_balance(Moe::Router router) {
+  return router == Moe::dense || router == Moe::hash || router == Moe::expert_choice;
+}
+
+}  // namespace
 
 void resolve_router(Moe& moe) {
   const bool is_dense = moe.router() == Moe::dense;
@@ -10,7 +18,15 @@ void resolve_router(Moe& moe) {
     moe.set_top_k(moe.experts());
     moe.set_capacity_factor(0);  // dropless
   }
-  if ((is_dense || moe.router() == Moe::hash) && !moe.has_balance_loss()) moe.set_balance_loss(0);
+  if (has_no_load_balance(moe.router()) && !moe.has_balance_loss()) moe.set_balance_loss(0);
+}
+
+void clear_what_follows(Moe::Router router, Moe& moe) {
+  if (has_no_load_balance(router)) moe.clear_balance_loss();
+  if (router == Moe::hash) moe.clear_z_loss();
+  if (router != Moe::dense) return;
+  moe.clear_top_k();
+  moe.clear_capacity_factor();
 }
 
 void resolve(Experiment& experiment) {
@@ -21,8 +37,6 @@ void resolve(Experiment& experiment) {
     model.set_head_dim(model.d_model() / std::max<std::int64_t>(model.heads(), 1));
   }
   if (model.kind() == Model::mixture_regression) model.set_max_seq(1);  // a sample is one row
-  // Its load is even by construction; validate.cc refuses the term where it is asked for.
-  if (experiment.moe().router() == Moe::expert_choice) experiment.mutable_moe()->set_balance_loss(0);
   constexpr std::int64_t kByteVocabulary = 256;
   if (model.vocab_size() == 0 && experiment.data().tokenizer() == Data::bytes) {
     const bool masked = experiment.train().objective() == Train::masked;

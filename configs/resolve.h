@@ -11,9 +11,12 @@ namespace conclave::config {
 // parallel.expert_parallel_size stays `auto`: it depends on the number of ranks.
 void resolve(Experiment& experiment);
 
-// What follows from the router alone, of all MoE layers or of one; the rules (router_rules.h) refuse other
+// What follows from the router alone, of all MoE layers or of one; the rules (router_rules.cc) refuse other
 // values that were given.
 void resolve_router(Moe& moe);
+// Unsets the keys of `moe` that are not free with `router`: those above, and moe.z_loss, which `hash` can't
+// have.
+void clear_what_follows(Moe::Router router, Moe& moe);
 
 // True if block `layer` (from 0) holds an MoE layer: the last block of each moe.every blocks.
 bool is_moe_layer(const Experiment& experiment, std::int64_t layer);

@@ -1,4 +1,4 @@
-#include "configs/router_rules.h"
+#include "configs/rules.h"
 
 #include <fmt/format.h>
 
@@ -12,144 +12,174 @@ namespace conclave::config {
 
 namespace {
 
-std::string router_name(const Moe& moe) { return Moe::Router_Name(moe.router()); }
-
-// "moe.jitter: 0.1 has no effect with moe.router: hash, which ...; valid: moe.jitter=0, or another router".
-void refuse(const Moe& moe, const std::string& key, const std::string& value, const std::string& reason,
-            const std::string& valid, std::vector<Violation>& broken) {
-  broken.push_back(
-      {{key, "moe.router"},
-       fmt::format("{}: {} has no effect with moe.router: {}, {}; valid: {}, or another moe.router", key,
-                   value, router_name(moe), reason, valid)});
+// "moe.jitter: 0.1 has no effect with moe.router: hash, which ...; valid: moe.jitter=0, or another
+// moe.router".
+void refuse(const LayerKind& kind, const std::string& name, const std::string& value,
+            const std::string& reason, const std::string& valid, std::vector<Violation>& broken) {
+  const std::string key = kind.at(name);
+  const std::string router = kind.at("router");
+  broken.push_back({{key, router},
+                    fmt::format("{0}: {1} has no effect with {2}: {3}, {4}; valid: {0}={5}, or another {2}",
+                                key, value, router, Moe::Router_Name(kind.moe.router()), reason, valid)});
 }
 
-// Terms that could never move anything.
-void check_balance_terms(const Moe& moe, std::vector<Violation>& broken) {
-  const bool is_hash = moe.router() == Moe::hash;
-  if (is_hash || moe.router() == Moe::dense) {
-    // The default is resolved to 0: only a value that was given is refused.
-    if (moe.has_balance_loss() && moe.balance_loss() != 0) {
-      refuse(moe, "moe.balance_loss", number_text(moe.balance_loss()),
-             is_hash ? "which learns nothing" : "which sends every token to all experts",
-             "moe.balance_loss=0", broken);
-    }
-  }
-  if (is_hash && moe.z_loss() != 0) {
-    refuse(moe, "moe.z_loss", number_text(moe.z_loss()), "which has no logits", "moe.z_loss=0", broken);
-  }
-  if (moe.router() == Moe::noisy_top_k) return;
-  constexpr auto kReason = "as only noisy_top_k has this term";
-  if (moe.importance_loss() != 0) {
-    refuse(moe, "moe.importance_loss", number_text(moe.importance_loss()), kReason, "moe.importance_loss=0",
-           broken);
-  }
-  if (moe.load_loss() != 0) {
-    refuse(moe, "moe.load_loss", number_text(moe.load_loss()), kReason, "moe.load_loss=0", broken);
-  }
-}
-
-void check_weights(const Moe& moe, std::vector<Violation>& broken) {
-  switch (moe.router()) {
-    case Moe::noisy_top_k:
-    case Moe::gshard:
+// Why a load-balance term could never move anything; empty where it can.
+std::string reason_against_balance(Moe::Router router) {
+  switch (router) {
     case Moe::hash:
+      return "which learns nothing";
     case Moe::dense:
-    case Moe::hierarchical:
-      if (!moe.normalize_top_k()) {
-        refuse(moe, "moe.normalize_top_k", "false", "whose weights always sum to 1",
-               "moe.normalize_top_k=true", broken);
-      }
-      return;
+      return "which sends every token to all experts";
+    case Moe::expert_choice:
+      return "which loads all experts alike by construction";
     default:
-      return;
+      return "";
   }
 }
 
-void check_hash(const Moe& moe, std::vector<Violation>& broken) {
-  if (moe.jitter() != 0) {
-    refuse(moe, "moe.jitter", number_text(moe.jitter()), "which doesn't look at x", "moe.jitter=0", broken);
-  }
-  if (moe.router_init_std() >= 0) {
-    refuse(moe, "moe.router_init_std", number_text(moe.router_init_std()), "which has no weights",
-           "moe.router_init_std=auto", broken);
-  }
+void check_balance_terms(const LayerKind& kind, std::vector<Violation>& broken) {
+  const Moe& moe = kind.moe;
+  const std::string reason = reason_against_balance(moe.router());
+  // The default is resolved to 0: only a value that was given is refused.
+  if (!reason.empty() && moe.has_balance_loss() && moe.balance_loss() != 0)
+    refuse(kind, "balance_loss", number_text(moe.balance_loss()), reason, "0", broken);
+  if (moe.router() == Moe::hash && moe.z_loss() != 0)
+    refuse(kind, "z_loss", number_text(moe.z_loss()), "which has no logits", "0", broken);
 }
 
 // Both keys follow from the router where they aren't given (resolve.cc).
-void check_dense(const Moe& moe, std::vector<Violation>& broken) {
+void check_dense(const LayerKind& kind, std::vector<Violation>& broken) {
   constexpr std::int64_t kMostChoices = 64;  // the limit of moe.top_k
+  const Moe& moe = kind.moe;
+  const std::string router = kind.at("router");
+  const std::string experts = kind.at("experts");
+  const std::string top_k = kind.at("top_k");
+  const std::string capacity_factor = kind.at("capacity_factor");
   if (moe.experts() > kMostChoices) {
     broken.push_back(
-        {{"moe.experts", "moe.router"},
-         fmt::format("moe.experts: moe.router: dense sends every token to all {}; valid: moe.experts of at "
-                     "most {}, or another moe.router",
-                     moe.experts(), kMostChoices)});
+        {{experts, router},
+         fmt::format("{0}: {1}: dense sends every token to all {2}; valid: {0} of at most {3}, or another "
+                     "{1}",
+                     experts, router, moe.experts(), kMostChoices)});
   } else if (moe.has_top_k() && moe.top_k() != moe.experts()) {
-    broken.push_back({{"moe.top_k", "moe.router"},
-                      fmt::format("moe.top_k: {}, but moe.router: dense sends every token to all {} experts; "
-                                  "valid: moe.top_k={}, or leave it out",
-                                  moe.top_k(), moe.experts(), moe.experts())});
+    broken.push_back({{top_k, router},
+                      fmt::format("{0}: {2}, but {1}: dense sends every token to all {3} experts; valid: "
+                                  "{0}={3}, or leave it out",
+                                  top_k, router, moe.top_k(), moe.experts())});
   }
   if (moe.has_capacity_factor() && moe.capacity_factor() != 0) {
     broken.push_back(
-        {{"moe.capacity_factor", "moe.router"},
-         fmt::format(
-             "moe.capacity_factor: {}, but moe.router: dense sends every token to all experts and may "
-             "drop none; valid: moe.capacity_factor=dropless, or leave it out",
-             number_text(moe.capacity_factor()))});
+        {{capacity_factor, router},
+         fmt::format("{0}: {2}, but {1}: dense sends every token to all experts and may drop none; valid: "
+                     "{0}=dropless, or leave it out",
+                     capacity_factor, router, number_text(moe.capacity_factor()))});
   }
 }
 
-void check_gshard(const Moe& moe, std::vector<Violation>& broken) {
-  if (moe.top_k() == 2) return;
-  broken.push_back(
-      {{"moe.top_k", "moe.router"},
-       fmt::format("moe.top_k: {}, but moe.router: gshard chooses two experts; valid: moe.top_k=2, "
-                   "or another moe.router",
-                   moe.top_k())});
+void check_gshard(const LayerKind& kind, std::vector<Violation>& broken) {
+  if (kind.moe.top_k() == 2) return;
+  const std::string top_k = kind.at("top_k");
+  const std::string router = kind.at("router");
+  broken.push_back({{top_k, router},
+                    fmt::format("{0}: {2}, but {1}: gshard chooses two experts; valid: {0}=2, or another {1}",
+                                top_k, router, kind.moe.top_k())});
 }
 
-void check_hierarchical(const Moe& moe, std::vector<Violation>& broken) {
-  const std::int64_t experts = moe.experts();
-  const std::int64_t groups = moe.expert_groups();
-  const std::int64_t top_groups = moe.top_groups();
-  const std::int64_t top_k = moe.top_k();
+void check_hierarchical(const LayerKind& kind, std::vector<Violation>& broken) {
+  const std::int64_t experts = kind.moe.experts();
+  const std::int64_t groups = kind.moe.expert_groups();
+  const std::int64_t top_groups = kind.moe.top_groups();
+  const std::int64_t top_k = kind.moe.top_k();
+  const std::string router = kind.at("router");
+  const std::string top_k_key = kind.at("top_k");
   if (experts % groups != 0) {
-    broken.push_back({{"moe.expert_groups", "moe.experts", "moe.router"},
-                      fmt::format("moe.expert_groups: {} does not divide moe.experts, {}; valid: {}", groups,
-                                  experts, one_of(divisors(experts, experts)))});
+    broken.push_back({{"moe.expert_groups", kind.at("experts"), router},
+                      fmt::format("moe.expert_groups: {} does not divide {}, {}; valid: {}", groups,
+                                  kind.at("experts"), experts, one_of(divisors(experts, experts)))});
   } else if (top_groups > groups) {
     broken.push_back(
-        {{"moe.top_groups", "moe.expert_groups", "moe.router"},
+        {{"moe.top_groups", "moe.expert_groups", router},
          fmt::format("moe.top_groups: {} is more than moe.expert_groups, {}; valid: moe.top_groups "
                      "from 1 to {}",
                      top_groups, groups, groups)});
   } else if (top_k % top_groups != 0) {
-    broken.push_back(
-        {{"moe.top_groups", "moe.top_k", "moe.router"},
-         fmt::format("moe.top_groups: {} does not divide moe.top_k, {}, and moe.router: hierarchical chooses "
-                     "equally many experts in each group; valid: {}",
-                     top_groups, top_k, one_of(divisors(top_k, groups)))});
+    broken.push_back({{"moe.top_groups", top_k_key, router},
+                      fmt::format("moe.top_groups: {} does not divide {}, {}, and {}: hierarchical chooses "
+                                  "equally many experts in each group; valid: {}",
+                                  top_groups, top_k_key, top_k, router, one_of(divisors(top_k, groups)))});
   } else if (top_k / top_groups > experts / groups) {
     broken.push_back(
-        {{"moe.top_k", "moe.top_groups", "moe.expert_groups", "moe.router"},
-         fmt::format("moe.top_k: {} in {} groups asks for {} experts of a group, which has {}; valid: "
-                     "moe.top_k of at most {}, or more moe.top_groups",
-                     top_k, top_groups, top_k / top_groups, experts / groups,
+        {{top_k_key, "moe.top_groups", "moe.expert_groups", router},
+         fmt::format("{0}: {1} in {2} groups asks for {3} experts of a group, which has {4}; valid: {0} of "
+                     "at most {5}, or more moe.top_groups",
+                     top_k_key, top_k, top_groups, top_k / top_groups, experts / groups,
                      top_groups * (experts / groups))});
   }
 }
 
+// Tokens can be dealt to the experts where a router has probabilities to weigh them by and leaves some out.
+void check_forced_balance(const LayerKind& kind, std::vector<Violation>& broken) {
+  if (!kind.moe.force_balanced()) return;
+  const std::string reason = kind.moe.router() == Moe::hash
+                                 ? "which has no probabilities that dealt experts could be weighed by"
+                                 : reason_against_balance(kind.moe.router());
+  if (!reason.empty()) refuse(kind, "force_balanced", "true", reason, "false", broken);
+}
+
+struct UnreadKey {
+  std::string name;
+  std::string value;  // empty where the key isn't set
+  bool (*reads)(Moe::Router);
+  std::string reason;
+  std::string unset;
+};
+
 }  // namespace
 
-void check_router(const Experiment& experiment, std::vector<Violation>& broken) {
-  const Moe& moe = experiment.moe();
-  check_balance_terms(moe, broken);
-  check_weights(moe, broken);
-  if (moe.router() == Moe::hash) check_hash(moe, broken);
-  if (moe.router() == Moe::dense) check_dense(moe, broken);
-  if (moe.router() == Moe::gshard) check_gshard(moe, broken);
-  if (moe.router() == Moe::hierarchical) check_hierarchical(moe, broken);
+void check_router(const LayerKind& kind, std::vector<Violation>& broken) {
+  check_balance_terms(kind, broken);
+  check_forced_balance(kind, broken);
+  if (kind.moe.router() == Moe::dense) check_dense(kind, broken);
+  if (kind.moe.router() == Moe::gshard) check_gshard(kind, broken);
+  if (kind.moe.router() == Moe::hierarchical) check_hierarchical(kind, broken);
+}
+
+void check_unread_keys(const std::vector<LayerKind>& kinds, std::vector<Violation>& broken) {
+  const LayerKind& kind = kinds.front();
+  const Moe& moe = kind.moe;
+  const Moe& unset = Moe::default_instance();
+  const auto given = [](double value, double unset_value) {
+    return value == unset_value ? "" : number_text(value);
+  };
+  const auto takes_groups = [](Moe::Router router) {
+    return router == Moe::softmax || router == Moe::sigmoid || router == Moe::hierarchical;
+  };
+  constexpr auto kNoGroups = "as only softmax, sigmoid and hierarchical choose in groups";
+  const UnreadKey keys[] = {
+      {"normalize_top_k", moe.normalize_top_k() ? "" : "false",
+       [](Moe::Router router) {
+         return router == Moe::softmax || router == Moe::sigmoid || router == Moe::expert_choice;
+       },
+       "whose weights always sum to 1", "true"},
+      {"expert_groups", given(static_cast<double>(moe.expert_groups()), 1), takes_groups, kNoGroups, "1"},
+      {"top_groups", given(static_cast<double>(moe.top_groups()), 1), takes_groups, kNoGroups, "1"},
+      {"importance_loss", given(moe.importance_loss(), 0),
+       [](Moe::Router router) { return router == Moe::noisy_top_k; }, "as only noisy_top_k has this term",
+       "0"},
+      {"load_loss", given(moe.load_loss(), 0), [](Moe::Router router) { return router == Moe::noisy_top_k; },
+       "as only noisy_top_k has this term", "0"},
+      {"bias_update_rate", given(moe.bias_update_rate(), unset.bias_update_rate()),
+       [](Moe::Router router) { return router == Moe::sigmoid; }, "as only sigmoid has a bias",
+       number_text(unset.bias_update_rate())},
+      {"jitter", given(moe.jitter(), 0), [](Moe::Router router) { return router != Moe::hash; },
+       "which doesn't look at x", "0"},
+      {"router_init_std", given(std::max(moe.router_init_std(), -1.0), -1),
+       [](Moe::Router router) { return router != Moe::hash; }, "which has no weights", "auto"}};
+  for (const UnreadKey& key : keys) {
+    const bool is_read =
+        std::ranges::any_of(kinds, [&](const LayerKind& any) { return key.reads(any.moe.router()); });
+    if (!key.value.empty() && !is_read) refuse(kind, key.name, key.value, key.reason, key.unset, broken);
+  }
 }
 
 }  // namespace conclave::config

@@ -3,14 +3,31 @@
 #include <algorithm>
 #include <cmath>
 #include <numeric>
+#include <span>
 
 #include "configs/moe_layers.h"
 
 namespace conclave {
 namespace {
 
-std::int64_t total(const std::vector<std::int64_t>& counts) {
+std::int64_t total(std::span<const std::int64_t> counts) {
   return std::accumulate(counts.begin(), counts.end(), std::int64_t{0});
+}
+
+// 1 where nothing was counted.
+double largest_over_mean(std::span<const std::int64_t> counts) {
+  const double mean = static_cast<double>(total(counts)) / static_cast<double>(counts.size());
+  return mean > 0 ? static_cast<double>(std::ranges::max(counts)) / mean : 1.0;
+}
+
+// The counts of this rank's expert-parallel group [P] at the places of its ranks in the world, which are
+// neighbours (comm/process_grid.h).
+void append_by_world_rank(const std::vector<std::int64_t>& by_rank, const Communicator& world,
+                          std::vector<std::int64_t>& counts) {
+  const auto first_of_world = static_cast<std::ptrdiff_t>(counts.size());
+  const auto ranks = static_cast<std::ptrdiff_t>(by_rank.size());
+  counts.resize(counts.size() + static_cast<std::size_t>(world.size()), 0);
+  std::ranges::copy(by_rank, counts.begin() + first_of_world + world.rank() / ranks * ranks);
 }
 
 template <class Value>
@@ -22,18 +39,18 @@ double mean_over_layers(const std::vector<MoeStatistics>& layers, Value value) {
 
 // The counts of one layer, one after the other, so that all layers travel in one all_reduce.
 void pack(const MoeStatistics& layer, std::vector<std::int64_t>& counts) {
-  counts.insert(counts.end(),
-                {layer.tokens, layer.received_rows, layer.labelled_tokens, layer.labelled_hits});
+  counts.insert(counts.end(), {layer.tokens, layer.labelled_tokens, layer.labelled_hits});
   counts.insert(counts.end(), layer.chosen_per_expert.begin(), layer.chosen_per_expert.end());
+  counts.insert(counts.end(), layer.chosen_per_choice.begin(), layer.chosen_per_choice.end());
   counts.insert(counts.end(), layer.dropped_per_choice.begin(), layer.dropped_per_choice.end());
 }
 
 // The next layer of such a row: of `layer`, which has the right sizes, every count.
 void unpack(std::vector<std::int64_t>::const_iterator& counts, MoeStatistics& layer) {
-  for (std::int64_t* count :
-       {&layer.tokens, &layer.received_rows, &layer.labelled_tokens, &layer.labelled_hits})
+  for (std::int64_t* count : {&layer.tokens, &layer.labelled_tokens, &layer.labelled_hits})
     *count = *counts++;
   for (std::int64_t& count : layer.chosen_per_expert) count = *counts++;
+  for (std::int64_t& count : layer.chosen_per_choice) count = *counts++;
   for (std::int64_t& count : layer.dropped_per_choice) count = *counts++;
 }
 
@@ -45,19 +62,19 @@ RoutingSummary take_routing_summary(const Model& model, Communicator& world) {
   if (moe_layers.empty()) return summary;
 
   std::vector<std::int64_t> counts;
-  std::vector<std::int64_t> most_rows;  // received by one rank
+  std::vector<std::int64_t> received;  // [layers * world size], by every rank
   std::vector<double> sums;
   for (const auto& [block, layer] : moe_layers) {
     summary.blocks.push_back(block);
     summary.layers.push_back(layer->take_statistics());
     const MoeStatistics& local = summary.layers.back();
     pack(local, counts);
-    most_rows.push_back(local.received_rows);
+    append_by_world_rank(local.sent_per_rank, world, received);
     sums.insert(sums.end(), {local.router_entropy_sum, local.balance_loss_raw, local.z_loss_raw,
                              local.importance_loss_raw, local.load_loss_raw, local.supervision_loss_raw});
   }
   world.all_reduce(buffer_view(std::span<std::int64_t>(counts)));
-  world.all_reduce(buffer_view(std::span<std::int64_t>(most_rows)), ReduceOp::kMax);
+  world.all_reduce(buffer_view(std::span<std::int64_t>(received)));
   world.all_reduce(buffer_view(std::span<double>(sums)));
 
   auto count = counts.cbegin();
@@ -71,8 +88,8 @@ RoutingSummary take_routing_summary(const Model& model, Communicator& world) {
     layer.importance_loss_raw = *sum++;
     layer.load_loss_raw = *sum++;
     layer.supervision_loss_raw = *sum++;
-    const double mean_rows = static_cast<double>(layer.received_rows) / world.size();
-    summary.rank_imbalance.push_back(mean_rows > 0 ? static_cast<double>(most_rows[i]) / mean_rows : 1.0);
+    const auto ranks = static_cast<std::size_t>(world.size());
+    summary.rank_imbalance.push_back(largest_over_mean(std::span(received).subspan(i * ranks, ranks)));
   }
   return summary;
 }
@@ -80,9 +97,7 @@ RoutingSummary take_routing_summary(const Model& model, Communicator& world) {
 std::vector<double> RoutingSummary::load_imbalance() const {
   std::vector<double> imbalance;
   for (const MoeStatistics& layer : layers) {
-    const auto& chosen = layer.chosen_per_expert;
-    const double mean = static_cast<double>(total(chosen)) / static_cast<double>(chosen.size());
-    imbalance.push_back(mean > 0 ? static_cast<double>(*std::ranges::max_element(chosen)) / mean : 1.0);
+    imbalance.push_back(largest_over_mean(layer.chosen_per_expert));
   }
   return imbalance;
 }
@@ -138,17 +153,17 @@ std::vector<double> RoutingSummary::dropped_fraction_by_layer() const {
 
 std::vector<double> RoutingSummary::dropped_fraction_by_choice() const {
   std::vector<double> dropped;
-  std::vector<double> tokens;  // of the layers that have this choice
+  std::vector<double> chosen;
   for (const MoeStatistics& layer : layers) {
     const std::size_t top_k = layer.dropped_per_choice.size();
     dropped.resize(std::max(dropped.size(), top_k), 0.0);
-    tokens.resize(dropped.size(), 0.0);
+    chosen.resize(dropped.size(), 0.0);
     for (std::size_t k = 0; k < top_k; ++k) {
       dropped[k] += static_cast<double>(layer.dropped_per_choice[k]);
-      tokens[k] += static_cast<double>(layer.tokens);
+      chosen[k] += static_cast<double>(layer.chosen_per_choice[k]);
     }
   }
-  for (std::size_t k = 0; k < dropped.size(); ++k) dropped[k] = tokens[k] > 0 ? dropped[k] / tokens[k] : 0.0;
+  for (std::size_t k = 0; k < dropped.size(); ++k) dropped[k] = chosen[k] > 0 ? dropped[k] / chosen[k] : 0.0;
   return dropped;
 }
 

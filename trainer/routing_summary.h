@@ -13,7 +13,7 @@ namespace conclave {
 struct RoutingSummary {
   std::vector<std::int64_t> blocks;    // the block of each MoE layer
   std::vector<MoeStatistics> layers;   // sums over all ranks
-  std::vector<double> rank_imbalance;  // per layer: max / mean rows received by a rank
+  std::vector<double> rank_imbalance;  // per layer: max / mean kept choices received by a rank
 
   // c[e] / mean c at its largest, per layer (1 = even); 1 for a layer without tokens.
   std::vector<double> load_imbalance() const;
@@ -23,8 +23,8 @@ struct RoutingSummary {
   double load_entropy() const;
   // Mean entropy of a token's router distribution in nats, mean over layers.
   double router_entropy() const;
-  // Dropped choices / choices over all layers; of each layer; of choice k, over the layers that have one,
-  // [the largest top_k].
+  // Dropped choices / choices over all layers; of each layer; of each layer's choice k, [the largest top_k].
+  // A place without an expert is no choice.
   double dropped_fraction() const;
   std::vector<double> dropped_fraction_by_layer() const;
   std::vector<double> dropped_fraction_by_choice() const;

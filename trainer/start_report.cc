@@ -116,6 +116,11 @@ std::string layout_lines(const Trainer& trainer) {
     text += "           experts of the largest layer; those of the others are dealt to the same ranks\n";
   const data::BatchCut cut = batch_cut(experiment, ranks);
   const std::int64_t global_batch = experiment.train().global_batch();
+  if (is_regression(experiment)) {
+    return text + fmt::format("batch      {} samples a step, in {} micro-batch{} of at most {} a rank\n",
+                              global_batch, cut.micro_steps(), cut.micro_steps() == 1 ? "" : "es",
+                              experiment.train().micro_batch());
+  }
   text += fmt::format(
       "batch      {} sequences of {}{} tokens a step = {} tokens, in {} micro-batch{} of at most {} a rank\n",
       global_batch, experiment.data().samples() == config::Data::lines ? "up to " : "",
@@ -164,37 +169,70 @@ std::string scope_text(config::Moe::BalanceScope scope) {
   return "";
 }
 
-// The same coefficient in the constants of others. They agree on E sum f P; what differs is whether f is
-// divided by top_k, and which choices it counts.
-std::string coefficient_elsewhere(const config::Moe& moe) {
-  const double alpha = moe.balance_loss();
-  if (moe.top_k() == 1) {
-    return fmt::format(
-        "{} in Megatron-LM, MegaBlocks, OLMo, Hugging Face, MaxText, flaxformer and "
-        "DeepSpeed: with top_k 1 all of them agree",
-        alpha);
+// What Megatron-LM calls the same token sets (--moe-router-load-balancing-type).
+const char* megatron_scope(config::Moe::BalanceScope scope) {
+  switch (scope) {
+    case config::Moe::sequence:
+      return "seq_aux_loss";
+    case config::Moe::batch:
+      return "aux_loss, over a rank's own micro-batch";
+    case config::Moe::global_batch:
+      return "global_aux_loss";
   }
-  return fmt::format(
-      "{} in Megatron-LM, MegaBlocks and OLMo; {:g} in Hugging Face (Mixtral), MaxText and flaxformer, whose "
-      "term is top_k = {} times larger; no exact value in the top-2 gates of GShard and DeepSpeed, "
-      "which count first choices only (written as E * sum, {} is as much at perfect balance)",
-      alpha, alpha / static_cast<double>(moe.top_k()), moe.top_k(), alpha);
+  return "";
+}
+
+// The same coefficient in the constants of others, for a model of `moe_layers` MoE layers. Megatron-LM,
+// MegaBlocks and OLMo sum alpha E sum f P over the layers as Conclave does; MaxText and flaxformer leave f
+// undivided by top_k; Hugging Face too, and takes f and P over the tokens of all layers together, one term
+// for the model: equal at perfect balance, if alpha counts for as many layers. GShard and DeepSpeed count
+// first choices only.
+std::string coefficient_elsewhere(const config::Moe& moe, std::size_t moe_layers) {
+  const double alpha = moe.balance_loss();
+  const auto top_k = static_cast<double>(moe.top_k());
+  std::string text =
+      fmt::format("{} in Megatron-LM ({}), MegaBlocks and OLMo", alpha, megatron_scope(moe.balance_scope()));
+  text += moe.top_k() == 1
+              ? fmt::format(", MaxText and flaxformer (top_k is 1)")
+              : fmt::format("; {:g} in MaxText and flaxformer (f not divided by top_k)", alpha / top_k);
+  text += fmt::format(";\n           {:g} in Hugging Face (one term over the tokens of all {} layers)",
+                      alpha * static_cast<double>(moe_layers) / top_k, moe_layers);
+  return text + (moe.top_k() == 1 ? fmt::format("; {} in GShard and DeepSpeed (as E * sum)", alpha)
+                                  : fmt::format("; GShard and DeepSpeed count first choices only: {} as E * "
+                                                "sum is as much at perfect balance",
+                                                alpha));
+}
+
+// The terms and rules, beside the load-balance loss, that move a router.
+std::string other_terms(const config::Moe& moe) {
+  std::vector<std::string> terms;
+  if (moe.router() == config::Moe::noisy_top_k && moe.importance_loss() > 0)
+    terms.push_back(fmt::format("{} * CV^2(importance)", moe.importance_loss()));
+  if (moe.router() == config::Moe::noisy_top_k && moe.load_loss() > 0)
+    terms.push_back(fmt::format("{} * CV^2(load)", moe.load_loss()));
+  if (moe.router() == config::Moe::sigmoid && moe.bias_update_rate() > 0)
+    terms.push_back(
+        fmt::format("a bias on the choice moves by {} a step toward even load", moe.bias_update_rate()));
+  if (moe.z_loss() > 0) terms.push_back(fmt::format("{} * mean(log-sum-exp^2)", moe.z_loss()));
+  return fmt::format("{}", fmt::join(terms, "; "));
 }
 
 std::string balance_lines(const Trainer& trainer) {
   if (is_regression(trainer.experiment)) return "";
-  const std::string terms = lines_by_kind(trainer, "balance", [](const LayerKind& kind) -> std::string {
+  const std::size_t moe_layers = trainer.model.moe_layers().size();
+  return lines_by_kind(trainer, "balance", [&](const LayerKind& kind) {
     const config::Moe& moe = kind.moe;
+    std::vector<std::string> lines;
     if (moe.router() == config::Moe::expert_choice)
-      return "no term: expert_choice loads all experts alike by construction";
-    if (moe.balance_loss() == 0) return "";
-    return fmt::format("{} * E * sum f P a layer ({} at perfect balance), {}", moe.balance_loss(),
-                       moe.balance_loss(), scope_text(moe.balance_scope()));
+      lines.emplace_back("no load-balance term: expert_choice loads all experts alike by construction");
+    if (moe.balance_loss() > 0) {
+      lines.push_back(fmt::format("{} * E * sum f P a layer ({} at perfect balance), {}", moe.balance_loss(),
+                                  moe.balance_loss(), scope_text(moe.balance_scope())));
+      lines.push_back("the same term elsewhere: " + coefficient_elsewhere(moe, moe_layers));
+    }
+    if (std::string others = other_terms(moe); !others.empty()) lines.push_back(std::move(others));
+    return fmt::format("{}", fmt::join(lines, "\n           "));
   });
-  return terms + lines_by_kind(trainer, "", [](const LayerKind& kind) -> std::string {
-           if (kind.moe.router() == config::Moe::expert_choice || kind.moe.balance_loss() == 0) return "";
-           return "the same term elsewhere: " + coefficient_elsewhere(kind.moe);
-         });
 }
 
 std::string supervision_lines(const Trainer& trainer) {

@@ -107,14 +107,17 @@ void MixtureRegression::plan_all(Context& ctx, std::int64_t samples) {
 
 void MixtureRegression::count(std::span<const std::int32_t> best, double entropy_sum) {
   statistics_.tokens += static_cast<std::int64_t>(best.size());
-  statistics_.received_rows += exchange_.received_rows();
+  statistics_.chosen_per_choice[0] += static_cast<std::int64_t>(best.size());
+  exchange_.add_by_rank(plan_.kept_per_expert, statistics_.sent_per_rank);
   statistics_.router_entropy_sum += entropy_sum;
   for (const std::int32_t expert : best) ++statistics_.chosen_per_expert[static_cast<std::size_t>(expert)];
 }
 
 MoeStatistics MixtureRegression::take_statistics(MoeStatistics next) {
   next.chosen_per_expert.resize(static_cast<std::size_t>(experts_count_), 0);
+  next.chosen_per_choice.resize(1, 0);
   next.dropped_per_choice.resize(1, 0);
+  next.sent_per_rank.resize(static_cast<std::size_t>(exchange_.ranks()), 0);
   return std::exchange(statistics_, std::move(next));
 }
 

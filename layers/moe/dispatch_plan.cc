@@ -124,6 +124,17 @@ void drop_choices(const Routing& routing, std::int64_t capacity, config::Moe::Dr
   }
 }
 
+void count_by_choice(std::span<const std::int32_t> chosen, DispatchPlan& plan) {
+  const auto top_k = static_cast<std::size_t>(plan.top_k);
+  plan.chosen_per_choice.assign(top_k, 0);
+  plan.dropped_per_choice.assign(top_k, 0);
+  for (std::size_t choice = 0; choice < chosen.size(); ++choice) {
+    if (chosen[choice] == kNoExpert) continue;
+    ++plan.chosen_per_choice[choice % top_k];
+    if (plan.row_of_choice[choice] == DispatchPlan::kDropped) ++plan.dropped_per_choice[choice % top_k];
+  }
+}
+
 }  // namespace
 
 std::int64_t expert_capacity(double capacity_factor, std::int64_t tokens, std::int64_t top_k,
@@ -162,17 +173,16 @@ void make_dispatch_plan(const Routing& routing, std::int64_t experts, std::int64
     return expert == kNoExpert ? DispatchPlan::kDropped : kKept;
   });
   count_choices(chosen, experts, plan.chosen_per_expert);
+  plan.kept_per_expert.resize(static_cast<std::size_t>(experts));
 
   const bool over_capacity =
       std::ranges::any_of(plan.chosen_per_expert, [&](std::int64_t count) { return count > capacity; });
   if (over_capacity) drop_choices(routing, capacity, drop, plan);
 
-  plan.dropped_per_choice.assign(static_cast<std::size_t>(plan.top_k), 0);
-  for (std::size_t choice = 0; over_capacity && choice < chosen.size(); ++choice) {
-    if (chosen[choice] != kNoExpert && plan.row_of_choice[choice] == DispatchPlan::kDropped)
-      ++plan.dropped_per_choice[choice % static_cast<std::size_t>(plan.top_k)];
-  }
+  count_by_choice(chosen, plan);
   number_rows(chosen, plan);
+  std::adjacent_difference(plan.expert_offsets.begin() + 1, plan.expert_offsets.end(),
+                           plan.kept_per_expert.begin());
 }
 
 void fill_up_to_capacity(std::int64_t capacity, DispatchPlan& plan) {

@@ -21,6 +21,8 @@ struct DispatchPlan {
   std::vector<std::int32_t>
       row_of_choice;  // [T * K]; kDropped where there is none: no expert chosen, or dropped
   std::vector<std::int64_t> chosen_per_expert;   // [E], before dropping
+  std::vector<std::int64_t> kept_per_expert;     // [E], after dropping
+  std::vector<std::int64_t> chosen_per_choice;   // [K], before dropping
   std::vector<std::int64_t> dropped_per_choice;  // [K]
 
   static constexpr std::int32_t kDropped = -1;

@@ -184,6 +184,14 @@ void Exchange::reorder(ConstTensorView from, std::int64_t Block::*first_in_from,
   }
 }
 
+void Exchange::add_by_rank(std::span<const std::int64_t> by_expert, std::span<std::int64_t> by_rank) const {
+  for (std::size_t rank = 0; rank < by_rank.size(); ++rank) {
+    const Range owned = grid_->experts_of(experts_, static_cast<int>(rank));
+    by_rank[rank] +=
+        std::reduce(by_expert.begin() + owned.begin, by_expert.begin() + owned.end, std::int64_t{0});
+  }
+}
+
 TensorView Exchange::dispatch(Context& ctx, TensorView rows) {
   CONCLAVE_CHECK_EQ(rows.extent(0), sent_rows_, "rows to dispatch, against the plan");
   if (grid_->expert_parallel().size() == 1) return rows;

@@ -50,12 +50,16 @@ class Exchange {
   // Collective. [R', D] -> [R, D] in ctx.arena; in a group of one `rows` itself.
   TensorView combine(Context& ctx, TensorView rows);
 
+  // Adds what a count of each expert [E] says of each rank of the group to `by_rank` [P].
+  void add_by_rank(std::span<const std::int64_t> by_expert, std::span<std::int64_t> by_rank) const;
+
   // Where runs of rows end on the expert side. By expert, [local experts + 1]: those of local expert i are
   // [offsets[i], offsets[i + 1]). By source, [P * local experts + 1]: those of source s for local expert i
   // are [offsets[j], offsets[j + 1]), j = s * local experts + i.
   std::span<const std::int64_t> received_offsets() const { return received_offsets_; }
-  std::int64_t sent_rows() const { return sent_rows_; }                    // R
-  std::int64_t received_rows() const { return received_offsets_.back(); }  // R'
+  std::int64_t ranks() const { return static_cast<std::int64_t>(sent_rows_by_rank_.size()); }  // P
+  std::int64_t sent_rows() const { return sent_rows_; }                                        // R
+  std::int64_t received_rows() const { return received_offsets_.back(); }                      // R'
 
  private:
   // One run of rows: of local expert i from one source.

@@ -108,7 +108,9 @@ void MoeLayer::collect_parameters(std::vector<Parameter*>& parameters) {
 
 MoeStatistics MoeLayer::take_statistics(MoeStatistics next) {
   next.chosen_per_expert.resize(static_cast<std::size_t>(config_.experts()), 0);
+  next.chosen_per_choice.resize(static_cast<std::size_t>(config_.top_k()), 0);
   next.dropped_per_choice.resize(static_cast<std::size_t>(config_.top_k()), 0);
+  next.sent_per_rank.resize(static_cast<std::size_t>(exchange_.ranks()), 0);
   return std::exchange(statistics_, std::move(next));
 }
 
@@ -150,11 +152,12 @@ std::int64_t MoeLayer::agreed_capacity(const Context& ctx) const {
 
 void MoeLayer::count_statistics(const Context& ctx) {
   statistics_.tokens += plan_.tokens - ctx.padding_tokens();
-  statistics_.received_rows += exchange_.received_rows();
+  exchange_.add_by_rank(plan_.kept_per_expert, statistics_.sent_per_rank);
   for (std::size_t e = 0; e < statistics_.chosen_per_expert.size(); ++e) {
     statistics_.chosen_per_expert[e] += plan_.chosen_per_expert[e];
   }
   for (std::size_t k = 0; k < statistics_.dropped_per_choice.size(); ++k) {
+    statistics_.chosen_per_choice[k] += plan_.chosen_per_choice[k];
     statistics_.dropped_per_choice[k] += plan_.dropped_per_choice[k];
   }
 }

@@ -15,8 +15,9 @@ void add_counts(std::vector<std::int64_t>& sums, const std::vector<std::int64_t>
 void MoeStatistics::add(const MoeStatistics& other) {
   tokens += other.tokens;
   add_counts(chosen_per_expert, other.chosen_per_expert);
+  add_counts(chosen_per_choice, other.chosen_per_choice);
   add_counts(dropped_per_choice, other.dropped_per_choice);
-  received_rows += other.received_rows;
+  add_counts(sent_per_rank, other.sent_per_rank);
   router_entropy_sum += other.router_entropy_sum;
   balance_loss_raw += other.balance_loss_raw;
   z_loss_raw += other.z_loss_raw;

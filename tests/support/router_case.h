@@ -54,25 +54,47 @@ class RouterCase {
     return result;
   }
 
-  RouterCase(const config::Experiment& described, std::int64_t sequences, std::int64_t first_sequence = 0)
+  // Sources a, of experts 0 and the last, and b, left to the router; sequences are of the two in turn.
+  static void supervise(config::Experiment& experiment) {
+    for (const char* name : {"a", "b"}) experiment.mutable_data()->add_train()->set_name(name);
+    config::RouterSupervision& supervision = *experiment.mutable_moe()->mutable_router_supervision();
+    supervision.set_weight(0.75);
+    config::SourceExperts& label = *supervision.add_sources();
+    label.set_source("a");
+    label.add_experts(0);
+    if (experiment.moe().experts() > 1) label.add_experts(experiment.moe().experts() - 1);
+  }
+
+  // Of sequences of `length` tokens, which is at most S.
+  RouterCase(const config::Experiment& described, std::int64_t sequences, std::int64_t first_sequence = 0,
+             std::int64_t length = S)
       : setting(described), router(make_router(described, kName)) {
     context.arena = &arena_;
     context.grid = &grid_;
     context.batch.step = 3;
     context.batch.first_sequence = first_sequence;
     context.batch.sequences = sequences;
-    context.batch.sequence_length = S;
+    context.batch.sequence_length = length;
     context.batch.global_sequences = kGlobalSequences;
     // The same values for the same tokens, however the global batch is cut.
     const auto own = [&](auto all, std::int64_t width) {
       const auto begin = all.begin() + first_sequence * S * width;
-      return decltype(all)(begin, begin + sequences * S * width);
+      return decltype(all)(begin, begin + sequences * length * width);
     };
     x = own(random_values(kGlobalSequences * S * D, "x"), D);
     const std::int64_t K = setting.moe().top_k();
     dweights = own(random_values(kGlobalSequences * S * K, "dweights"), K);
     token_ids = own(random_tokens(kGlobalSequences * S, "ids", 50), 1);
     context.token_ids = view(std::as_const(token_ids), {tokens()});
+    for (std::int64_t i = 0; i < sequences; ++i)
+      sources.push_back(static_cast<std::int32_t>((first_sequence + i) % 2));
+    context.source_of_sequence = view(std::as_const(sources), {sequences});
+    std::vector<ShardedTensor> state;  // a balancing bias
+    router->collect_state(state);
+    for (const ShardedTensor& tensor : state) {
+      bias = random_values(tensor.local.elements(), tensor.name, 0.2);
+      std::ranges::copy(bias, tensor.local.values<float>().begin());
+    }
     router->collect_parameters(parameters);
     // Parameters that start at 0 would hide gradients.
     for (Parameter* parameter : parameters) {
@@ -107,7 +129,8 @@ class RouterCase {
     const config::Moe& moe = setting.moe();
     return moe.balance_loss() * statistics.balance_loss_raw + moe.z_loss() * statistics.z_loss_raw +
            moe.importance_loss() * statistics.importance_loss_raw +
-           moe.load_loss() * statistics.load_loss_raw;
+           moe.load_loss() * statistics.load_loss_raw +
+           moe.router_supervision().weight() * statistics.supervision_loss_raw;
   }
 
   NamedTensors<double> values() const {
@@ -172,6 +195,8 @@ class RouterCase {
   std::vector<float> dweights;          // [T, K]
   std::vector<std::int32_t> token_ids;  // [T]
   std::vector<std::uint8_t> padding;    // [T]
+  std::vector<std::int32_t> sources;    // [sequences]
+  std::vector<float> bias;              // [E] of a router that has one
 
  private:
   Arena arena_;
@@ -179,7 +204,8 @@ class RouterCase {
   ProcessGrid grid_{*world_, 1};
 };
 
-// alpha and beta times load balance and z-loss within each sequence, as shares of the global batch:
+// alpha and beta times load balance and z-loss within each sequence, and the supervision, as shares of the
+// global batch:
 // probabilities [T][E]; chosen [T][K], kNoExpert where nothing is; squares [T], whose mean the z-loss is.
 template <class T>
 T reference_sequence_terms(const RouterCase& c, const std::vector<std::vector<T>>& probabilities,
@@ -187,18 +213,25 @@ T reference_sequence_terms(const RouterCase& c, const std::vector<std::vector<T>
                            const std::vector<T>& squares) {
   const auto global_tokens = static_cast<double>(c.context.batch.global_tokens());
   T sum = 0;
-  for (std::size_t begin = 0; begin < chosen.size(); begin += RouterCase::S) {
+  const auto length = static_cast<std::size_t>(c.context.batch.sequence_length);
+  for (std::size_t begin = 0; begin < chosen.size(); begin += length) {
     std::vector<std::vector<T>> p;
     std::vector<std::vector<std::int32_t>> counted;
-    for (std::size_t t = begin; t < begin + RouterCase::S; ++t) {
+    for (std::size_t t = begin; t < begin + length; ++t) {
       if (c.context.is_padding(static_cast<std::int64_t>(t))) continue;
       p.push_back(probabilities[t]);
       counted.emplace_back();
       std::ranges::copy_if(chosen[t], std::back_inserter(counted.back()),
                            [](std::int32_t e) { return e >= 0; });
       sum += c.setting.moe().z_loss() / global_tokens * squares[t];
+      for (const config::SourceExperts& label : c.setting.moe().router_supervision().sources()) {
+        if (c.sources[begin / length] != 0) continue;  // the only label is source a's
+        T probability = 0;
+        for (const std::int64_t e : label.experts()) probability += p.back()[static_cast<std::size_t>(e)];
+        sum -= c.setting.moe().router_supervision().weight() / global_tokens * std::log(probability);
+      }
     }
-    if (p.empty()) continue;
+    if (p.empty() || c.setting.moe().balance_loss() == 0) continue;
     sum += c.setting.moe().balance_loss() * static_cast<double>(p.size()) / global_tokens *
            reference_balance_loss(p, counted);
   }

@@ -18,7 +18,8 @@ DenseRouter::DenseRouter(const config::Experiment& experiment, const std::string
     : routed_scale_(static_cast<float>(experiment.moe().routed_scale())),
       jitter_(experiment, name),
       gate_(name + ".weight", experiment.moe().experts(), experiment.model().d_model()),
-      balance_loss_(without_load_balance(experiment.moe())) {
+      balance_loss_(without_load_balance(experiment.moe())),
+      supervision_(experiment) {
   gate_.weight().initialise_normal(experiment.run().seed(), router_init_std(experiment));
 }
 
@@ -34,9 +35,11 @@ Routing DenseRouter::forward(Context& ctx, ConstTensorView x, MoeStatistics& sta
     choice.choose(ctx, logits, statistics);
   }
   const TensorView experts = without_padding(ctx, choice.chosen);
+  supervision_.count_hits(ctx, experts, statistics);
   if (ctx.training) {
     saved_ = {x, choice,
               balance_loss_.forward(ctx, choice.probabilities, experts, choice.log_sum_exp, statistics)};
+    supervision_.add_gradient(ctx, choice.probabilities, saved_.balance, statistics);
   }
   return {experts, choice.weights, choice.entropy};
 }

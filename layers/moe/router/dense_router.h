@@ -1,7 +1,7 @@
 // The dense mixture (Jacobs et al., "Adaptive mixtures of local experts", 1991): every token passes all
 // experts, y = sum_e p[e] expert_e(x) with p = softmax(x W^T). There is nothing to choose, hence nothing to
 // balance, and no expert may drop anything: moe.top_k is moe.experts and moe.capacity_factor dropless
-// (configs/router_rules.h).
+// (configs/router_rules.cc).
 #pragma once
 
 #include <string>
@@ -11,6 +11,7 @@
 #include "layers/moe/router/linear_gate.h"
 #include "layers/moe/router/router.h"
 #include "layers/moe/router/softmax_choice.h"
+#include "layers/moe/router/supervision.h"
 
 namespace conclave {
 
@@ -31,6 +32,7 @@ class DenseRouter : public Router {
   InputJitter jitter_;
   LinearGate gate_;  // W [E, D]
   BalanceLoss balance_loss_;
+  RouterSupervision supervision_;
 
   // Of the last forward in training, in its arena.
   struct Saved {

@@ -33,7 +33,8 @@ ExpertChoiceRouter::ExpertChoiceRouter(const config::Experiment& experiment, con
     : config_(experiment.moe()),
       jitter_(experiment, name),
       weight_(name + ".weight", {experiment.moe().experts(), experiment.model().d_model()}),
-      z_loss_(without_balance(experiment.moe())) {
+      z_loss_(without_balance(experiment.moe())),
+      supervision_(experiment) {
   weight_.initialise_normal(experiment.run().seed(), router_init_std(experiment));
 }
 
@@ -62,9 +63,11 @@ Routing ExpertChoiceRouter::forward(Context& ctx, ConstTensorView x, MoeStatisti
     for (const float value : entropy.values<float>()) statistics.router_entropy_sum += value;
   }
   choose(ctx, probabilities, experts, weights);
+  supervision_.count_hits(ctx, experts, statistics);
   if (ctx.training) {
-    const BalanceGradient terms = z_loss_.forward(ctx, probabilities, experts, log_sum_exp, statistics);
-    saved_ = {x, probabilities, experts, weights, log_sum_exp, terms.z_coefficient};
+    saved_ = {x,       probabilities, experts,
+              weights, log_sum_exp,   z_loss_.forward(ctx, probabilities, experts, log_sum_exp, statistics)};
+    supervision_.add_gradient(ctx, probabilities, saved_.terms, statistics);
   }
   return {experts, weights, entropy};
 }
@@ -128,8 +131,8 @@ TensorView ExpertChoiceRouter::backward(Context& ctx, ConstTensorView dweights) 
                                .normalize = false,
                                .scale = static_cast<float>(config_.routed_scale()),
                                .dweights = dweights,
-                               .dprobabilities = {},  // no balance loss
-                               .z_coefficient = saved_.z_coefficient,
+                               .dprobabilities = saved_.terms.dprobabilities,
+                               .z_coefficient = saved_.terms.z_coefficient,
                                .dlogits = dlogits});
   gemm(ctx, {.a = dlogits, .b = weight_.value(), .c = dx});
   jitter_.backward(ctx, dx);

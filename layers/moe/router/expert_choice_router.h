@@ -6,12 +6,13 @@
 // C = ceil(capacity_factor * K * S / E), S the tokens of the sequence that are no padding. Ties keep the
 // lower token. The weight of a choice is p, times moe.routed_scale; moe.normalize_top_k has no meaning here.
 // Every expert takes equally many tokens by construction: there is no load-balance loss. In a causal model a
-// token's experts depend on the tokens after it: configs/validate.cc asks for moe.allow_future_leak.
+// token's experts depend on the tokens after it: configs/moe_rules.cc asks for moe.allow_future_leak.
 #pragma once
 
 #include "layers/moe/balance_loss.h"
 #include "layers/moe/router/input_jitter.h"
 #include "layers/moe/router/router.h"
+#include "layers/moe/router/supervision.h"
 
 namespace conclave {
 
@@ -39,6 +40,7 @@ class ExpertChoiceRouter : public Router {
   InputJitter jitter_;
   Parameter weight_;    // W [E, D]
   BalanceLoss z_loss_;  // without its load-balance term
+  RouterSupervision supervision_;
 
   // Of the last forward in training, in its arena.
   struct Saved {
@@ -47,7 +49,7 @@ class ExpertChoiceRouter : public Router {
     ConstTensorView experts;        // [T, E]
     ConstTensorView weights;        // [T, E]
     ConstTensorView log_sum_exp;    // [T]
-    float z_coefficient = 0;
+    BalanceGradient terms;
   };
   Saved saved_;
 };

@@ -5,23 +5,31 @@
 
 namespace conclave {
 
+void deal(const DealArgs& args) {
+  float sum = 0;
+  for (std::int64_t k = 0; k < args.top_k; ++k) {
+    args.experts[k] = static_cast<std::int32_t>((args.first + k) % args.experts_count);
+    sum += args.scores[args.experts[k]];
+  }
+  // The scores of experts that nobody chose may all vanish.
+  const float divisor = args.normalize ? std::max(sum, std::numeric_limits<float>::min()) : 1.0F;
+  for (std::int64_t k = 0; k < args.top_k; ++k)
+    args.weights[k] = args.scale * (args.scores[args.experts[k]] / divisor);
+}
+
 void deal_in_turn(const Context& ctx, const DealInTurnArgs& args) {
-  const std::int64_t tokens = args.probabilities.extent(0);
-  const std::int64_t E = args.probabilities.extent(1);
+  const std::int64_t E = args.scores.extent(1);
   const std::int64_t K = args.experts.extent(1);
   const std::int64_t first_token = ctx.batch.first_sequence * ctx.batch.sequence_length;
-  for (std::int64_t t = 0; t < tokens; ++t) {
-    const float* p = args.probabilities.data<float>() + t * E;
-    std::int32_t* experts = args.experts.data<std::int32_t>() + t * K;
-    float* weights = args.weights.data<float>() + t * K;
-    float sum = 0;
-    for (std::int64_t k = 0; k < K; ++k) {
-      experts[k] = static_cast<std::int32_t>(((first_token + t) * K + k) % E);
-      sum += p[experts[k]];
-    }
-    // The probabilities of experts that nobody chose may all vanish.
-    const float divisor = args.normalize ? std::max(sum, std::numeric_limits<float>::min()) : 1.0F;
-    for (std::int64_t k = 0; k < K; ++k) weights[k] = args.scale * (p[experts[k]] / divisor);
+  for (std::int64_t t = 0; t < args.scores.extent(0); ++t) {
+    deal({.first = (first_token + t) * K,
+          .experts_count = E,
+          .top_k = K,
+          .scores = args.scores.data<float>() + t * E,
+          .normalize = args.normalize,
+          .scale = args.scale,
+          .experts = args.experts.data<std::int32_t>() + t * K,
+          .weights = args.weights.data<float>() + t * K});
   }
 }
 

@@ -9,9 +9,11 @@ constexpr std::int64_t kTopK = 2;
 
 GshardRouter::GshardRouter(const config::Experiment& experiment, const std::string& name)
     : routed_scale_(static_cast<float>(experiment.moe().routed_scale())),
+      force_balanced_(experiment.moe().force_balanced()),
       jitter_(experiment, name),
       gate_(name + ".weight", experiment.moe().experts(), experiment.model().d_model()),
       balance_loss_(experiment.moe()),
+      supervision_(experiment),
       random_(experiment.run().seed(), name + "/second_choice") {
   CONCLAVE_CHECK_EQ(experiment.moe().top_k(), kTopK, "moe.top_k of the gshard router");
   gate_.weight().initialise_normal(experiment.run().seed(), router_init_std(experiment));
@@ -27,11 +29,14 @@ Routing GshardRouter::forward(Context& ctx, ConstTensorView x, MoeStatistics& st
     gate_.forward(ctx, x, logits);
     choice.choose(ctx, logits, statistics);
   }
+  if (force_balanced_) choice.deal(ctx);
   const Routing routing = keep(ctx, choice);
+  supervision_.count_hits(ctx, routing.experts, statistics);
   if (ctx.training) {
     saved_ = {
         x, choice,
         balance_loss_.forward(ctx, choice.probabilities, routing.experts, choice.log_sum_exp, statistics)};
+    supervision_.add_gradient(ctx, choice.probabilities, saved_.balance, statistics);
   }
   return routing;
 }
@@ -42,7 +47,7 @@ Routing GshardRouter::keep(Context& ctx, const SoftmaxChoice& choice) const {
   const TensorView weights = ctx.arena->allocate({T, kTopK});
   const std::int64_t first_token = ctx.batch.first_token_of_run();
   const auto keeps_second = [&](std::int64_t t) {
-    if (!ctx.training) return true;
+    if (!ctx.training || force_balanced_) return true;
     const float g2 = choice.weights.data<float>()[t * kTopK + 1] / routed_scale_;
     return random_.uniform(static_cast<std::uint64_t>(first_token + t)) < 2 * g2;
   };

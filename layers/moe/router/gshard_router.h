@@ -2,7 +2,7 @@
 // automatic sharding", 2021, algorithm 1): the two best experts by softmax(x W^T), with g1 + g2 = 1 the
 // weights among the two. In training the second expert is kept with probability min(1, 2 g2) only, for a
 // small weight isn't worth a place in an expert's capacity; its place stays empty and g1 stays as it is.
-// Evaluation keeps both.
+// Evaluation keeps both, and so does moe.force_balanced, which deals the experts in turn.
 //
 // Here the load-balance term counts all choices that were kept; GShard's counts first choices only.
 #pragma once
@@ -14,6 +14,7 @@
 #include "layers/moe/router/linear_gate.h"
 #include "layers/moe/router/router.h"
 #include "layers/moe/router/softmax_choice.h"
+#include "layers/moe/router/supervision.h"
 #include "layers/tensor/philox.h"
 
 namespace conclave {
@@ -36,9 +37,11 @@ class GshardRouter : public Router {
   Routing keep(Context& ctx, const SoftmaxChoice& choice) const;
 
   float routed_scale_;
+  bool force_balanced_;
   InputJitter jitter_;
   LinearGate gate_;  // W [E, D]
   BalanceLoss balance_loss_;
+  RouterSupervision supervision_;
   RandomStream random_;
 
   // Of the last forward in training, in its arena.

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <span>
 
+#include "layers/moe/router/forced_balance.h"
 #include "layers/moe/router/padding.h"
 #include "layers/ops/softmax_top_k/softmax_top_k.h"
 
@@ -15,10 +16,12 @@ HierarchicalRouter::HierarchicalRouter(const config::Experiment& experiment, con
       group_experts_(experiment.moe().experts() / groups_),
       top_in_group_(experiment.moe().top_k() / top_groups_),
       routed_scale_(static_cast<float>(experiment.moe().routed_scale())),
+      force_balanced_(experiment.moe().force_balanced()),
       jitter_(experiment, name),
       group_gate_(name + ".group_weight", groups_, experiment.model().d_model()),
       gate_(name + ".weight", experiment.moe().experts(), experiment.model().d_model()),
-      balance_loss_(experiment.moe()) {
+      balance_loss_(experiment.moe()),
+      supervision_(experiment) {
   CONCLAVE_CHECK_EQ(groups_ * group_experts_, experiment.moe().experts(), "experts in equal groups");
   CONCLAVE_CHECK_EQ(top_groups_ * top_in_group_, experiment.moe().top_k(), "choices in equal parts a group");
   for (LinearGate* gate : {&group_gate_, &gate_})
@@ -30,6 +33,7 @@ Routing HierarchicalRouter::forward(Context& ctx, ConstTensorView x, MoeStatisti
   const Gates gates = open_gates(ctx, x, statistics);
   const TensorView order = ctx.arena->allocate({x.extent(0), top_groups_ * top_in_group_}, DType::kInt32);
   const Routing routing = multiply_weights(ctx, gates, order);
+  supervision_.count_hits(ctx, routing.experts, statistics);
   if (ctx.training) saved_ = {x, order, gates, balance(ctx, gates, routing.experts, statistics)};
   return routing;
 }
@@ -68,6 +72,7 @@ HierarchicalRouter::Gates HierarchicalRouter::open_gates(Context& ctx, ConstTens
                       .weights = gates.weights,
                       .log_sum_exp = gates.log_sum_exp,
                       .entropy = entropy_within});
+  if (force_balanced_) deal(ctx, gates);
   for (const TensorView& of_tokens :
        {gates.group_probabilities, gates.group_weights, gates.group_log_sum_exp, group_entropy,
         gates.probabilities.reshaped({T, G * M}), gates.weights.reshaped({T, G * top_in_group_}),
@@ -92,6 +97,23 @@ HierarchicalRouter::Gates HierarchicalRouter::open_gates(Context& ctx, ConstTens
       if (std::ranges::find(chosen, g) == chosen.end()) log_sum_exp[t * G + g] = 0;
   }
   return gates;
+}
+
+void HierarchicalRouter::deal(Context& ctx, const Gates& gates) const {
+  deal_in_turn(
+      ctx, {.scores = gates.group_probabilities, .experts = gates.groups, .weights = gates.group_weights});
+  // A group deals its experts on each time it is dealt itself, which is once in G dealt groups.
+  const std::int64_t first_token = ctx.batch.first_sequence * ctx.batch.sequence_length;
+  for (std::int64_t i = 0; i < gates.groups.elements(); ++i) {
+    const std::int64_t row = i / top_groups_ * groups_ + gates.groups.data<std::int32_t>()[i];
+    const std::int64_t round = (first_token * top_groups_ + i) / groups_;
+    conclave::deal({.first = round * top_in_group_,
+                    .experts_count = group_experts_,
+                    .top_k = top_in_group_,
+                    .scores = gates.probabilities.data<float>() + row * group_experts_,
+                    .experts = gates.places.data<std::int32_t>() + row * top_in_group_,
+                    .weights = gates.weights.data<float>() + row * top_in_group_});
+  }
 }
 
 Routing HierarchicalRouter::multiply_weights(Context& ctx, const Gates& gates, TensorView order) const {
@@ -157,7 +179,9 @@ BalanceGradient HierarchicalRouter::balance(Context& ctx, const Gates& gates, Co
     }
     log_sum_exp.data<float>()[t] = std::sqrt(squares);
   }
-  return balance_loss_.forward(ctx, joint, experts, log_sum_exp, statistics);
+  BalanceGradient terms = balance_loss_.forward(ctx, joint, experts, log_sum_exp, statistics);
+  supervision_.add_gradient(ctx, joint, terms, statistics);
+  return terms;
 }
 
 TensorView HierarchicalRouter::backward(Context& ctx, ConstTensorView dweights) {

@@ -18,6 +18,7 @@
 #include "layers/moe/router/input_jitter.h"
 #include "layers/moe/router/linear_gate.h"
 #include "layers/moe/router/router.h"
+#include "layers/moe/router/supervision.h"
 
 namespace conclave {
 
@@ -48,6 +49,8 @@ class HierarchicalRouter : public Router {
     TensorView entropy;        // [T], of the joint distribution over all experts
   };
   Gates open_gates(Context& ctx, ConstTensorView x, MoeStatistics& statistics) const;
+  // moe.force_balanced: groups and the experts of each in turn, weighed as ever.
+  void deal(Context& ctx, const Gates& gates) const;
   // Fills the choices of every token and where they come from: `order` int32 [T, K], choice k of the token is
   // choice order / (K / H) among the groups and order % (K / H) within.
   Routing multiply_weights(Context& ctx, const Gates& gates, TensorView order) const;
@@ -65,10 +68,12 @@ class HierarchicalRouter : public Router {
 
   std::int64_t groups_, top_groups_, group_experts_, top_in_group_;  // G, H, M, K / H
   float routed_scale_;
+  bool force_balanced_;
   InputJitter jitter_;
   LinearGate group_gate_;  // U [G, D]
   LinearGate gate_;        // W [E, D]
   BalanceLoss balance_loss_;
+  RouterSupervision supervision_;
 
   // Of the last forward in training, in its arena.
   struct Saved {

@@ -19,10 +19,12 @@ float sigmoid(float x) { return 1 / (1 + std::exp(-x)); }
 NoisyTopKRouter::NoisyTopKRouter(const config::Experiment& experiment, const std::string& name)
     : top_k_(experiment.moe().top_k()),
       routed_scale_(static_cast<float>(experiment.moe().routed_scale())),
+      force_balanced_(experiment.moe().force_balanced()),
       jitter_(experiment, name),
       gate_(name + ".weight", experiment.moe().experts(), experiment.model().d_model()),
       noise_gate_(name + ".noise_weight", experiment.moe().experts(), experiment.model().d_model()),
       balance_loss_(experiment.moe()),
+      supervision_(experiment),
       variation_loss_(experiment.moe()),
       random_(experiment.run().seed(), name + "/noise") {
   gate_.weight().initialise_normal(experiment.run().seed(), router_init_std(experiment));
@@ -33,20 +35,25 @@ Routing NoisyTopKRouter::forward(Context& ctx, ConstTensorView x, MoeStatistics&
   const std::int64_t T = x.extent(0);
   const std::int64_t E = gate_.outputs();
   const SoftmaxChoice choice(ctx, T, E, top_k_, routed_scale_);
-  if (!ctx.training) {
+  Logits logits;
+  if (ctx.training) {
+    logits = noisy_logits(ctx, x);
+    choice.choose(ctx, logits.noisy, statistics);
+  } else {
     const Arena::Mark scratch(*ctx.arena);
     const TensorView clean = ctx.arena->allocate({T, E});
     gate_.forward(ctx, x, clean);
     choice.choose(ctx, clean, statistics);
   }
-  if (!ctx.training) return {without_padding(ctx, choice.chosen), choice.weights, choice.entropy};
-
-  const Logits logits = noisy_logits(ctx, x);
-  choice.choose(ctx, logits.noisy, statistics);
+  if (force_balanced_) choice.deal(ctx);
   const TensorView experts = without_padding(ctx, choice.chosen);
-  saved_ = {x, logits, choice,
-            balance_loss_.forward(ctx, choice.probabilities, experts, choice.log_sum_exp, statistics),
-            variation(ctx, logits, choice, experts, statistics)};
+  supervision_.count_hits(ctx, experts, statistics);
+  if (ctx.training) {
+    saved_ = {x, logits, choice,
+              balance_loss_.forward(ctx, choice.probabilities, experts, choice.log_sum_exp, statistics),
+              variation(ctx, logits, choice, experts, statistics)};
+    supervision_.add_gradient(ctx, choice.probabilities, saved_.balance, statistics);
+  }
   return {experts, choice.weights, choice.entropy};
 }
 

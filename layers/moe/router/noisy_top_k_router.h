@@ -19,6 +19,7 @@
 #include "layers/moe/router/linear_gate.h"
 #include "layers/moe/router/router.h"
 #include "layers/moe/router/softmax_choice.h"
+#include "layers/moe/router/supervision.h"
 #include "layers/moe/router/variation_loss.h"
 #include "layers/tensor/philox.h"
 
@@ -54,10 +55,12 @@ class NoisyTopKRouter : public Router {
 
   std::int64_t top_k_;
   float routed_scale_;
+  bool force_balanced_;
   InputJitter jitter_;
   LinearGate gate_;        // W_g [E, D]
   LinearGate noise_gate_;  // W_noise [E, D]
   BalanceLoss balance_loss_;
+  RouterSupervision supervision_;
   VariationLoss variation_loss_;
   RandomStream random_;
 

@@ -1,9 +1,11 @@
 #include "layers/moe/router/sigmoid_router.h"
 
 #include <algorithm>
+#include <cmath>
 #include <numeric>
 #include <span>
 
+#include "layers/moe/router/forced_balance.h"
 #include "layers/ops/gemm/gemm.h"
 #include "layers/ops/sigmoid_top_k/sigmoid_top_k.h"
 
@@ -33,12 +35,14 @@ SigmoidRouter::SigmoidRouter(const config::Experiment& experiment, const std::st
       normalize_(experiment.moe().normalize_top_k()),
       routed_scale_(static_cast<float>(experiment.moe().routed_scale())),
       groups_{experiment.moe().expert_groups(), experiment.moe().top_groups()},
+      force_balanced_(experiment.moe().force_balanced()),
       bias_update_rate_(experiment.moe().bias_update_rate()),
       jitter_(experiment, name),
       weight_(name + ".weight", {experiment.moe().experts(), experiment.model().d_model()}),
       bias_name_(name + ".bias"),
       bias_({experiment.moe().experts()}, DType::kFloat32),
       balance_loss_(experiment.moe()),
+      supervision_(experiment),
       chosen_this_step_(static_cast<std::size_t>(experiment.moe().experts()), 0) {
   weight_.initialise_normal(experiment.run().seed(), router_init_std(experiment));
 }
@@ -66,9 +70,11 @@ Routing SigmoidRouter::forward(Context& ctx, ConstTensorView x, MoeStatistics& s
                         .weights = weights,
                         .log_sum_exp = log_sum_exp,
                         .entropy = entropy});
+    if (force_balanced_) deal(ctx, logits, probabilities, experts, weights);
     clear_padding(ctx, probabilities, experts, weights, log_sum_exp, entropy);
     for (const float value : entropy.values<float>()) statistics.router_entropy_sum += value;
   }
+  supervision_.count_hits(ctx, experts, statistics);
   if (ctx.training) {
     count_choices(ctx, experts);
     saved_ = {x,
@@ -78,8 +84,27 @@ Routing SigmoidRouter::forward(Context& ctx, ConstTensorView x, MoeStatistics& s
               weights,
               log_sum_exp,
               balance_loss_.forward(ctx, probabilities, experts, log_sum_exp, statistics)};
+    supervision_.add_gradient(ctx, probabilities, saved_.balance, statistics);
   }
   return {experts, weights, entropy};
+}
+
+// Normalised weights are shares of s and so of p; without it they are s itself.
+void SigmoidRouter::deal(Context& ctx, ConstTensorView logits, ConstTensorView probabilities,
+                         TensorView experts, TensorView weights) const {
+  const Arena::Mark scratch(*ctx.arena);
+  ConstTensorView scores = probabilities;
+  if (!normalize_) {
+    const TensorView sigmoids = ctx.arena->allocate(logits.shape());
+    std::ranges::transform(logits.values<float>(), sigmoids.data<float>(),
+                           [](float logit) { return 1 / (1 + std::exp(-logit)); });
+    scores = sigmoids;
+  }
+  deal_in_turn(ctx, {.scores = scores,
+                     .normalize = normalize_,
+                     .scale = routed_scale_,
+                     .experts = experts,
+                     .weights = weights});
 }
 
 TensorView SigmoidRouter::backward(Context& ctx, ConstTensorView dweights) {

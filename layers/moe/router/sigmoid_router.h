@@ -19,6 +19,7 @@
 #include "layers/moe/balance_loss.h"
 #include "layers/moe/router/input_jitter.h"
 #include "layers/moe/router/router.h"
+#include "layers/moe/router/supervision.h"
 #include "layers/ops/select_top_k.h"
 
 namespace conclave {
@@ -35,6 +36,10 @@ class SigmoidRouter : public Router {
   void end_step(Context& ctx) override;  // moves the bias
 
  private:
+  // moe.force_balanced: experts in turn in place of the choice, weighed as ever. logits, probabilities [T,
+  // E].
+  void deal(Context& ctx, ConstTensorView logits, ConstTensorView probabilities, TensorView experts,
+            TensorView weights) const;
   // The tokens of this micro-batch in `experts` [T, K] are choices of the step.
   void count_choices(const Context& ctx, ConstTensorView experts);
 
@@ -42,12 +47,14 @@ class SigmoidRouter : public Router {
   bool normalize_;
   float routed_scale_;
   GroupLimit groups_;
+  bool force_balanced_;
   double bias_update_rate_;
   InputJitter jitter_;
   Parameter weight_;  // W [E, D]
   std::string bias_name_;
   Buffer bias_;  // b [E], fp32
   BalanceLoss balance_loss_;
+  RouterSupervision supervision_;
   std::vector<std::int64_t> chosen_this_step_;  // c [E] of this rank's micro-batches of the step so far
 
   // Of the last forward in training, in its arena.

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <numbers>
 #include <span>
 
@@ -41,6 +42,13 @@ class Thresholds {
   std::int32_t best_other_ = -1;
 };
 
+// By how many deviations an expert's clean logit passes its threshold. A logit of -inf never does, whatever
+// the threshold.
+double margin(float clean, float threshold, float deviation) {
+  if (clean == -std::numeric_limits<float>::infinity()) return clean;
+  return (static_cast<double>(clean) - threshold) / deviation;
+}
+
 }  // namespace
 
 void smooth_load(const Context& ctx, const SmoothLoadArgs& args, TensorView load) {
@@ -61,7 +69,7 @@ void smooth_load(const Context& ctx, const SmoothLoadArgs& args, TensorView load
     const Thresholds thresholds({noisy, static_cast<std::size_t>(E)},
                                 args.chosen.rows(t, t + 1).values<std::int32_t>());
     for (std::int64_t e = 0; e < E; ++e) {
-      const double z = (static_cast<double>(clean[e]) - noisy[thresholds.of(e)]) / deviation[e];
+      const double z = margin(clean[e], noisy[thresholds.of(e)], deviation[e]);
       p[e] = static_cast<float>(0.5 * std::erfc(-z / std::numbers::sqrt2));
     }
   }
@@ -95,11 +103,11 @@ void smooth_load_backward(const Context& ctx, const SmoothLoadArgs& args, ConstT
                                 args.chosen.rows(t, t + 1).values<std::int32_t>());
     for (std::int64_t e = 0; e < E; ++e) {
       const std::int64_t threshold = thresholds.of(e);
-      const double z = (static_cast<double>(clean[e]) - noisy[threshold]) / deviation[e];
+      const double z = margin(clean[e], noisy[threshold], deviation[e]);
       const double slope = dp[e] * density_at_0 * std::exp(-z * z / 2) / deviation[e];  // dP / dclean
       dclean[e] = static_cast<float>(slope);
       dnoisy[threshold] -= static_cast<float>(slope);
-      ddeviation[e] = static_cast<float>(-slope * z);
+      ddeviation[e] = std::isinf(z) ? 0.0F : static_cast<float>(-slope * z);
     }
   }
 }

@@ -1,5 +1,6 @@
 #include "layers/moe/router/softmax_choice.h"
 
+#include "layers/moe/router/forced_balance.h"
 #include "layers/moe/router/padding.h"
 #include "layers/ops/softmax_top_k/softmax_top_k.h"
 
@@ -26,6 +27,10 @@ void SoftmaxChoice::choose(Context& ctx, ConstTensorView logits, MoeStatistics& 
   for (const TensorView& of_tokens : {probabilities, weights, log_sum_exp, entropy})
     clear_padding(ctx, of_tokens);
   for (const float value : entropy.values<float>()) statistics.router_entropy_sum += value;
+}
+
+void SoftmaxChoice::deal(const Context& ctx) const {
+  deal_in_turn(ctx, {.scores = probabilities, .scale = scale, .experts = chosen, .weights = weights});
 }
 
 void SoftmaxChoice::backward(Context& ctx, ConstTensorView dweights, const BalanceGradient& balance,

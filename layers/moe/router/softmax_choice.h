@@ -27,6 +27,9 @@ struct SoftmaxChoice {
   // logits [T, E]. Adds to the router entropy.
   void choose(Context& ctx, ConstTensorView logits, MoeStatistics& statistics) const;
 
+  // In place of what was chosen: experts in turn (forced_balance.h), weighed as ever.
+  void deal(const Context& ctx) const;
+
   // dweights [T, K] and the gradient of the balance terms -> dlogits [T, E], assigned.
   void backward(Context& ctx, ConstTensorView dweights, const BalanceGradient& balance,
                 TensorView dlogits) const;

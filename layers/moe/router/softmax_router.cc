@@ -43,7 +43,7 @@ Routing SoftmaxRouter::forward(Context& ctx, ConstTensorView x, MoeStatistics& s
                         .log_sum_exp = log_sum_exp,
                         .entropy = entropy});
     if (force_balanced_) {
-      deal_in_turn(ctx, {.probabilities = probabilities,
+      deal_in_turn(ctx, {.scores = probabilities,
                          .normalize = normalize_,
                          .scale = routed_scale_,
                          .experts = chosen,
@@ -59,8 +59,7 @@ Routing SoftmaxRouter::forward(Context& ctx, ConstTensorView x, MoeStatistics& s
     saved_ = {x,           probabilities,
               chosen,      weights,
               log_sum_exp, balance_loss_.forward(ctx, probabilities, experts, log_sum_exp, statistics)};
-    saved_.balance.dprobabilities =
-        supervision_.add_gradient(ctx, probabilities, saved_.balance.dprobabilities, statistics);
+    supervision_.add_gradient(ctx, probabilities, saved_.balance, statistics);
   }
   return {experts, weights, entropy};
 }

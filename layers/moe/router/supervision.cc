@@ -19,10 +19,10 @@ RouterSupervision::RouterSupervision(const config::Experiment& experiment)
   }
 }
 
-ConstTensorView RouterSupervision::add_gradient(Context& ctx, ConstTensorView probabilities,
-                                                ConstTensorView dprobabilities,
-                                                MoeStatistics& statistics) const {
-  if (weight_ == 0 || !has_labels(ctx)) return dprobabilities;
+void RouterSupervision::add_gradient(Context& ctx, ConstTensorView probabilities, BalanceGradient& terms,
+                                     MoeStatistics& statistics) const {
+  if (weight_ == 0 || !has_labels(ctx)) return;
+  const ConstTensorView dprobabilities = terms.dprobabilities;
   const std::int64_t T = probabilities.extent(0);
   const std::int64_t E = probabilities.extent(1);
   const auto global_tokens = static_cast<double>(ctx.batch.global_tokens());
@@ -47,7 +47,7 @@ ConstTensorView RouterSupervision::add_gradient(Context& ctx, ConstTensorView pr
     const auto step = static_cast<float>(weight_ / (global_tokens * probability));
     for (const std::int32_t expert : *experts) gradient[expert] -= step;
   }
-  return sum;
+  terms.dprobabilities = sum;
 }
 
 void RouterSupervision::count_hits(const Context& ctx, ConstTensorView experts,

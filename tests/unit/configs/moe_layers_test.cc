@@ -114,6 +114,103 @@ TEST(MoeLayersTest, RulesHoldForEveryLayerAndNameTheOverride) {
               ElementsAre(HasSubstr("moe.layers.0.top_k: 2 is more than moe.layers.0.experts, 1")));
 }
 
+struct BrokenLayerRule {
+  std::string moe;    // keys of moe, beside 8 experts
+  std::string layer;  // keys of moe.layers.0
+  std::string fault;
+};
+class BrokenLayerRuleTest : public testing::TestWithParam<BrokenLayerRule> {};
+
+TEST_P(BrokenLayerRuleTest, NamesThePlaceInTheOverride) {
+  EXPECT_THAT(ConfigFiles().faults(kSource + "model: {layers: 4}\nmoe: {experts: 8, " + GetParam().moe +
+                                   "layers: [{blocks: [1], " + GetParam().layer + "}]}\n"),
+              ElementsAre(HasSubstr(GetParam().fault)));
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Rules, BrokenLayerRuleTest,
+    testing::Values(
+        BrokenLayerRule{"", "router: gshard, top_k: 1",
+                        "run.yaml:3:65: moe.layers.0.top_k: 1, but moe.layers.0.router: gshard chooses two "
+                        "experts; valid: moe.layers.0.top_k=2, or another moe.layers.0.router"},
+        BrokenLayerRule{"top_k: 1, ", "router: gshard",
+                        "moe.layers.0.top_k: 1, but moe.layers.0.router: gshard chooses two experts"},
+        BrokenLayerRule{"", "router: dense, top_k: 3",
+                        "moe.layers.0.top_k: 3, but moe.layers.0.router: dense sends every token to all 8"},
+        BrokenLayerRule{"", "router: dense, capacity_factor: 2",
+                        "moe.layers.0.capacity_factor: 2, but moe.layers.0.router: dense sends"},
+        BrokenLayerRule{"", "router: dense, experts: 65",
+                        "moe.layers.0.experts: moe.layers.0.router: dense sends every token to all 65"},
+        BrokenLayerRule{"", "router: hash, balance_loss: 0.5",
+                        "moe.layers.0.balance_loss: 0.5 has no effect with moe.layers.0.router: hash, which "
+                        "learns nothing; valid: moe.layers.0.balance_loss=0, or another moe.layers.0.router"},
+        BrokenLayerRule{"", "router: hash, z_loss: 0.5", "moe.layers.0.z_loss: 0.5 has no effect"},
+        BrokenLayerRule{"allow_future_leak: true, ", "router: expert_choice, balance_loss: 0.5",
+                        "moe.layers.0.balance_loss: 0.5 has no effect"},
+        BrokenLayerRule{"allow_future_leak: true, capacity_factor: dropless, ", "router: expert_choice",
+                        "moe.layers.0.capacity_factor: capacity with expert_choice missing: "},
+        BrokenLayerRule{"", "router: expert_choice",
+                        "moe.layers.0.router: expert_choice chooses a token's experts by the tokens after"},
+        BrokenLayerRule{"pad_to_capacity: true, ", "capacity_factor: dropless",
+                        "moe.pad_to_capacity: true needs a capacity to fill up to, and "
+                        "moe.layers.0.capacity_factor is dropless; valid: a number such as "
+                        "moe.layers.0.capacity_factor=1.25"},
+        BrokenLayerRule{"expert_groups: 4, top_groups: 2, ", "experts: 6",
+                        "moe.expert_groups: 4 does not divide moe.layers.0.experts, 6; valid: 1, 2, 3 or 6"},
+        BrokenLayerRule{"expert_groups: 4, ", "top_k: 3",
+                        "moe.top_groups: 1 of 4 groups hold 2 experts, fewer than moe.layers.0.top_k, 3; "
+                        "valid: moe.top_groups from 2 to 4, or moe.layers.0.top_k from 1 to 2"},
+        BrokenLayerRule{"expert_groups: 4, ", "router: hierarchical, top_k: 3",
+                        "moe.layers.0.top_k: 3 in 1 groups asks for 3 experts of a group, which has 2"},
+        BrokenLayerRule{"expert_groups: 4, top_groups: 2, ", "router: hierarchical, top_k: 3",
+                        "moe.top_groups: 2 does not divide moe.layers.0.top_k, 3, and "
+                        "moe.layers.0.router: hierarchical chooses"},
+        BrokenLayerRule{"force_balanced: true, ", "router: dense",
+                        "moe.force_balanced: true has no effect with moe.layers.0.router: dense"},
+        BrokenLayerRule{"router_supervision: {sources: [{source: text, experts: [1]}]}, ", "router: hash",
+                        "moe.router_supervision: moe.layers.0.router: hash learns nothing"},
+        BrokenLayerRule{"router_supervision: {sources: [{source: text, experts: [5]}]}, ", "experts: 5",
+                        "5 is no expert, moe.layers.0.experts is 5; valid: ids from 0 to 4"},
+        BrokenLayerRule{"shared_experts: 1, shared_gate: true, ", "shared_experts: 0",
+                        "moe.shared_gate: true gates the shared experts, and moe.layers.0.shared_experts"}));
+
+// Keys that hold for all layers: one layer that reads them is enough.
+TEST(MoeLayersTest, KeysOfAllLayersNeedOneLayerThatReadsThem) {
+  const auto load = [](const std::string& moe, const std::string& router) {
+    ConfigFiles().load(kSource + "model: {layers: 4}\nmoe: {experts: 8, " + moe +
+                       ", layers: [{blocks: [1], router: " + router + "}]}\n");
+  };
+  EXPECT_NO_THROW(load("jitter: 0.1", "hash"));
+  EXPECT_NO_THROW(load("router: hash, jitter: 0.1", "softmax"));
+  EXPECT_NO_THROW(load("bias_update_rate: 0.01", "sigmoid"));
+  EXPECT_NO_THROW(load("load_loss: 0.1", "noisy_top_k"));
+  EXPECT_NO_THROW(load("router: gshard, expert_groups: 2", "sigmoid"));
+  EXPECT_NO_THROW(load("router: gshard, normalize_top_k: false", "softmax"));
+  EXPECT_THROW(load("router: gshard, load_loss: 0.1", "softmax"), ConfigError);
+}
+
+// top_k, capacity and coefficients that follow from a router stay with it.
+TEST(MoeLayersTest, WhatFollowsFromARouterIsNotInherited) {
+  const auto changed = [](const std::string& moe, const std::string& router) {
+    return config::moe_of_layer(ConfigFiles().load(kSource + "model: {layers: 4}\nmoe: {experts: 8, " + moe +
+                                                   "layers: [{blocks: [1], router: " + router + "}]}\n"),
+                                1);
+  };
+  const config::Moe dense = changed("top_k: 3, balance_loss: 0.5, ", "dense");
+  EXPECT_EQ(dense.top_k(), 8);
+  EXPECT_EQ(dense.capacity_factor(), 0);
+  EXPECT_EQ(dense.balance_loss(), 0);
+  const config::Moe hash = changed("top_k: 3, balance_loss: 0.5, z_loss: 0.1, ", "hash");
+  EXPECT_EQ(hash.top_k(), 3);
+  EXPECT_EQ(hash.balance_loss(), 0);
+  EXPECT_EQ(hash.z_loss(), 0);
+  EXPECT_EQ(changed("balance_loss: 0.5, allow_future_leak: true, ", "expert_choice").balance_loss(), 0);
+  const config::Moe softmax = changed("router: dense, ", "softmax");
+  EXPECT_EQ(softmax.top_k(), 2);
+  EXPECT_EQ(softmax.capacity_factor(), 1.25);
+  EXPECT_EQ(softmax.balance_loss(), 0.01);
+}
+
 TEST(MoeLayersTest, ExpertParallelSizeFollowsTheLargestLayer) {
   config::Experiment experiment = ConfigFiles().load(kTwoKinds, {"moe.experts=2"});
   experiment.mutable_parallel()->set_expert_parallel_size(4);

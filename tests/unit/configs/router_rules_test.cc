@@ -1,10 +1,10 @@
-#include "configs/router_rules.h"
-
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <map>
+
 #include "comm/base/error.h"
-#include "configs/resolve.h"
+#include "configs/validate.h"
 #include "tests/support/config_files.h"
 
 namespace conclave {
@@ -80,6 +80,34 @@ INSTANTIATE_TEST_SUITE_P(
         BrokenRouterRule{"router: hierarchical, expert_groups: 4, top_groups: 2, top_k: 6",
                          "81: moe.top_k: 6 in 2 groups asks for 3 experts of a group, which has 2; valid: "
                          "moe.top_k of at most 4, or more moe.top_groups"}));
+
+TEST(RouterRulesTest, WhatCannotBeDealtIsNotForced) {
+  for (const auto& [router, reason] : std::map<std::string, std::string>{
+           {"hash", "which has no probabilities that dealt experts could be weighed by"},
+           {"dense", "which sends every token to all experts"},
+           {"expert_choice", "which loads all experts alike by construction"}}) {
+    EXPECT_THAT(
+        ConfigFiles().faults(kSource +
+                             "moe: {force_balanced: true, allow_future_leak: true, experts: "
+                             "8, router: " +
+                             router + "}\n"),
+        ElementsAre("run.yaml:2:74: moe.force_balanced: true has no effect with moe.router: " + router +
+                    ", " + reason + "; valid: moe.force_balanced=false, or another moe.router"));
+  }
+}
+
+TEST(RouterRulesTest, OthersCanBeForcedAndTaught) {
+  for (const std::string router : {"softmax", "sigmoid", "gshard", "noisy_top_k", "hierarchical"})
+    EXPECT_NO_THROW(
+        ConfigFiles().load(kSource + "moe: {force_balanced: true, experts: 8, router: " + router + "}\n"));
+  for (const std::string router :
+       {"softmax", "sigmoid", "gshard", "noisy_top_k", "hierarchical", "dense", "expert_choice"})
+    EXPECT_NO_THROW(ConfigFiles().load(
+        kSource +
+        "moe: {allow_future_leak: true, experts: 8, router_supervision: {weight: 1, sources: [{source: "
+        "text, experts: [1]}]}, router: " +
+        router + "}\n"));
+}
 
 TEST(RouterRulesTest, ADenseMixtureHasAtMostAsManyExpertsAsChoices) {
   EXPECT_THAT(ConfigFiles().faults(kSource + "moe: {experts: 65, router: dense}\n"),

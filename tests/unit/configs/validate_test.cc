@@ -49,13 +49,15 @@ INSTANTIATE_TEST_SUITE_P(
             kSource + "moe: {experts: 2, router_supervision: {sources: [{source: text, experts: [2]}]}}\n",
             "run.yaml:2:74: moe.router_supervision.sources.0.experts: 2 is no expert, moe.experts is 2; "
             "valid: ids from 0 to 1"},
-        BrokenRule{kSource + "moe: {experts: 2, router: hash, router_supervision: {sources: [{source: text, "
-                             "experts: [1]}]}}\n",
-                   "run.yaml:2:33: moe.router_supervision: moe.router: hash can't be taught; valid: softmax"},
+        BrokenRule{
+            kSource + "moe: {experts: 2, router: hash, router_supervision: {sources: [{source: text, "
+                      "experts: [1]}]}}\n",
+            "run.yaml:2:33: moe.router_supervision: moe.router: hash learns nothing and can't be taught; "
+            "valid: any other moe.router, such as softmax, or no moe.router_supervision"},
         BrokenRule{
             kSource + "moe: {experts: 2, router: dense, force_balanced: true}\n",
-            "run.yaml:2:50: moe.force_balanced: true takes the place of a softmax router's choice, and "
-            "moe.router is dense; valid: moe.router=softmax, or moe.force_balanced=false"},
+            "run.yaml:2:50: moe.force_balanced: true has no effect with moe.router: dense, which sends every "
+            "token to all experts; valid: moe.force_balanced=false, or another moe.router"},
         BrokenRule{kSource + "moe: {experts: 2, shared_gate: true}\n",
                    "run.yaml:2:32: moe.shared_gate: true gates the shared experts, and moe.shared_experts is "
                    "0; valid: moe.shared_experts of at least 1, or moe.shared_gate=false"},
@@ -79,13 +81,15 @@ INSTANTIATE_TEST_SUITE_P(
         BrokenRule{kSource + "moe: {experts: 6, expert_groups: 6, top_k: 6, router: sigmoid}\n",
                    "run.yaml:2:44: moe.top_groups: 1 of 6 groups hold 1 expert, fewer than moe.top_k, 6; "
                    "valid: moe.top_groups 6, or moe.top_k 1"},
-        BrokenRule{kSource + "moe: {experts: 6, expert_groups: 3, router: gshard}\n",
-                   "run.yaml:2:45: moe.expert_groups: 3 groups are nothing to moe.router: gshard; valid: "
-                   "moe.expert_groups=1, or moe.router=softmax, sigmoid or hierarchical"},
+        BrokenRule{
+            kSource + "moe: {experts: 6, expert_groups: 3, router: gshard}\n",
+            "run.yaml:2:45: moe.expert_groups: 3 has no effect with moe.router: gshard, as only softmax, "
+            "sigmoid and hierarchical choose in groups; valid: moe.expert_groups=1, or another "
+            "moe.router"},
         BrokenRule{
             kSource + "moe: {experts: 6, bias_update_rate: 0.01}\n",
-            "run.yaml:2:37: moe.bias_update_rate: 0.01 is nothing to moe.router: softmax, which has no "
-            "bias; valid: moe.router=sigmoid, or moe.bias_update_rate=0.001"},
+            "run.yaml:2:37: moe.bias_update_rate: 0.01 has no effect with moe.router: softmax, as only "
+            "sigmoid has a bias; valid: moe.bias_update_rate=0.001, or another moe.router"},
         BrokenRule{kSource + "model: {heads: 6, kv_heads: 4, head_dim: 8}\n",
                    "run.yaml:2:29: model.kv_heads: 4 does not divide model.heads, 6; valid: 1, 2, 3 or 6"},
         BrokenRule{kSource + "model: {d_model: 100, heads: 8}\n",
@@ -163,11 +167,12 @@ INSTANTIATE_TEST_SUITE_P(
                    "run.yaml:2:27: moe.router: expert_choice chooses a token's experts by the tokens after "
                    "it, which a causal model must not see; valid: moe.router=softmax, model.causal=false, or "
                    "moe.allow_future_leak=true, if the held-out loss needn't be a fair one"},
-        BrokenRule{
-            kSource + "moe: {experts: 4, router: expert_choice, allow_future_leak: true, balance_loss: "
-                      "0.1}\n",
-            "run.yaml:2:81: moe.balance_loss: 0.1 has nothing to do with expert_choice, which loads all "
-            "experts alike by construction; valid: moe.balance_loss=0"},
+        BrokenRule{kSource +
+                       "moe: {experts: 4, router: expert_choice, allow_future_leak: true, balance_loss: "
+                       "0.1}\n",
+                   "run.yaml:2:81: moe.balance_loss: 0.1 has no effect with moe.router: expert_choice, which "
+                   "loads all "
+                   "experts alike by construction; valid: moe.balance_loss=0, or another moe.router"},
         BrokenRule{
             "data: {train: [{name: a, path: b}], tokenizer: pretokenized, samples: lines}\nmodel: "
             "{vocab_size: 300}\n",

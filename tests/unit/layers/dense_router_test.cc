@@ -2,15 +2,12 @@
 
 #include <gtest/gtest.h>
 
-#include "tests/support/router_case.h"
+#include "tests/support/router_reference.h"
 
 namespace conclave {
 namespace {
 
-using test::reference_softmax_top_k;
-using test::reference_top_k;
 using test::RouterCase;
-using test::RouterReference;
 
 config::Experiment experiment(std::int64_t experts) {
   config::Experiment config = RouterCase::experiment(config::Moe::dense, experts, experts);
@@ -18,44 +15,20 @@ config::Experiment experiment(std::int64_t experts) {
   return config;
 }
 
-void expect_matches_reference(RouterCase& c) {
-  const auto at = c.values();
-  std::vector<std::vector<std::int32_t>> order;   // all experts, by logit
-  std::vector<std::vector<std::int32_t>> chosen;  // those that padding doesn't take
-  for (std::int64_t t = 0; t < c.tokens(); ++t) {
-    order.push_back(reference_top_k(RouterCase::logits(at, ".weight", t), c.E()));
-    chosen.push_back(c.context.is_padding(t) ? test::empty_places(c.E()) : order.back());
-  }
-  c.expect_matches(chosen, [&]<class T>(const test::NamedTensors<T>& point) {
-    RouterReference<T> result;
-    for (std::int64_t t = 0; t < c.tokens(); ++t) {
-      const auto one = reference_softmax_top_k(RouterCase::logits(point, ".weight", t),
-                                               order[static_cast<std::size_t>(t)], false);
-      const double counts = c.context.is_padding(t) ? 0 : 1;
-      for (const T& weight : one.weights)
-        result.weights.push_back(counts * c.setting.moe().routed_scale() * weight);
-      result.terms += counts * c.setting.moe().z_loss() /
-                      static_cast<double>(c.context.batch.global_tokens()) * one.log_sum_exp *
-                      one.log_sum_exp;
-    }
-    return result;
-  });
-}
-
-TEST(DenseRouterTest, MatchesReference) {
+TEST(DenseRouterTest, MatchesDefinition) {
   for (const std::int64_t E : {1, 2, 7}) {
     SCOPED_TRACE(E);
     config::Experiment config = experiment(E);
     config.mutable_moe()->set_routed_scale(1.5);
     RouterCase c(config, 2);
-    expect_matches_reference(c);
+    test::expect_matches_definition(c);
   }
 }
 
 TEST(DenseRouterTest, PaddingTakesNoExpert) {
   RouterCase c(experiment(5), 2);
   c.pad(2);
-  expect_matches_reference(c);
+  test::expect_matches_definition(c);
 }
 
 // The load-balance term is a constant here: it is left out.

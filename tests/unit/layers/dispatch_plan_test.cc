@@ -173,7 +173,9 @@ TEST(DispatchPlan, EmptyPlacesAreNeitherCountedNorSent) {
     make_dispatch_plan(choices.routing(), 2, 1, drop, plan);
     EXPECT_EQ(plan.chosen_per_expert, (std::vector<std::int64_t>{1, 2}));
     EXPECT_EQ(plan.choice_of_row, (std::vector<std::int32_t>{5, 0}));
+    EXPECT_EQ(plan.chosen_per_choice, (std::vector<std::int64_t>{2, 1}));
     EXPECT_EQ(plan.dropped_per_choice, (std::vector<std::int64_t>{1, 0}));
+    EXPECT_EQ(plan.kept_per_expert, (std::vector<std::int64_t>{1, 1}));
   }
 }
 
@@ -210,6 +212,7 @@ TEST(DispatchPlan, FillsUpToCapacity) {
           const auto at = static_cast<std::size_t>(e);
           EXPECT_EQ(full.expert_offsets[at], e * capacity);
           const std::int64_t own = plan.expert_offsets[at + 1] - plan.expert_offsets[at];
+          EXPECT_EQ(full.kept_per_expert[at], own);
           for (std::int64_t i = 0; i < capacity; ++i) {
             const std::int32_t choice = full.choice_of_row[static_cast<std::size_t>(e * capacity + i)];
             if (i >= own) {

@@ -17,7 +17,7 @@ TEST(ForcedBalance, DealsInTurnFromTheGlobalTokenNumber) {
   std::vector<std::int32_t> experts(4);
   std::vector<float> weights(4);
   const auto deal = [&](bool normalize) {
-    deal_in_turn(ctx, {.probabilities = view(p, {2, 4}),
+    deal_in_turn(ctx, {.scores = view(p, {2, 4}),
                        .normalize = normalize,
                        .scale = 2,
                        .experts = view(experts, {2, 2}),

@@ -4,66 +4,25 @@
 
 #include <cmath>
 
-#include "tests/support/router_case.h"
+#include "tests/support/router_reference.h"
 
 namespace conclave {
 namespace {
 
-using test::reference_softmax_top_k;
-using test::reference_top_k;
 using test::RouterCase;
-using test::RouterReference;
 
 config::Experiment experiment(std::int64_t experts) {
   return RouterCase::experiment(config::Moe::gshard, experts, 2);
 }
 
-// Whether chance keeps the second expert of token t of the case, by its weight.
-bool keeps_second(const RouterCase& c, std::int64_t t, double g2) {
-  const RandomStream random(7, RouterCase::kName + "/second_choice");
-  return random.uniform(static_cast<std::uint64_t>(c.context.batch.first_token_of_run() + t)) < 2 * g2;
-}
-
-void expect_matches_reference(RouterCase& c) {
-  const auto at = c.values();
-  std::vector<std::vector<std::int32_t>> best;    // both
-  std::vector<std::vector<std::int32_t>> chosen;  // those that are kept
-  for (std::int64_t t = 0; t < c.tokens(); ++t) {
-    const auto logits = RouterCase::logits(at, ".weight", t);
-    best.push_back(reference_top_k(logits, 2));
-    chosen.push_back(best.back());
-    if (!keeps_second(c, t, reference_softmax_top_k(logits, best.back(), true).weights[1])) {
-      chosen.back()[1] = kNoExpert;
-      c.dweights[static_cast<std::size_t>(2 * t + 1)] = 0;
-    }
-    if (c.context.is_padding(t)) chosen.back() = test::empty_places(2);
-  }
-  c.expect_matches(chosen, [&]<class T>(const test::NamedTensors<T>& point) {
-    RouterReference<T> result;
-    std::vector<std::vector<T>> probabilities;
-    std::vector<T> squares;
-    for (std::size_t t = 0; t < chosen.size(); ++t) {
-      const auto one = reference_softmax_top_k(
-          RouterCase::logits(point, ".weight", static_cast<std::int64_t>(t)), best[t], true);
-      for (std::size_t k = 0; k < 2; ++k)
-        result.weights.push_back(chosen[t][k] == kNoExpert ? T(0)
-                                                           : c.setting.moe().routed_scale() * one.weights[k]);
-      probabilities.push_back(one.probabilities);
-      squares.push_back(one.log_sum_exp * one.log_sum_exp);
-    }
-    result.terms = test::reference_sequence_terms(c, probabilities, chosen, squares);
-    return result;
-  });
-}
-
-TEST(GshardRouterTest, MatchesReference) {
+TEST(GshardRouterTest, MatchesDefinition) {
   for (const std::int64_t E : {2, 6})
     for (const double scale : {1.0, 1.5}) {
       SCOPED_TRACE(fmt::format("E {} scale {}", E, scale));
       config::Experiment config = experiment(E);
       config.mutable_moe()->set_routed_scale(scale);
       RouterCase c(config, 3);
-      expect_matches_reference(c);
+      test::expect_matches_definition(c);
       const auto experts = c.routing.experts.values<std::int32_t>();
       const auto empty = std::ranges::count(experts, kNoExpert);
       EXPECT_GT(empty, 0) << "some second choice is dropped";
@@ -74,7 +33,7 @@ TEST(GshardRouterTest, MatchesReference) {
 TEST(GshardRouterTest, PaddingTakesNoExpert) {
   RouterCase c(experiment(6), 3);
   c.pad(2);
-  expect_matches_reference(c);
+  test::expect_matches_definition(c);
 }
 
 // Kept with probability 2 g2, on average over tokens.

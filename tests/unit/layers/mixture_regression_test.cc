@@ -114,7 +114,8 @@ TEST_P(MixtureRegressionTest, CountsTheMostProbableExpert) {
     ++expected[static_cast<std::size_t>(expert)];
   EXPECT_EQ(counted.chosen_per_expert, expected);
   EXPECT_EQ(counted.tokens, kSamples);
-  EXPECT_EQ(counted.received_rows, kSamples * GetParam());
+  EXPECT_EQ(counted.chosen_per_choice, std::vector<std::int64_t>{kSamples});
+  EXPECT_EQ(counted.sent_per_rank, std::vector<std::int64_t>{kSamples * GetParam()});
 }
 
 INSTANTIATE_TEST_SUITE_P(Experts, MixtureRegressionTest, testing::Values(1, 3));

@@ -47,9 +47,9 @@ class MoeLayerTest : public testing::Test {
     EXPECT_EQ(statistics.tokens, static_cast<std::int64_t>(moe.sizes.tokens));
     EXPECT_EQ(statistics.chosen_per_expert, chosen);
     EXPECT_EQ(statistics.dropped_per_choice, dropped);
-    if (!moe.experiment.moe().pad_to_capacity()) {
-      EXPECT_EQ(statistics.received_rows, kept);
-    }
+    EXPECT_EQ(statistics.chosen_per_choice,
+              std::vector<std::int64_t>(moe.sizes.top_k, static_cast<std::int64_t>(moe.sizes.tokens)));
+    EXPECT_EQ(statistics.sent_per_rank, std::vector<std::int64_t>{kept});
   }
 
   std::unique_ptr<Communicator> self_ = make_self_communicator();
@@ -231,7 +231,7 @@ TEST_F(MoeLayerTest, FilledUpToCapacityIsTheSameAsDropless) {
   expected.run({0, 14});
   actual.run({0, 14});
   EXPECT_TRUE(std::ranges::equal(actual.y(), expected.y()));
-  EXPECT_EQ(actual.layer().statistics().received_rows, 5 * 14);
+  EXPECT_EQ(actual.layer().statistics().sent_per_rank, expected.layer().statistics().sent_per_rank);
   EXPECT_EQ(actual.layer().statistics().chosen_per_expert, expected.layer().statistics().chosen_per_expert);
 }
 

@@ -2,7 +2,7 @@
 // noise included, for every router.
 #include <gtest/gtest.h>
 
-#include "tests/support/router_case.h"
+#include "tests/support/router_reference.h"
 
 namespace conclave {
 namespace {
@@ -12,14 +12,8 @@ using test::RouterCase;
 class RouterCutTest : public testing::TestWithParam<config::Moe::Router> {};
 
 config::Experiment experiment(config::Moe::Router router) {
-  config::Experiment config = RouterCase::experiment(router, 4, router == config::Moe::dense ? 4 : 2);
-  config::Moe& moe = *config.mutable_moe();
-  if (router == config::Moe::hierarchical) moe.set_expert_groups(2);
-  if (router == config::Moe::noisy_top_k) {
-    moe.set_importance_loss(0.7);
-    moe.set_load_loss(0.9);
-  }
-  return config;
+  return router == config::Moe::hash ? RouterCase::experiment(router, 4, 2)
+                                     : test::router_experiment(router, 4, 2);
 }
 
 struct Step {
@@ -65,9 +59,9 @@ TEST_P(RouterCutTest, ChangesNothing) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Routers, RouterCutTest,
-                         testing::Values(config::Moe::hash, config::Moe::dense, config::Moe::gshard,
-                                         config::Moe::hierarchical, config::Moe::noisy_top_k),
+INSTANTIATE_TEST_SUITE_P(Learning, RouterCutTest, testing::ValuesIn(test::kLearningRouters),
+                         [](const auto& test) { return config::Moe::Router_Name(test.param); });
+INSTANTIATE_TEST_SUITE_P(Fixed, RouterCutTest, testing::Values(config::Moe::hash),
                          [](const auto& test) { return config::Moe::Router_Name(test.param); });
 
 }  // namespace

@@ -66,6 +66,13 @@ class SupervisionTest : public testing::Test {
     return loss;
   }
 
+  ConstTensorView gradient_of(const RouterSupervision& supervision, const std::vector<float>& p,
+                              ConstTensorView others) {
+    BalanceGradient terms{.dprobabilities = others};
+    supervision.add_gradient(ctx, view(p, {T, E}), terms, statistics);
+    return terms.dprobabilities;
+  }
+
   static constexpr std::int64_t T = 3 * S;
   const std::vector<std::int32_t> sources = {2, 1, 0};
   const std::vector<std::uint8_t> padding = {0, 0, 1, 0, 0, 0, 0, 0, 0};
@@ -111,9 +118,8 @@ TEST_F(SupervisionTest, AddsToWhatOtherTermsLeft) {
   const RouterSupervision supervision(experiment(kWeight));
   const std::vector<float> p(static_cast<std::size_t>(T * E), 0.2F);
   const std::vector<float> by_sequence = random_values(3 * E, "others");
-  const auto alone = copy_of(supervision.add_gradient(ctx, view(p, {T, E}), {}, statistics));
-  const auto sum =
-      copy_of(supervision.add_gradient(ctx, view(p, {T, E}), view(by_sequence, {3, E}), statistics));
+  const auto alone = copy_of(gradient_of(supervision, p, {}));
+  const auto sum = copy_of(gradient_of(supervision, p, view(by_sequence, {3, E})));
   for (std::size_t t = 0; t < static_cast<std::size_t>(T); ++t) {
     for (std::size_t e = 0; e < E; ++e) {
       EXPECT_FLOAT_EQ(sum[t * E + e], alone[t * E + e] + by_sequence[t / S * E + e]) << t << " " << e;
@@ -128,7 +134,7 @@ TEST_F(SupervisionTest, ProbabilitiesThatVanishStayFinite) {
   const RouterSupervision supervision(experiment(kWeight));
   std::vector<float> p(static_cast<std::size_t>(T * E), 0.0F);
   for (std::int64_t t = 0; t < T; ++t) p[static_cast<std::size_t>(t * E + 2)] = 1.0F;
-  for (const float value : copy_of(supervision.add_gradient(ctx, view(p, {T, E}), {}, statistics))) {
+  for (const float value : copy_of(gradient_of(supervision, p, {}))) {
     EXPECT_TRUE(std::isfinite(value));
   }
   EXPECT_TRUE(std::isfinite(statistics.supervision_loss_raw));
@@ -138,11 +144,9 @@ TEST_F(SupervisionTest, WithoutWeightOrSourcesThereIsNoTerm) {
   const std::vector<float> p(static_cast<std::size_t>(T * E), 0.2F);
   const std::vector<float> others(E, 1.0F);
   const ConstTensorView given = view(others, {1, E});
-  EXPECT_EQ(RouterSupervision(experiment(0)).add_gradient(ctx, view(p, {T, E}), given, statistics).raw(),
-            given.raw());
+  EXPECT_EQ(gradient_of(RouterSupervision(experiment(0)), p, given).raw(), given.raw());
   ctx.source_of_sequence = {};
-  EXPECT_EQ(RouterSupervision(experiment(1)).add_gradient(ctx, view(p, {T, E}), given, statistics).raw(),
-            given.raw());
+  EXPECT_EQ(gradient_of(RouterSupervision(experiment(1)), p, given).raw(), given.raw());
   EXPECT_EQ(statistics.supervision_loss_raw, 0);
 }
 

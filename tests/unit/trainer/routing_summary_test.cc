@@ -18,8 +18,9 @@ RoutingSummary two_layers() {
   summary.blocks = {0, 1};
   summary.layers = {{.tokens = 8,
                      .chosen_per_expert = {8, 4, 4, 0},
+                     .chosen_per_choice = {8, 8},
                      .dropped_per_choice = {1, 3},
-                     .received_rows = 12,
+                     .sent_per_rank = {12},
                      .router_entropy_sum = 4.0,
                      .balance_loss_raw = 1.25,
                      .z_loss_raw = 0.5,
@@ -27,8 +28,9 @@ RoutingSummary two_layers() {
                      .load_loss_raw = 3},
                     {.tokens = 8,
                      .chosen_per_expert = {4, 4, 4, 4},
+                     .chosen_per_choice = {8, 8},
                      .dropped_per_choice = {0, 0},
-                     .received_rows = 16,
+                     .sent_per_rank = {16},
                      .router_entropy_sum = 8.0,
                      .balance_loss_raw = 1.0,
                      .z_loss_raw = 0.25}};
@@ -67,17 +69,31 @@ TEST(RoutingSummary, TermsTakeTheCoefficientsOfTheirLayer) {
 TEST(RoutingSummary, LayersOfDifferentSizes) {
   RoutingSummary summary;
   summary.blocks = {0, 1};
-  summary.layers = {{.tokens = 8, .chosen_per_expert = {8, 0}, .dropped_per_choice = {2}},
-                    {.tokens = 8, .chosen_per_expert = {4, 4, 8, 0, 0, 0}, .dropped_per_choice = {0, 4}}};
+  summary.layers = {
+      {.tokens = 8, .chosen_per_expert = {8, 0}, .chosen_per_choice = {8}, .dropped_per_choice = {2}},
+      {.tokens = 8,
+       .chosen_per_expert = {4, 4, 8, 0, 0, 0},
+       .chosen_per_choice = {8, 8},
+       .dropped_per_choice = {0, 4}}};
   EXPECT_DOUBLE_EQ(summary.dead_experts(), 4.0 / 8);
   EXPECT_EQ(summary.dropped_fraction_by_choice(), (std::vector<double>{2.0 / 16, 4.0 / 8}));
   EXPECT_DOUBLE_EQ(summary.dropped_fraction(), 6.0 / 24);
 }
 
+// Second choices of gshard and places of expert choice may stay empty: they can't be dropped.
+TEST(RoutingSummary, EmptyPlacesAreNoChoices) {
+  RoutingSummary summary;
+  summary.blocks = {0};
+  summary.layers = {
+      {.tokens = 8, .chosen_per_expert = {8, 2}, .chosen_per_choice = {8, 2}, .dropped_per_choice = {2, 1}}};
+  EXPECT_EQ(summary.dropped_fraction_by_choice(), (std::vector<double>{2.0 / 8, 1.0 / 2}));
+}
+
 TEST(RoutingSummary, OneExpertOrNoTokensIsEven) {
   RoutingSummary summary;
-  summary.layers = {{.tokens = 3, .chosen_per_expert = {3}, .dropped_per_choice = {0}},
-                    {.chosen_per_expert = {0}, .dropped_per_choice = {0}}};
+  summary.layers = {
+      {.tokens = 3, .chosen_per_expert = {3}, .chosen_per_choice = {3}, .dropped_per_choice = {0}},
+      {.chosen_per_expert = {0}, .chosen_per_choice = {0}, .dropped_per_choice = {0}}};
   EXPECT_EQ(summary.load_imbalance(), (std::vector<double>{1.0, 1.0}));
   EXPECT_EQ(summary.load_entropy(), 1.0);
   EXPECT_EQ(summary.router_entropy(), 0.0);
@@ -113,7 +129,8 @@ TEST(RoutingSummary, TakesTheCountsOfTheModelAndResetsThem) {
     EXPECT_EQ(taken.layers[i].tokens, counted.layers[i].tokens);
     EXPECT_EQ(taken.layers[i].chosen_per_expert, counted.layers[i].chosen_per_expert);
     EXPECT_EQ(taken.layers[i].dropped_per_choice, counted.layers[i].dropped_per_choice);
-    EXPECT_EQ(taken.layers[i].received_rows, counted.layers[i].received_rows);
+    EXPECT_EQ(taken.layers[i].chosen_per_choice, counted.layers[i].chosen_per_choice);
+    EXPECT_EQ(taken.layers[i].sent_per_rank, counted.layers[i].sent_per_rank);
     EXPECT_EQ(taken.layers[i].router_entropy_sum, counted.layers[i].router_entropy_sum);
     EXPECT_EQ(taken.layers[i].balance_loss_raw, counted.layers[i].balance_loss_raw);
     EXPECT_EQ(taken.layers[i].z_loss_raw, counted.layers[i].z_loss_raw);

@@ -27,15 +27,37 @@ TEST_F(StartReportTest, TheBalanceCoefficientInOtherConstants) {
       report(),
       AllOf(HasSubstr("balance    0.02 * E * sum f P a layer (0.02 at perfect balance), over a "
                       "micro-batch on all ranks: results depend on how a step is cut"),
-            HasSubstr("0.02 in Megatron-LM, MegaBlocks and OLMo; 0.01 in Hugging Face (Mixtral), MaxText "
-                      "and flaxformer, whose term is top_k = 2 times larger; no exact value in the top-2 "
-                      "gates of GShard")));
+            HasSubstr("0.02 in Megatron-LM (aux_loss, over a rank's own micro-batch), MegaBlocks and OLMo; "
+                      "0.01 in MaxText and flaxformer (f not divided by top_k)"),
+            // 2 layers' terms of 0.02, one term that is top_k = 2 times as large.
+            HasSubstr("0.02 in Hugging Face (one term over the tokens of all 2 layers); GShard and DeepSpeed "
+                      "count first choices only")));
   experiment_.mutable_moe()->set_top_k(1);
   experiment_.mutable_moe()->set_balance_scope(config::Moe::sequence);
-  EXPECT_THAT(report(), AllOf(HasSubstr("with top_k 1 all of them agree"),
-                              HasSubstr("the same in every layout"), Not(HasSubstr("depend on how"))));
+  EXPECT_THAT(
+      report(),
+      AllOf(HasSubstr("0.02 in Megatron-LM (seq_aux_loss), MegaBlocks and OLMo, MaxText and flaxformer "
+                      "(top_k is 1)"),
+            HasSubstr("0.04 in Hugging Face"), HasSubstr("0.02 in GShard and DeepSpeed"),
+            HasSubstr("the same in every layout"), Not(HasSubstr("depend on how"))));
+  experiment_.mutable_moe()->set_balance_scope(config::Moe::global_batch);
+  EXPECT_THAT(report(), HasSubstr("Megatron-LM (global_aux_loss)"));
   experiment_.mutable_moe()->set_balance_loss(0);
   EXPECT_THAT(report(), Not(HasSubstr("balance  ")));
+}
+
+TEST_F(StartReportTest, WhatElseMovesARouter) {
+  experiment_.mutable_moe()->set_balance_loss(0);
+  experiment_.mutable_moe()->set_z_loss(0.125);
+  EXPECT_THAT(report(), HasSubstr("balance    0.125 * mean(log-sum-exp^2)\n"));
+  experiment_.mutable_moe()->set_z_loss(0);
+  config::Experiment noisy = experiment_;
+  test::apply(noisy, "noisy_top_k");
+  std::swap(noisy, experiment_);
+  EXPECT_THAT(report(), HasSubstr("balance    0.1 * CV^2(importance); 0.1 * CV^2(load)\n"));
+  std::swap(noisy, experiment_);
+  test::apply(experiment_, "sigmoid");
+  EXPECT_THAT(report(), HasSubstr("balance    a bias on the choice moves by 0.02 a step toward even load\n"));
 }
 
 TEST_F(StartReportTest, LayersThatDifferHaveTheirOwnLines) {
