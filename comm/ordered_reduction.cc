@@ -15,7 +15,7 @@ constexpr std::int64_t kBlockElements = 1024;
 constexpr std::int64_t kParallelElements = 64 * 1024;
 
 template <class T>
-using Accumulator = std::conditional_t<std::is_same_v<T, bfloat16>, float, T>;
+using Accumulator = std::conditional_t<sizeof(T) == 2, float, T>;  // bfloat16 and float16 add up in float
 
 struct Sum {
   template <class A>
@@ -87,6 +87,8 @@ void reduce_in_order(std::span<const void* const> sources, void* result, std::in
       return reduce_typed<float>(sources, result, count, op);
     case DType::kBFloat16:
       return reduce_typed<bfloat16>(sources, result, count, op);
+    case DType::kFloat16:
+      return reduce_typed<float16>(sources, result, count, op);
     case DType::kFloat64:
       return reduce_typed<double>(sources, result, count, op);
     case DType::kInt32:

@@ -10,6 +10,7 @@ packages=(
   libprotobuf-dev protobuf-compiler
   libdnnl-dev ocl-icd-opencl-dev  # oneDNN's CMake package asks for OpenCL, which it only recommends
   libyaml-cpp-dev libcli11-dev libfmt-dev libspdlog-dev nlohmann-json3-dev libxxhash-dev
+  libsentencepiece-dev libicu-dev  # tokenizers
   libgtest-dev libgmock-dev
   "$@"
 )

@@ -10,11 +10,13 @@
 #include "comm/mpi/mpi_communicator.h"
 #include "trainer/commands/checkpoint_command.h"
 #include "trainer/commands/config_command.h"
+#include "trainer/commands/data_command.h"
 #include "trainer/commands/doctor_command.h"
 #include "trainer/commands/eval_command.h"
 #include "trainer/commands/generate_command.h"
 #include "trainer/commands/inspect_command.h"
 #include "trainer/commands/report_command.h"
+#include "trainer/commands/tokenizer_command.h"
 #include "trainer/commands/train_command.h"
 #include "trainer/commands/verify_layout_command.h"
 #include "trainer/version.h"
@@ -63,6 +65,8 @@ int run(int argc, char** argv) {
   add_report_command(app, selected);
   add_config_command(app, selected);
   add_checkpoint_command(app, selected);
+  add_data_command(app, selected);
+  add_tokenizer_command(app, selected);
   add_doctor_command(app, selected);
   add_verify_layout_command(app, selected);
   try {

@@ -17,8 +17,9 @@ std::int64_t attention_parameters(const config::Model& model) {
   const std::int64_t kv_width = model.kv_heads() * model.head_dim();
   const std::int64_t qkv = (query_width + 2 * kv_width) * model.d_model();
   const std::int64_t out = model.d_model() * query_width;
-  const std::int64_t qk_norms = model.qk_norm() ? 2 * model.head_dim() : 0;
-  return qkv + out + qk_norms;
+  const bool over_width = model.qk_norm_over() == config::Model::width;
+  const std::int64_t qk_norms = over_width ? query_width + kv_width : 2 * model.head_dim();
+  return qkv + out + (model.qk_norm() ? qk_norms : 0);
 }
 
 std::int64_t router_parameters(const config::Moe& moe, std::int64_t d_model) {

@@ -13,6 +13,7 @@
 #include "layers/moe/router/expert_choice_router.h"
 #include "optim/freeze.h"
 #include "trainer/evaluation_report.h"
+#include "trainer/interop/architecture.h"
 #include "trainer/parameter_count.h"
 #include "trainer/version.h"
 
@@ -264,6 +265,11 @@ std::string precision_line(const Trainer& trainer) {
                                   : " (auto: not every rank has AVX512-BF16, or the model has no bf16)");
 }
 
+std::string export_line(const Trainer& trainer) {
+  if (is_regression(trainer.experiment)) return "";
+  return fmt::format("export     {}\n", describe(export_fit(trainer.experiment)));
+}
+
 std::string memory_line(const Trainer& trainer) {
   std::map<Sharding, double> weight_bytes;
   for (const Parameter* parameter : trainer.model.parameters()) {
@@ -289,7 +295,7 @@ std::string start_report(const Trainer& trainer) {
                      trainer.experiment.run().dir()) +
          forced_balance_lines(trainer) + model_lines(trainer) + layout_lines(trainer) +
          capacity_lines(trainer) + balance_lines(trainer) + supervision_lines(trainer) +
-         precision_line(trainer) + memory_line(trainer) + trainer.dataset.describe();
+         precision_line(trainer) + export_line(trainer) + memory_line(trainer) + trainer.dataset.describe();
 }
 
 }  // namespace conclave

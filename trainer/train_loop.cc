@@ -16,6 +16,7 @@
 #include "trainer/checkpoint/checkpoint_saver.h"
 #include "trainer/durable_file.h"
 #include "trainer/evaluate.h"
+#include "trainer/interop/initial_weights.h"
 #include "trainer/progress.h"
 #include "trainer/replica_check.h"
 #include "trainer/run_record.h"
@@ -75,10 +76,11 @@ void check_same_experiment(const config::Experiment& experiment, const TrainingP
 struct Resumed {
   std::int64_t steps = 0;             // that are done
   std::vector<std::string> warnings;  // newer checkpoints that are damaged
-  std::string source;                 // the checkpoint; empty for a new run
+  std::string source;                 // "resumed from ..., step 500", or where a new run's weights come from
 };
 
-// Loads the newest whole checkpoint, if there is one and the configuration wants it.
+// Loads the newest whole checkpoint, if there is one and the configuration wants it; otherwise the weights
+// that the run is to start from, if it names some.
 Resumed resume(Trainer& trainer) {
   const config::Checkpoint& options = trainer.experiment.checkpoint();
   const std::string& run_dir = trainer.experiment.run().dir();
@@ -88,7 +90,7 @@ Resumed resume(Trainer& trainer) {
           "checkpoint.resume is never, and {} holds checkpoints: remove them or choose another run.dir",
           run_dir));
     }
-    return {};
+    return {0, {}, load_initial_weights(trainer)};
   }
   const std::vector<ShardedTensor> tensors = trainer.checkpoint_tensors();
   const ResumeResult result = resume_newest(
@@ -96,12 +98,13 @@ Resumed resume(Trainer& trainer) {
       [&](const TrainingProgress& progress) { check_same_experiment(trainer.experiment, progress); });
   if (result.progress) {
     go_on_from(trainer, *result.progress);
-    return {result.progress->step, result.rejected, result.path.string()};
+    return {result.progress->step, result.rejected,
+            fmt::format("resumed from {}, step {}", result.path.string(), result.progress->step)};
   }
   if (options.resume() == config::Checkpoint::must) {
     throw ConfigError(fmt::format("checkpoint.resume is must, and {} holds no checkpoint", run_dir));
   }
-  return {};
+  return {0, {}, load_initial_weights(trainer)};
 }
 
 CheckpointSaver make_saver(const Trainer& trainer) {
@@ -215,8 +218,7 @@ ExitCode train(const config::Experiment& experiment, Communicator& world) {
   RunRecord& record = *owned_record;
   record.say(start_report(trainer));
   for (const std::string& warning : resumed.warnings) record.warn(warning);
-  if (!resumed.source.empty())
-    record.say(fmt::format("resumed from {}, step {}", resumed.source, resumed.steps));
+  if (!resumed.source.empty()) record.say(resumed.source);
 
   const config::Train& plan = experiment.train();
   CheckpointSaver saver = make_saver(trainer);

@@ -8,7 +8,7 @@
 
 namespace conclave {
 
-enum class DType : std::uint8_t { kFloat32, kBFloat16, kFloat64, kInt32, kInt64, kUInt8 };
+enum class DType : std::uint8_t { kFloat32, kBFloat16, kFloat64, kInt32, kInt64, kUInt8, kFloat16 };
 
 // The upper half of an IEEE float32: 8 exponent bits, 7 stored mantissa bits.
 struct bfloat16 {
@@ -26,12 +26,24 @@ struct bfloat16 {
   friend bool operator==(bfloat16, bfloat16) = default;
 };
 
+// IEEE half precision: 5 exponent bits, 10 stored mantissa bits. Only files hold it.
+struct float16 {
+  std::uint16_t bits = 0;
+
+  float16() = default;
+  // Round to nearest, ties to even; beyond 65504 infinite.
+  explicit float16(float value) : bits(std::bit_cast<std::uint16_t>(static_cast<_Float16>(value))) {}
+  explicit operator float() const { return static_cast<float>(std::bit_cast<_Float16>(bits)); }
+  friend bool operator==(float16, float16) = default;
+};
+
 // Bytes of one element.
 constexpr std::size_t size_of(DType dtype) {
   switch (dtype) {
     case DType::kUInt8:
       return 1;
     case DType::kBFloat16:
+    case DType::kFloat16:
       return 2;
     case DType::kFloat32:
     case DType::kInt32:
@@ -50,6 +62,8 @@ constexpr std::string_view name_of(DType dtype) {
       return "uint8";
     case DType::kBFloat16:
       return "bfloat16";
+    case DType::kFloat16:
+      return "float16";
     case DType::kFloat32:
       return "float32";
     case DType::kInt32:
@@ -72,6 +86,10 @@ struct DTypeOf<float> {
 template <>
 struct DTypeOf<bfloat16> {
   static constexpr DType value = DType::kBFloat16;
+};
+template <>
+struct DTypeOf<float16> {
+  static constexpr DType value = DType::kFloat16;
 };
 template <>
 struct DTypeOf<double> {

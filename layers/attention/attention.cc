@@ -15,9 +15,10 @@ AttentionShape resolved_shape(const config::Model& model) {
   return {model.heads(), model.kv_heads(), model.head_dim()};
 }
 
-// [T, heads hd] as one row a head.
-TensorView head_rows(const TensorView& tensor, std::int64_t head_dim) {
-  return tensor.reshaped({tensor.elements() / head_dim, head_dim});
+// [T, heads hd] as the rows that `norm` is taken over: one a head, or one a token.
+TensorView norm_rows(const TensorView& tensor, const Parameter& norm) {
+  const std::int64_t width = norm.value().elements();
+  return tensor.reshaped({tensor.elements() / width, width});
 }
 
 RotaryArgs rotary_args(const TensorView& tensor, const RotaryTable& table, std::int64_t sequence_length,
@@ -47,8 +48,9 @@ Attention::Attention(const config::Model& model, const std::string& name, double
   qkv_.initialise_normal(seed, init_std);
   out_.initialise_normal(seed, output_init_std);
   if (!model.qk_norm()) return;
-  q_norm_.emplace(name + ".q_norm", Shape{shape_.head_dim});
-  k_norm_.emplace(name + ".k_norm", Shape{shape_.head_dim});
+  const bool over_width = model.qk_norm_over() == config::Model::width;
+  q_norm_.emplace(name + ".q_norm", Shape{over_width ? shape_.query_width() : shape_.head_dim});
+  k_norm_.emplace(name + ".k_norm", Shape{over_width ? shape_.kv_width() : shape_.head_dim});
   for (Parameter* norm : {&*q_norm_, &*k_norm_}) {
     norm->initialise_constant(1.0F);
     norm->decays = false;
@@ -166,12 +168,12 @@ Attention::Heads Attention::normalise_and_rotate(Context& ctx, TensorView projec
                                                  std::int64_t sequence_length, std::int64_t first_position) {
   Heads heads{.projected = projected, .rstd = {}, .rotated = projected};
   if (norm) {
-    const TensorView rows = head_rows(projected, shape_.head_dim);
+    const TensorView rows = norm_rows(projected, *norm);
     heads.rstd = ctx.arena->allocate({rows.extent(0)});
     heads.rotated = ctx.arena->allocate(projected.shape());
     rms_norm(ctx, {.x = rows,
                    .weight = norm->value(),
-                   .y = head_rows(heads.rotated, shape_.head_dim),
+                   .y = norm_rows(heads.rotated, *norm),
                    .rstd = heads.rstd,
                    .eps = norm_eps_});
   }
@@ -184,9 +186,9 @@ void Attention::backward_heads(Context& ctx, TensorView dheads, const Heads& hea
                                std::optional<Parameter>& norm) {
   rotary_backward(ctx, rotary_args(dheads, rotary_table_, ctx.batch.sequence_length, 0));
   if (!norm) return;
-  const TensorView dy = head_rows(dheads, shape_.head_dim);
+  const TensorView dy = norm_rows(dheads, *norm);
   rms_norm_backward(ctx, {.dy = dy,
-                          .x = head_rows(heads.projected, shape_.head_dim),
+                          .x = norm_rows(heads.projected, *norm),
                           .weight = norm->value(),
                           .rstd = heads.rstd,
                           .dx = dy,

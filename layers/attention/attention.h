@@ -1,6 +1,6 @@
 // The attention module of a block: self-attention, causal unless model.causal is false, with grouped
-// key/value heads, rotary positions and, by option, an RMSNorm over each head's queries and keys before the
-// rotation (QK-norm, Henry et al. 2020).
+// key/value heads, rotary positions and, by option, an RMSNorm over queries and keys before the rotation
+// (QK-norm, Henry et al. 2020): over each head (Qwen3) or over all heads at once (OLMoE).
 //
 //   q, k, v = x Wq^T, x Wk^T, x Wv^T      (rows of one matrix `qkv`)
 //   q, k    = rotary(norm(q)), rotary(norm(k))
@@ -26,7 +26,8 @@ class Attention : public Module {
   // Parameters, all replicated:
   //   <name>.qkv [(H + 2 Hkv) hd, D]  N(0, init_std): rows of H query, then Hkv key, then Hkv value heads
   //   <name>.out [D, H hd]            N(0, output_init_std)
-  //   <name>.q_norm, <name>.k_norm [hd]  ones, no weight decay; only with model.qk_norm
+  //   <name>.q_norm, <name>.k_norm [hd]  ones, no weight decay; only with model.qk_norm. With
+  //                                      model.qk_norm_over: width [H hd] and [Hkv hd]
   // model.kv_heads and model.head_dim must be resolved (configs/resolve.h). Throws Error for
   // heads that don't fit.
   Attention(const config::Model& model, const std::string& name, double init_std, double output_init_std,
@@ -50,7 +51,7 @@ class Attention : public Module {
   struct Heads {
     TensorView
         projected;    // [T, heads hd] before norm and rotation; the same memory as `rotated` without QK-norm
-    TensorView rstd;  // [T heads] of the norm; empty without QK-norm
+    TensorView rstd;  // [T heads] of the norm, [T] over the width; empty without QK-norm
     TensorView rotated;  // [T, heads hd]
   };
   struct Projected {

@@ -24,6 +24,8 @@ double element(std::span<const std::byte> bytes, std::size_t index, DType dtype)
       return element<float>(bytes, index);
     case DType::kBFloat16:
       return static_cast<float>(element<bfloat16>(bytes, index));
+    case DType::kFloat16:
+      return static_cast<float>(element<float16>(bytes, index));
     case DType::kFloat64:
       return element<double>(bytes, index);
     case DType::kInt32:

@@ -14,8 +14,9 @@ namespace {
 constexpr std::size_t kLengthBytes = sizeof(std::uint64_t);
 constexpr std::uint64_t kMaxHeaderBytes = 100'000'000;
 
-constexpr std::array<std::pair<DType, std::string_view>, 6> kDTypeNames{{{DType::kFloat32, "F32"},
+constexpr std::array<std::pair<DType, std::string_view>, 7> kDTypeNames{{{DType::kFloat32, "F32"},
                                                                          {DType::kBFloat16, "BF16"},
+                                                                         {DType::kFloat16, "F16"},
                                                                          {DType::kFloat64, "F64"},
                                                                          {DType::kInt32, "I32"},
                                                                          {DType::kInt64, "I64"},

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <cstdio>
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -12,6 +13,8 @@
 #include "trainer/checkpoint/checkpoint.h"
 #include "trainer/checkpoint/manifest.h"
 #include "trainer/checkpoint/rewrite_checkpoint.h"
+#include "trainer/interop/export_model.h"
+#include "trainer/interop/import_model.h"
 #include "trainer/metrics/table.h"
 
 namespace conclave {
@@ -31,6 +34,9 @@ struct Options {
   int expert_parallel_size = 0;  // 0: as far as the ranks allow
   bool all = false;
   bool force = false;
+  std::string format;
+  std::string dtype;
+  double shard_gigabytes = 0;
 };
 
 using Action = int (*)(const Options&);
@@ -106,6 +112,56 @@ int consolidate(const Options& options) {
   return 0;
 }
 
+// The element types of exported files, as --dtype names them.
+const std::map<std::string, DType>& export_types() {
+  static const std::map<std::string, DType> types{
+      {"fp32", DType::kFloat32}, {"bf16", DType::kBFloat16}, {"fp16", DType::kFloat16}};
+  return types;
+}
+
+int export_to_hugging_face(const Options& options) {
+  const std::filesystem::path source = resolve_checkpoint(options.path);
+  const Export done = export_model(source, options.second_path,
+                                   {.dtype = export_types().at(options.dtype),
+                                    .shard_bytes = static_cast<std::int64_t>(options.shard_gigabytes * 1e9)});
+  fmt::print("{}: {} as {}, {} tensors of {} in {} file{}; read back, a batch gives the same loss, {:.6f}\n",
+             options.second_path, source.string(), model_type(done.architecture), done.tensors,
+             format_bytes(static_cast<double>(done.bytes)), done.files, done.files == 1 ? "" : "s",
+             done.loss);
+  return 0;
+}
+
+int import_from_hugging_face(const Options& options) {
+  const Import done = import_model(options.path, options.second_path);
+  fmt::print(
+      "{}: {} ({}), {} tensors, {} parameters\nto train from it: `base: {}` in a YAML file with data, "
+      "optim, schedule and train\n",
+      options.second_path, options.path, model_type(done.architecture), done.tensors, done.parameters,
+      done.experiment_file.string());
+  return 0;
+}
+
+void add_interop_options(CLI::App& export_command, CLI::App& import_command, Options& options) {
+  export_command.add_option("--format", options.format, "What to write")
+      ->required()
+      ->check(CLI::IsMember({"hf"}));
+  export_command.add_option("--out", options.second_path, "The directory to make")->required();
+  export_command.add_option("--dtype", options.dtype, "Element type of the files")
+      ->default_val("fp32")
+      ->check(CLI::IsMember(export_types()));
+  export_command.add_option("--shard-gigabytes", options.shard_gigabytes, "Largest size of one file")
+      ->default_val(5.0)
+      ->check(CLI::PositiveNumber);
+  export_command.footer(
+      "Which model it becomes (mixtral, qwen3_moe, olmoe) or why none: the last line of `config show`.\n"
+      "The files are read back, and a batch must give the same loss to the last bit.");
+  import_command.add_option("--out", options.second_path, "The checkpoint to make, a directory")->required();
+  import_command.footer(
+      "DIR has config.json and safetensors, one file or many, fp32, bf16 or fp16, of a Mixtral, Qwen3-MoE "
+      "or\n"
+      "OLMoE model. checkpoint.init_from takes the checkpoint, or DIR itself.");
+}
+
 }  // namespace
 
 void add_checkpoint_command(CLI::App& app, std::function<int()>& selected) {
@@ -161,6 +217,12 @@ void add_checkpoint_command(CLI::App& app, std::function<int()>& selected) {
   command->add_flag("--all", options->all, "Optimizer state too");
   command->add_flag("--force", options->force, "Replace the file if it exists");
   command->footer("Its metadata holds step, tokens, seed, version and the configuration.");
+
+  CLI::App* export_command =
+      add("export", "Write the model as Hugging Face files", kOnePath, export_to_hugging_face);
+  CLI::App* import_command = add("import", "Make a checkpoint of a Hugging Face model", "Its directory, DIR",
+                                 import_from_hugging_face);
+  add_interop_options(*export_command, *import_command, *options);
 }
 
 }  // namespace conclave

@@ -8,6 +8,7 @@
 
 #include "configs/load.h"
 #include "configs/show.h"
+#include "trainer/interop/architecture.h"
 
 namespace conclave {
 
@@ -48,7 +49,8 @@ void add_config_command(CLI::App& app, std::function<int()>& selected) {
   show->add_option("overrides", options->overrides, "key=value, such as moe.top_k=1");
   show->callback([options, &selected] {
     selected = [options] {
-      fmt::print("{}", config::to_yaml(config::load_experiment(options->file, options->overrides)));
+      const config::Experiment experiment = config::load_experiment(options->file, options->overrides);
+      fmt::print("{}# {}\n", config::to_yaml(experiment), describe(export_fit(experiment)));
       return 0;
     };
   });

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <memory>
 #include <string>
@@ -10,6 +11,7 @@
 #include "comm/mpi/mpi_communicator.h"
 #include "comm/self/self_communicator.h"
 #include "configs/resolve.h"
+#include "trainer/data/tokenizer/tokenizer.h"
 #include "trainer/generate.h"
 #include "trainer/loaded_model.h"
 
@@ -22,9 +24,18 @@ struct Options {
   std::vector<std::int32_t> prompt_ids;
   std::int64_t tokens = 400;
   SamplingOptions sampling;
+  std::vector<std::string> overrides;
 };
 
-std::vector<std::int32_t> prompt_tokens(const Options& options, const config::Experiment& experiment) {
+// What the model reads and writes text with; null for one that was trained on ids alone.
+std::unique_ptr<data::Tokenizer> tokenizer_of(const config::Experiment& experiment) {
+  const config::Data& data = experiment.data();
+  if (data.tokenizer() == config::Data::bytes) return data::open_tokenizer("bytes");
+  return data.tokenizer_file().empty() ? nullptr : data::open_tokenizer(data.tokenizer_file());
+}
+
+std::vector<std::int32_t> prompt_tokens(const Options& options, const config::Experiment& experiment,
+                                        const data::Tokenizer* tokenizer) {
   if (!options.prompt_ids.empty()) {
     for (const std::int32_t id : options.prompt_ids) {
       if (id < 0 || id >= experiment.model().vocab_size()) {
@@ -34,20 +45,48 @@ std::vector<std::int32_t> prompt_tokens(const Options& options, const config::Ex
     }
     return options.prompt_ids;
   }
-  if (experiment.data().tokenizer() != config::Data::bytes) {
+  if (tokenizer == nullptr) {
     throw ConfigError(
-        "this model was trained on token ids without a tokenizer: give --prompt-ids in place of --prompt");
+        "this model was trained on token ids without a tokenizer: give --prompt-ids in place of --prompt, or "
+        "its tokenizer with data.tokenizer_file=PATH");
   }
   if (options.prompt.empty()) throw ConfigError("--prompt is empty; give at least one character");
-  const auto* bytes = reinterpret_cast<const std::uint8_t*>(options.prompt.data());
-  return {bytes, bytes + options.prompt.size()};
+  std::vector<std::int32_t> ids;
+  tokenizer->encode(options.prompt, /*begins=*/true, ids);
+  return ids;
 }
+
+// Writes each token as it comes: as its id, or as what it adds to the text so far (a character may take
+// several tokens, and the first of a text may lose its space).
+class Writer {
+ public:
+  Writer(const data::Tokenizer* tokenizer, std::vector<std::int32_t> prompt)
+      : tokenizer_(tokenizer), ids_(std::move(prompt)) {
+    if (tokenizer_ != nullptr) written_ = tokenizer_->decode(ids_).size();
+  }
+  void write(std::int32_t token) {
+    if (tokenizer_ == nullptr) {
+      fmt::print("{} ", token);
+    } else {
+      ids_.push_back(token);
+      const std::string text = tokenizer_->decode(ids_);
+      if (text.size() > written_) std::fwrite(text.data() + written_, 1, text.size() - written_, stdout);
+      written_ = std::max(written_, text.size());
+    }
+    std::fflush(stdout);
+  }
+
+ private:
+  const data::Tokenizer* tokenizer_;
+  std::vector<std::int32_t> ids_;
+  std::size_t written_ = 0;
+};
 
 int generate_text(const Options& options) {
   if (MpiRuntime::launched_rank() != 0) return 0;  // one writer is enough, whoever started several
   const auto world = make_self_communicator();
   const std::filesystem::path checkpoint = resolve_checkpoint(options.path);
-  const config::Experiment experiment = checkpoint_experiment(checkpoint, {});
+  const config::Experiment experiment = checkpoint_experiment(checkpoint, options.overrides);
   if (!experiment.model().causal()) {
     throw ConfigError(
         fmt::format("{} was trained with model.causal: false: it fills in tokens from both sides and can't "
@@ -62,20 +101,15 @@ int generate_text(const Options& options) {
         "softmax, "
         "to generate");
   }
-  const std::vector<std::int32_t> prompt = prompt_tokens(options, experiment);
+  const bool is_text = options.prompt_ids.empty();
+  const auto tokenizer = is_text ? tokenizer_of(experiment) : nullptr;
+  const std::vector<std::int32_t> prompt = prompt_tokens(options, experiment, tokenizer.get());
   const LoadedModel loaded = load_model(checkpoint, experiment, *world);
 
-  const bool is_text = options.prompt_ids.empty();
+  Writer writer(tokenizer.get(), prompt);
   if (is_text) std::fwrite(options.prompt.data(), 1, options.prompt.size(), stdout);
   generate(loaded.language_model(), *loaded.grid, experiment.model().max_seq(), prompt, options.tokens,
-           options.sampling, [&](std::int32_t token) {
-             if (is_text) {
-               std::fputc(token, stdout);
-             } else {
-               fmt::print("{} ", token);
-             }
-             std::fflush(stdout);
-           });
+           options.sampling, [&](std::int32_t token) { writer.write(token); });
   std::fputc('\n', stdout);
   return 0;
 }
@@ -87,6 +121,9 @@ void add_generate_command(CLI::App& app, std::function<int()>& selected) {
   CLI::App* command = app.add_subcommand("generate", "Write text with a trained model");
   command->add_option("checkpoint", options->path, "A run directory (its newest checkpoint) or a checkpoint")
       ->required();
+  command->add_option("overrides", options->overrides,
+                      "key=value over the configuration that is stored in the checkpoint, e.g. "
+                      "data.tokenizer_file=tokenizer.json");
   command->add_option("--prompt", options->prompt, "The text to continue")->capture_default_str();
   command
       ->add_option("--prompt-ids", options->prompt_ids,

@@ -22,6 +22,10 @@ class MappedFile {
   std::int64_t size_bytes() const { return size_bytes_; }
   std::span<const std::byte> bytes() const { return {data_, static_cast<std::size_t>(size_bytes_)}; }
 
+  // Gives the pages that lie wholly in `part` of bytes() back to the system: what has been read once needn't
+  // count as this process's memory. They are read again when touched.
+  static void release(std::span<const std::byte> part);
+
   // The little-endian value at a byte offset, which need not be aligned. Precondition: it lies in the file.
   template <class T>
   T value_at(std::int64_t offset_bytes) const {

@@ -11,8 +11,8 @@ struct AttentionInputs {
   std::vector<T> x;       // [T, D]
   std::vector<T> qkv;     // [(H + 2 Hkv) hd, D]
   std::vector<T> out;     // [D, H hd]
-  std::vector<T> q_norm;  // [hd], empty without QK-norm
-  std::vector<T> k_norm;  // [hd], empty without QK-norm
+  std::vector<T> q_norm;  // [hd], or [H hd] for a norm over all heads; empty without QK-norm
+  std::vector<T> k_norm;  // [hd], or [Hkv hd]; empty without QK-norm
 };
 
 // x [rows, inner] times the transpose of w [columns, inner], rows first_column .. of w only.
@@ -33,21 +33,27 @@ std::vector<T> project(const std::vector<T>& x, const std::vector<T>& w, std::in
   return y;
 }
 
-// Norm (if `weight` is not empty) and rotate-half of heads [T, heads, hd], one after the other.
+// RMSNorm of consecutive rows as long as `weight`; nothing if that is empty.
+template <class T>
+void norm_rows(std::vector<T>& values, const std::vector<T>& weight, double eps) {
+  for (std::size_t row = 0; !weight.empty() && row < values.size(); row += weight.size()) {
+    T mean_square{};
+    for (std::size_t i = 0; i < weight.size(); ++i) mean_square += values[row + i] * values[row + i];
+    mean_square /= static_cast<double>(weight.size());
+    for (std::size_t i = 0; i < weight.size(); ++i) {
+      values[row + i] *= weight[i] / std::sqrt(mean_square + eps);
+    }
+  }
+}
+
+// Norm and rotate-half of heads [T, heads, hd], one after the other.
 template <class T>
 void norm_and_rotate(std::vector<T>& heads_of_tokens, const std::vector<T>& weight,
                      const AttentionProblem& problem, std::int64_t heads, double eps, double theta) {
+  norm_rows(heads_of_tokens, weight, eps);
   const std::int64_t half = problem.head_dim / 2;
   for (std::int64_t row = 0; row < problem.tokens() * heads; ++row) {
     T* head = heads_of_tokens.data() + row * problem.head_dim;
-    if (!weight.empty()) {
-      T mean_square{};
-      for (std::int64_t d = 0; d < problem.head_dim; ++d) mean_square += head[d] * head[d];
-      mean_square /= static_cast<double>(problem.head_dim);
-      for (std::int64_t d = 0; d < problem.head_dim; ++d) {
-        head[d] *= weight[static_cast<std::size_t>(d)] / std::sqrt(mean_square + eps);
-      }
-    }
     const auto position = static_cast<double>(row / heads % problem.sequence_length);
     for (std::int64_t i = 0; i < half; ++i) {
       const double angle =

@@ -51,6 +51,16 @@ TEST(OrderedReduction, BFloat16IsRoundedOnce) {
   EXPECT_EQ(static_cast<float>(result), 258.0F);
 }
 
+TEST(OrderedReduction, Float16IsRoundedOnce) {
+  // 2048 + 1 + 1: float16 has 11 significant bits.
+  const float16 large(2048.0F);
+  const float16 one(1.0F);
+  float16 result;
+  const std::vector<const void*> sources = {&large, &one, &one};
+  reduce_in_order(sources, &result, 1, DType::kFloat16, ReduceOp::kSum);
+  EXPECT_EQ(static_cast<float>(result), 2050.0F);
+}
+
 TEST(OrderedReduction, MaxAndMinPassNaNOn) {
   constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
   for (const ReduceOp op : {ReduceOp::kMax, ReduceOp::kMin}) {

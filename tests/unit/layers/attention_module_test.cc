@@ -18,11 +18,13 @@ constexpr std::int64_t kWidth = 6;  // D
 struct ModuleCase {
   AttentionProblem problem;
   bool qk_norm = false;
+  bool over_width = false;  // the norm, over all heads at once
 
   friend void PrintTo(const ModuleCase& c, std::ostream* out) {
     *out << c.problem.sequences << " x " << c.problem.sequence_length << ", heads " << c.problem.heads << "/"
          << c.problem.kv_heads << " of " << c.problem.head_dim << (c.qk_norm ? ", QK-norm" : "")
-         << (c.problem.causal ? "" : ", not causal") << (c.problem.padding.empty() ? "" : ", padding");
+         << (c.over_width ? " over the width" : "") << (c.problem.causal ? "" : ", not causal")
+         << (c.problem.padding.empty() ? "" : ", padding");
   }
 };
 
@@ -36,6 +38,7 @@ config::Model model_of(const ModuleCase& c) {
   model.set_rope_theta(100.0);
   model.set_norm_eps(1e-3);
   model.set_qk_norm(c.qk_norm);
+  if (c.over_width) model.set_qk_norm_over(config::Model::width);
   model.set_causal(c.problem.causal);
   return model;
 }
@@ -178,13 +181,13 @@ TEST_P(AttentionModuleShapes, BackwardIsTheComplexStepDerivative) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Shapes, AttentionModuleShapes,
-                         testing::Values(ModuleCase{{2, 5, 4, 2, 4}, true},
-                                         ModuleCase{{2, 5, 4, 2, 4}, false},
-                                         ModuleCase{{3, 1, 2, 2, 6}, true}, ModuleCase{{1, 9, 3, 1, 2}, true},
-                                         ModuleCase{{1, 4, 1, 1, 8}, false},
-                                         ModuleCase{{2, 5, 4, 2, 4, false}, true},
-                                         ModuleCase{{2, 3, 2, 1, 2, false, {0, 1, 0, 0, 0, 1}}, false}));
+INSTANTIATE_TEST_SUITE_P(
+    Shapes, AttentionModuleShapes,
+    testing::Values(ModuleCase{{2, 5, 4, 2, 4}, true}, ModuleCase{{2, 5, 4, 2, 4}, false},
+                    ModuleCase{{3, 1, 2, 2, 6}, true}, ModuleCase{{1, 9, 3, 1, 2}, true},
+                    ModuleCase{{1, 4, 1, 1, 8}, false}, ModuleCase{{2, 5, 4, 2, 4}, true, true},
+                    ModuleCase{{1, 3, 3, 1, 2}, true, true}, ModuleCase{{2, 5, 4, 2, 4, false}, true},
+                    ModuleCase{{2, 3, 2, 1, 2, false, {0, 1, 0, 0, 0, 1}}, false}));
 
 TEST(AttentionModule, NamesItsParameters) {
   Fixture f({{1, 1, 4, 2, 4}, true});
@@ -208,8 +211,8 @@ TEST(AttentionModule, NamesItsParameters) {
 
 // Prefill and single steps, in pieces of any size, give what one forward over the whole sequence gives.
 TEST(AttentionModule, CachedDecodingEqualsForward) {
-  for (const bool qk_norm : {false, true}) {
-    Fixture f({{1, 140, 4, 2, 4}, qk_norm});
+  for (const auto& [qk_norm, over_width] : {std::pair(false, false), {true, false}, {true, true}}) {
+    Fixture f({{1, 140, 4, 2, 4}, qk_norm, over_width});
     const std::vector<double> expected = f.reference(f.inputs<double>());
     const double tolerance = f.tolerance(largest(expected));
     KvCache cache = f.attention.make_cache(140);

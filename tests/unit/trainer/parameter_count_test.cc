@@ -21,6 +21,8 @@ TEST_P(ParameterCountTest, EqualsTheBuiltModel) {
   if (GetParam() == std::string("dense")) experiment.mutable_moe()->set_experts(0);
   if (GetParam() == std::string("local_experts")) experiment.mutable_moe()->set_top_k(4);  // all answer
   if (GetParam() == std::string("plain_attention")) experiment.mutable_model()->set_qk_norm(false);
+  if (GetParam() == std::string("wide_qk_norm"))
+    experiment.mutable_model()->set_qk_norm_over(config::Model::width);
 
   const auto alone = make_self_communicator();
   const ProcessGrid grid(*alone, 1);
@@ -43,8 +45,9 @@ TEST_P(ParameterCountTest, EqualsTheBuiltModel) {
 
 INSTANTIATE_TEST_SUITE_P(Variants, ParameterCountTest,
                          testing::Values("base", "untied", "shared", "top1", "top_all", "dense_every_second",
-                                         "dense", "plain_attention", "local_experts", "hash", "dense_mixture",
-                                         "noisy_top_k", "hierarchical", "gateless", "overrides"),
+                                         "dense", "plain_attention", "wide_qk_norm", "local_experts", "hash",
+                                         "dense_mixture", "noisy_top_k", "hierarchical", "gateless",
+                                         "overrides"),
                          [](const auto& variant) { return std::string(variant.param); });
 
 TEST(ParameterCount, PublishedModels) {

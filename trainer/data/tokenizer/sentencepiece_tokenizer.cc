@@ -1,0 +1,88 @@
+#include "trainer/data/tokenizer/sentencepiece_tokenizer.h"
+
+#include <cstring>
+#include <filesystem>
+
+#include "comm/base/error.h"
+#include "trainer/data/tokenizer/shelf.h"
+#include "trainer/data/tokenizer/utf8.h"
+#include "trainer/data/tokenizer/worker_process.h"
+
+namespace conclave::data {
+namespace {
+
+std::vector<std::int32_t> integers(const std::string& bytes) {
+  std::vector<std::int32_t> values(bytes.size() / sizeof(std::int32_t));
+  if (!values.empty()) std::memcpy(values.data(), bytes.data(), bytes.size());
+  return values;
+}
+
+// A process for each thread that asks at the same time.
+class SentencePieceTokenizer : public Tokenizer {
+ public:
+  explicit SentencePieceTokenizer(const std::string& path)
+      : workers_([path] { return std::make_unique<WorkerProcess>(path); }) {
+    try {
+      vocab_size_ = integers(workers_.take()->greeting()).at(0);
+    } catch (const Error& error) {
+      throw Error(fmt::format("{}: is no SentencePiece model: {}", path, error.what()));
+    }
+  }
+
+  std::int64_t vocab_size() const override { return vocab_size_; }
+
+  void encode(std::string_view text, bool, std::vector<std::int32_t>& ids) const override {
+    const std::vector<std::int32_t> found =
+        integers(workers_.take()->call(WorkerRequest::kEncode, with_replacements(text)));
+    ids.insert(ids.end(), found.begin(), found.end());
+  }
+
+  std::string decode(std::span<const std::int32_t> ids) const override {
+    for (const std::int32_t id : ids) checked_id(id, vocab_size());
+    return workers_.take()->call(WorkerRequest::kDecode,
+                                 {reinterpret_cast<const char*>(ids.data()), ids.size_bytes()});
+  }
+
+  // What it may join, only the library knows.
+  std::size_t cut(std::string_view text, std::size_t) const override { return text.size(); }
+
+  std::int64_t id_of(std::string_view token) const override {
+    return integers(workers_.take()->call(WorkerRequest::kId, token)).at(0);
+  }
+
+ private:
+  mutable Shelf<WorkerProcess> workers_;
+  std::int64_t vocab_size_ = 0;
+};
+
+}  // namespace
+
+std::unique_ptr<Tokenizer> open_sentencepiece(const std::string& path) {
+  return std::make_unique<SentencePieceTokenizer>(path);
+}
+
+void train_sentencepiece(std::span<const std::string> texts, const std::string& path,
+                         const SentencePieceTraining& training) {
+  std::string inputs;
+  for (const std::string& text : texts) {
+    CONCLAVE_CHECK(std::filesystem::is_regular_file(text), "{}: no such text", text);
+    CONCLAVE_CHECK(text.find(',') == std::string::npos,
+                   "{}: SentencePiece takes no path with a comma; give the file another name", text);
+    inputs += (inputs.empty() ? "" : ",") + text;
+  }
+  CONCLAVE_CHECK(path.ends_with(".model"), "{}: name the tokenizer something.model", path);
+  const std::string prefix = path.substr(0, path.size() - std::string(".model").size());
+  const std::string arguments = fmt::format(
+      "--input={} --model_prefix={} --vocab_size={} --model_type={} --byte_fallback=true "
+      "--normalization_rule_name=identity --remove_extra_whitespaces=false --character_coverage=0.9995 "
+      "--minloglevel=2",
+      inputs, prefix, training.vocab_size, training.unigram ? "unigram" : "bpe");
+  try {
+    WorkerProcess("").call(WorkerRequest::kTrain, arguments);
+  } catch (const Error& error) {
+    throw Error(fmt::format("SentencePiece can't learn {} tokens from {}: {}", training.vocab_size, inputs,
+                            error.what()));
+  }
+}
+
+}  // namespace conclave::data
