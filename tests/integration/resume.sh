@@ -27,6 +27,12 @@ train 0 beside "${batch[@]}" checkpoint.async=true checkpoint.every=1
 says "resumed from beside/checkpoints/step_000010, step 10"
 same_state straight beside 20
 
+# In bf16, where the processor has it.
+train 0 bf16 "${batch[@]}" precision.compute=auto
+train 75 bf16_resumed "${batch[@]}" precision.compute=auto train.stop_after=10
+train 0 bf16_resumed "${batch[@]}" precision.compute=auto
+same_state bf16 bf16_resumed 20
+
 # Another seed must make another run, or the comparison sees nothing.
 train 0 other "${batch[@]}" run.seed=43
 cmp --silent {straight,other}/checkpoints/step_000020/rank_00000.safetensors && fail "the seed changes nothing"

@@ -54,7 +54,7 @@ void check_same_model(const config::Experiment& theirs, const config::Experiment
 
 std::string load_from_files(Trainer& trainer, const std::string& path) {
   std::vector<ShardedTensor> tensors;
-  for (const Parameter* parameter : trainer.model.parameters()) tensors.push_back(parameter->sharded());
+  for (Parameter* parameter : trainer.model.parameters()) tensors.push_back(parameter->sharded());
   const auto type = on_all_ranks(trainer.world, [&] {
     const ImportedModel imported = read_model_config(path);
     check_same_model(imported.experiment, trainer.experiment, path);
@@ -74,7 +74,7 @@ std::string load_from_checkpoint(Trainer& trainer, const std::string& path) {
     return found;
   });
   std::vector<ShardedTensor> tensors;
-  for (const Parameter* parameter : trainer.model.parameters()) tensors.push_back(parameter->sharded());
+  for (Parameter* parameter : trainer.model.parameters()) tensors.push_back(parameter->sharded());
   for (ShardedTensor& tensor : trainer.model.state()) tensors.push_back(std::move(tensor));
   const TrainingProgress progress =
       load_checkpoint(trainer.world, checkpoint, tensors, LoadScope::kNamedOnly);

@@ -45,7 +45,8 @@ void round_to(DType dtype, std::span<float> values) {
 double loss_of_checkpoint(const std::filesystem::path& checkpoint, const config::Experiment& experiment,
                           Communicator& world, DType dtype) {
   const LoadedModel loaded = load_model(checkpoint, experiment, world);
-  for (Parameter* parameter : loaded.model->parameters()) round_to(dtype, parameter->value().values<float>());
+  for (Parameter* parameter : loaded.model->parameters())
+    round_to(dtype, parameter->mutable_value().values<float>());
   return loss_of(*loaded.model, *loaded.grid, experiment.model());
 }
 
@@ -57,7 +58,7 @@ double loss_of_files(const std::filesystem::path& directory, Communicator& world
   const ProcessGrid grid(world, 1);
   const std::unique_ptr<Model> model = make_model(imported.experiment, grid);
   std::vector<ShardedTensor> tensors;
-  for (const Parameter* parameter : model->parameters()) tensors.push_back(parameter->sharded());
+  for (Parameter* parameter : model->parameters()) tensors.push_back(parameter->sharded());
   read_parameters(files, names, tensors);
   return loss_of(*model, grid, imported.experiment.model());
 }

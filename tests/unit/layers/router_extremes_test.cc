@@ -56,7 +56,7 @@ void make_infinite(RouterCase& c, const std::string& suffix, std::int64_t first)
   for (Parameter* parameter : c.parameters) {
     if (parameter->name() != RouterCase::kName + suffix) continue;
     for (std::int64_t e = first; e < parameter->value().extent(0); ++e) {
-      const auto row = parameter->value().rows(e, e + 1).values<float>();
+      const auto row = parameter->mutable_value().rows(e, e + 1).values<float>();
       std::ranges::fill(row, 0.0F);
       row[0] = -3e38F;
     }
