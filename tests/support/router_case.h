@@ -92,6 +92,7 @@ class RouterCase {
     std::vector<ShardedTensor> state;  // a balancing bias
     router->collect_state(state);
     for (const ShardedTensor& tensor : state) {
+      if (!tensor.name.ends_with(".bias")) continue;
       bias = random_values(tensor.local.elements(), tensor.name, 0.2);
       std::ranges::copy(bias, tensor.local.values<float>().begin());
     }
