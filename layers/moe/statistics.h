@@ -8,13 +8,13 @@
 namespace conclave {
 
 struct MoeStatistics {
-  std::int64_t tokens = 0;                       // tokens routed, without padding
-  std::vector<std::int64_t> chosen_per_expert;   // [E], before dropping
-  std::vector<std::int64_t> chosen_per_choice;   // [K], before dropping: a place may stay empty
-  std::vector<std::int64_t> dropped_per_choice;  // [K]
+  std::int64_t tokens = 0;                            // tokens routed, without padding
+  std::vector<std::int64_t> chosen_per_expert = {};   // [E], before dropping
+  std::vector<std::int64_t> chosen_per_choice = {};   // [K], before dropping: a place may stay empty
+  std::vector<std::int64_t> dropped_per_choice = {};  // [K]
   // Kept choices that went to each rank of this rank's expert-parallel group [P], without rows that only fill
   // up an expert.
-  std::vector<std::int64_t> sent_per_rank;
+  std::vector<std::int64_t> sent_per_rank = {};
   double router_entropy_sum = 0;  // sum over tokens of -sum_e p ln p
   // This rank's share of the loss terms of one optimizer step, already divided by the tokens of the
   // global batch: the sum over ranks and micro-batches is the term. "Raw" is without its coefficient

@@ -97,7 +97,7 @@ TEST_P(GoldenModel, Logits) {
 void expect_gradients(const Trainer& trainer, const GoldenReference& reference, Architecture architecture) {
   const std::vector<TensorNames> names = tensor_names(trainer.experiment, architecture);
   std::int64_t compared = 0;
-  for (const Parameter* parameter : trainer.model.parameters()) {
+  for (Parameter* parameter : trainer.model.parameters()) {
     const auto tensor = std::ranges::find(names, parameter->name(), &TensorNames::name);
     ASSERT_NE(tensor, names.end()) << parameter->name();
     const Range rows = parameter->sharded().held_rows();
