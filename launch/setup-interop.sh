@@ -17,5 +17,5 @@ fi
 "$directory/bin/python" -c 'import jsonschema, safetensors, sentencepiece, tensorboard, tokenizers, torch, transformers
 print("setup-interop: torch", torch.__version__, "transformers", transformers.__version__)'
 if [[ $directory != .cache/interop ]]; then
-  echo "setup-interop: export CONCLAVE_INTEROP_PYTHON=$(realpath "$directory/bin/python")"
+  echo "setup-interop: export CONCLAVE_INTEROP_PYTHON=$(realpath "$directory")/bin/python"
 fi

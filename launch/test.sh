@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what is missing, builds everything in build-test/ with warnings as errors, and runs the tests:
 # launch/test.sh [--label LABEL]
-# LABEL is unit, distributed, integration, fault, fuzz or policy. Fails if a test fails or if none ran; ends with what was
+# LABEL is unit, distributed, integration, interop, fault, fuzz or policy. Fails if a test fails or if none ran; ends with what was
 # skipped and why.
 set -euo pipefail
 cd "$(dirname "$0")/.."

@@ -13,7 +13,7 @@ from odd_strings import STRINGS
 SEQUENCE = 128
 SMALL = [f"model.max_seq={SEQUENCE}", "model.layers=2", "model.d_model=64", "model.heads=4", "model.kv_heads=2",
          "model.head_dim=16", "moe.d_ff=48", "train.steps=60", "train.eval_every=0", "checkpoint.every=0",
-         "schedule.warmup_steps=10", "train.global_batch=8", "data.valid_fraction=0.05"]  # fmt: skip
+         "schedule.warmup_steps=10", "train.global_batch=8", "data.valid_fraction=0.05", "precision.compute=fp32"]  # fmt: skip
 
 
 def held_out_loss(model, text, fraction):
@@ -105,6 +105,7 @@ data: {{tokenizer: pretokenized, valid_fraction: 0, train: [{{name: text, path: 
 optim: {{lr: 3e-3, weight_decay: 0.1, betas: [0.9, 0.95], eps: 1e-8, grad_clip: 0}}
 schedule: {{kind: constant, warmup_steps: 0}}
 train: {{steps: {len(losses)}, global_batch: {tokens.shape[0]}, micro_batch: {tokens.shape[0]}, eval_every: 0}}
+precision: {{compute: fp32}}
 log: {{every: 1}}
 """
     )

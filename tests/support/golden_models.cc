@@ -74,6 +74,7 @@ config::Experiment golden_experiment(const std::string& model, const GoldenRefer
   optim.set_eps(settings.at("eps"));
   for (const double beta : settings.at("betas")) optim.add_betas(beta);
   optim.set_grad_clip(0);
+  experiment.mutable_precision()->set_compute(config::Precision::fp32);
   experiment.mutable_schedule()->set_kind(config::Schedule::constant);
   experiment.mutable_schedule()->set_warmup_steps(0);
   experiment.mutable_train()->set_steps(settings.at("steps"));

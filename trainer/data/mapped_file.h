@@ -22,6 +22,8 @@ class MappedFile {
   std::int64_t size_bytes() const { return size_bytes_; }
   std::span<const std::byte> bytes() const { return {data_, static_cast<std::size_t>(size_bytes_)}; }
 
+  // Lets the system read `part` of bytes() while other work is done.
+  static void read_ahead(std::span<const std::byte> part);
   // Gives the pages that lie wholly in `part` of bytes() back to the system: what has been read once needn't
   // count as this process's memory. They are read again when touched.
   static void release(std::span<const std::byte> part);

@@ -16,6 +16,7 @@ constexpr const char* kOnlyFile = "model.safetensors";
 constexpr const char* kEmbedding = "model.embed_tokens.weight";
 constexpr const char* kHead = "lm_head.weight";
 constexpr std::int64_t kBlockElements = std::int64_t{1} << 20;
+constexpr std::size_t kReadAheadBytes = std::size_t{16} << 20;
 
 // weight_map: which file each tensor stands in.
 std::map<std::string, std::string> read_index(const std::filesystem::path& path) {
@@ -131,6 +132,7 @@ void ModelFiles::read_block(const TensorPiece& piece, const Stored& from, Range 
                             std::span<float> out) const {
   const std::size_t element_bytes = size_of(from.entry->dtype);
   const std::int64_t first = block.begin - piece.first_element;
+  read_ahead(from, static_cast<std::size_t>(first) * element_bytes);
   const std::span<const std::byte> bytes =
       from.entry->bytes.subspan(static_cast<std::size_t>(first) * element_bytes, out.size() * element_bytes);
   to_float(bytes, from.entry->dtype, out);
@@ -138,6 +140,12 @@ void ModelFiles::read_block(const TensorPiece& piece, const Stored& from, Range 
   const auto bad = first_not_finite(out);
   CONCLAVE_CHECK(!bad, "{}: tensor {} holds {} at element {}", from.file->path().string(), piece.name,
                  out[*bad], first + static_cast<std::int64_t>(*bad));
+}
+
+// The disk reads the next blocks while this one is converted.
+void ModelFiles::read_ahead(const Stored& from, std::size_t at) {
+  const std::span<const std::byte> rest = from.entry->bytes.subspan(at);
+  data::MappedFile::read_ahead(rest.first(std::min(rest.size(), kReadAheadBytes)));
 }
 
 void ModelFiles::check_complete(std::span<const TensorNames> known) const {

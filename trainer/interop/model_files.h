@@ -49,6 +49,7 @@ class ModelFiles {
   const std::vector<TensorPiece>& way_of(const TensorNames& tensor) const;
   // Checked against the shape and type that a piece must have.
   Stored stored(const TensorPiece& piece) const;
+  static void read_ahead(const Stored& from, std::size_t at);
   void read_block(const TensorPiece& piece, const Stored& from, Range block, std::span<float> out) const;
   bool is_copy_of_embedding(const std::string& name) const;
 

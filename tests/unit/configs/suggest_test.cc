@@ -40,6 +40,33 @@ TEST(SuggestTest, PrefersOtherFrameworksNamesThenOtherSectionsThenSlips) {
   EXPECT_THAT(suggest_keys("", "qqqqqqqq"), IsEmpty());
 }
 
+// The keys of a Hugging Face config.json of these models.
+TEST(SuggestTest, UnderstandsHuggingFaceNames) {
+  const std::map<std::string, std::string> ours{{"hidden_size", "model.d_model"},
+                                                {"num_hidden_layers", "model.layers"},
+                                                {"num_attention_heads", "model.heads"},
+                                                {"num_key_value_heads", "model.kv_heads"},
+                                                {"head_dim", "model.head_dim"},
+                                                {"max_position_embeddings", "model.max_seq"},
+                                                {"rms_norm_eps", "model.norm_eps"},
+                                                {"rope_theta", "model.rope_theta"},
+                                                {"vocab_size", "model.vocab_size"},
+                                                {"tie_word_embeddings", "model.tie_embeddings"},
+                                                {"initializer_range", "model.init_std"},
+                                                {"intermediate_size", "model.d_ff"},
+                                                {"moe_intermediate_size", "moe.d_ff"},
+                                                {"num_experts", "moe.experts"},
+                                                {"num_local_experts", "moe.experts"},
+                                                {"num_experts_per_tok", "moe.top_k"},
+                                                {"norm_topk_prob", "moe.normalize_top_k"},
+                                                {"router_aux_loss_coef", "moe.balance_loss"},
+                                                {"router_jitter_noise", "moe.jitter"},
+                                                {"decoder_sparse_step", "moe.every"},
+                                                {"hidden_act", "moe.activation"}};
+  for (const auto& [theirs, key] : ours)
+    EXPECT_THAT(suggest_keys("model", theirs), ElementsAre(key)) << theirs;
+}
+
 TEST(SuggestTest, NoAliasMeansTwoKeys) {
   std::map<std::string, std::string> owner;
   for (const Key& key : all_keys()) {

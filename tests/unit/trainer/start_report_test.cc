@@ -70,6 +70,14 @@ TEST_F(StartReportTest, LayersThatDifferHaveTheirOwnLines) {
             HasSubstr("capacity   block 0: "), HasSubstr("\n           block 1: ")));
 }
 
+TEST_F(StartReportTest, SaysWhatItExportsAs) {
+  EXPECT_THAT(report(), HasSubstr("export     exports as qwen3_moe\n"));
+  test::apply(experiment_, "sigmoid");
+  EXPECT_THAT(report(), HasSubstr("export     doesn't export to Hugging Face: moe.router is sigmoid: "));
+  test::apply(experiment_, "local_experts");
+  EXPECT_THAT(report(), Not(HasSubstr("\nexport ")));
+}
+
 TEST_F(StartReportTest, MarksWhatIsFrozenForcedAndTaught) {
   EXPECT_THAT(report(),
               AllOf(Not(HasSubstr("frozen")), Not(HasSubstr("FORCED")), Not(HasSubstr("supervised"))));

@@ -55,6 +55,7 @@ TEST_F(ConfigCommandTest, ShowPrintsTheResolvedFileWithOverrides) {
   EXPECT_EQ(outcome.exit_code, 0);
   EXPECT_THAT(outcome.output, HasSubstr("moe:\n  experts: 4\n  top_k: 1\n"));
   EXPECT_THAT(outcome.output, HasSubstr("  head_dim: 64\n"));
+  EXPECT_THAT(outcome.output, testing::EndsWith("\n# exports as mixtral\n"));
 }
 
 TEST_F(ConfigCommandTest, ShowThrowsTheFaultsOfAFile) {

@@ -1,0 +1,207 @@
+// ranks: 2
+// A large model read from Hugging Face files by two ranks: what each holds at its peak, and how fast it is.
+// Runs where CONCLAVE_STREAM_BYTES says how large (2e9 takes a minute and as much disk, three times the
+// memory):
+//
+//   CONCLAVE_STREAM_BYTES=2e9 launch/mpirun.sh 2 build/tests/distributed_streaming_load_test
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstdlib>
+#include <fstream>
+#include <map>
+#include <memory>
+#include <vector>
+
+#include "tests/support/mpi_environment.h"
+#include "tests/support/temporary_directory.h"
+#include "trainer/interop/import_model.h"
+
+namespace conclave {
+namespace {
+
+namespace fs = std::filesystem;
+using test::world;
+
+constexpr std::int64_t kFileBytes = 500'000'000;
+
+std::int64_t wanted_bytes() {
+  const char* value = std::getenv("CONCLAVE_STREAM_BYTES");
+  return value == nullptr ? 0 : static_cast<std::int64_t>(std::atof(value));
+}
+
+// Layers of about 180 MB in bf16, as many as make up the bytes.
+config::Experiment large_experiment(std::int64_t bytes) {
+  config::Experiment experiment;
+  config::Model& model = *experiment.mutable_model();
+  model.set_d_model(1024);
+  model.set_heads(16);
+  model.set_kv_heads(4);
+  model.set_head_dim(64);
+  model.set_vocab_size(32000);
+  model.set_tie_embeddings(false);
+  config::Moe& moe = *experiment.mutable_moe();
+  moe.set_experts(8);
+  moe.set_d_ff(3584);
+  model.set_layers(std::max<std::int64_t>(1, bytes / 180'000'000));
+  return experiment;
+}
+
+// Rank 0 writes files of values that no one needs to tell apart.
+void write_files(const fs::path& directory, const config::Experiment& experiment) {
+  const std::vector<bfloat16> values(std::size_t{1} << 22, bfloat16(0.015625F));
+  std::vector<SafetensorsWriter::Entry> entries;
+  int files = 0;
+  const auto flush = [&] {
+    SafetensorsWriter writer(directory / fmt::format("part_{:03}.safetensors", files++), entries);
+    for (const SafetensorsWriter::Entry& entry : writer.entries()) {
+      auto left = static_cast<std::size_t>(entry.shape.elements());
+      while (left > 0) {
+        const std::size_t now = std::min(left, values.size());
+        writer.write(std::as_bytes(std::span(values).first(now)));
+        left -= now;
+      }
+    }
+    writer.close_durably();
+    entries.clear();
+  };
+  std::int64_t bytes = 0;
+  for (const TensorNames& tensor : tensor_names(experiment, Architecture::kMixtral)) {
+    for (const TensorPiece& piece : tensor.written()) {
+      entries.push_back({piece.name, DType::kBFloat16, piece.shape});
+      bytes += entries.back().bytes();
+      if (bytes < kFileBytes) continue;
+      flush();
+      bytes = 0;
+    }
+  }
+  if (!entries.empty()) flush();
+}
+
+// The tensors that this rank owns, not touched yet.
+struct Share {
+  std::vector<std::unique_ptr<float[]>> memory;
+  std::vector<ShardedTensor> tensors;
+  std::int64_t bytes = 0;
+  std::int64_t largest_tensor_bytes = 0;
+
+  explicit Share(std::span<const TensorNames> names) {
+    for (const TensorNames& name : names) {
+      Range rows{0, name.shape[0]};
+      if (name.sharding == Sharding::kExpert) rows = partition(name.shape[0], world().size(), world().rank());
+      const Shape local = name.shape.with_rows(rows.size());
+      memory.push_back(std::make_unique_for_overwrite<float[]>(static_cast<std::size_t>(local.elements())));
+      const auto values = std::span(memory.back().get(), static_cast<std::size_t>(local.elements()));
+      tensors.push_back({name.name, name.shape, name.sharding, rows, tensor_view(values, local)});
+      const std::int64_t of_tensor = local.elements() * static_cast<std::int64_t>(sizeof(float));
+      bytes += of_tensor;
+      largest_tensor_bytes = std::max(largest_tensor_bytes, of_tensor);
+    }
+  }
+};
+
+// VmHWM of /proc/self/status, after it was set back to what is resident now.
+std::int64_t peak_bytes() {
+  std::ifstream status("/proc/self/status");
+  for (std::string word; status >> word;) {
+    if (word != "VmHWM:") continue;
+    std::int64_t kilobytes = 0;
+    status >> kilobytes;
+    return 1024 * kilobytes;
+  }
+  return 0;
+}
+void reset_peak() { std::ofstream("/proc/self/clear_refs") << "5"; }
+
+// The files leave the page cache, so that both ways of reading meet the same disk.
+void forget(const fs::path& directory) {
+  for (const auto& entry : fs::directory_iterator(directory)) {
+    const int file = ::open(entry.path().c_str(), O_RDONLY | O_CLOEXEC);
+    ::posix_fadvise(file, 0, 0, POSIX_FADV_DONTNEED);
+    ::close(file);
+  }
+}
+
+// The same bytes by read(), a few megabytes at a time, those of this rank's experts and all dense ones.
+void plain_read(const fs::path& directory, const config::Experiment& experiment) {
+  std::vector<char> buffer(std::size_t{4} << 20);
+  std::map<std::string, Range> wanted;  // bytes of each tensor
+  for (const TensorNames& tensor : tensor_names(experiment, Architecture::kMixtral)) {
+    const Range rows = tensor.sharding == Sharding::kExpert
+                           ? partition(tensor.shape[0], world().size(), world().rank())
+                           : Range{0, tensor.shape[0]};
+    for (const TensorPiece& piece : tensor.written()) {
+      const std::int64_t row = piece.first_element / tensor.shape.row_elements();
+      if (tensor.sharding == Sharding::kReplicated || (row >= rows.begin && row < rows.end))
+        wanted[piece.name] = {};
+    }
+  }
+  for (const auto& entry : fs::directory_iterator(directory)) {
+    if (entry.path().extension() != ".safetensors") continue;
+    const SafetensorsReader header(entry.path());
+    const int file = ::open(entry.path().c_str(), O_RDONLY | O_CLOEXEC);
+    for (const auto& [name, tensor] : header.entries()) {
+      if (!wanted.contains(name)) continue;
+      off_t at = tensor.bytes.data() - header.header().data();
+      for (std::size_t left = tensor.bytes.size(); left > 0;) {
+        const ssize_t got = ::pread(file, buffer.data(), std::min(left, buffer.size()), at);
+        ASSERT_GT(got, 0);
+        left -= static_cast<std::size_t>(got);
+        at += got;
+      }
+    }
+    ::close(file);
+  }
+}
+
+// Seconds until all ranks are through.
+template <class Action>
+double timed(const Action& action) {
+  world().barrier().wait();
+  const auto start = std::chrono::steady_clock::now();
+  action();
+  world().barrier().wait();
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+TEST(StreamingLoad, HoldsNoMoreThanTheRanksOwnShare) {
+  if (wanted_bytes() == 0) GTEST_SKIP() << "set CONCLAVE_STREAM_BYTES=2e9 to run it";
+  const test::TemporaryDirectory directory(world());
+  const config::Experiment experiment = large_experiment(wanted_bytes());
+  if (world().rank() == 0) write_files(directory.path(), experiment);
+  world().barrier().wait();
+  const std::vector<TensorNames> names = tensor_names(experiment, Architecture::kMixtral);
+
+  for (int round = 0; round < 3; ++round) {
+    world().barrier().wait();
+    if (world().rank() == 0) forget(directory.path());
+    const double plain_seconds = timed([&] { plain_read(directory.path(), experiment); });
+    if (world().rank() == 0) forget(directory.path());
+    Share share(names);
+    reset_peak();
+    const std::int64_t before = peak_bytes();
+    const double seconds = timed([&] {
+      const ModelFiles files(directory.path());
+      read_parameters(files, names, share.tensors);
+    });
+    const std::int64_t held = peak_bytes() - before;
+    // The share itself, a tenth of it, and one tensor.
+    EXPECT_LE(held, share.bytes + share.bytes / 10 + share.largest_tensor_bytes);
+    for (const ShardedTensor& tensor : share.tensors)
+      EXPECT_EQ(ConstTensorView(tensor.local).values<float>().back(), 0.015625F) << tensor.name;
+    const double file_bytes = static_cast<double>(share.bytes) / 2;  // bf16
+    fmt::print(
+        "rank {}: {:.0f} MB of files, share {:.0f} MB, peak {:.0f} MB ({:+.1f} %); {:.2f} s, {:.0f} MB/s; "
+        "plain read {:.2f} s, {:.0f} MB/s; ratio {:.2f}\n",
+        world().rank(), file_bytes / 1e6, static_cast<double>(share.bytes) / 1e6,
+        static_cast<double>(held) / 1e6,
+        100.0 * (static_cast<double>(held) / static_cast<double>(share.bytes) - 1), seconds,
+        file_bytes / 1e6 / seconds, plain_seconds, file_bytes / 1e6 / plain_seconds, plain_seconds / seconds);
+  }
+}
+
+}  // namespace
+}  // namespace conclave
