@@ -134,4 +134,10 @@ std::unique_ptr<Communicator> Communicator::split(int color, int key, std::strin
   return do_split(color, key, std::move(name));
 }
 
+void Communicator::set_paths(const PathOptions& options) {
+  CONCLAVE_CHECK(options.ranks_per_node >= 0, "group \"{}\": {} ranks per node", name_,
+                 options.ranks_per_node);
+  do_set_paths(options);
+}
+
 }  // namespace conclave

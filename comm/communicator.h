@@ -2,7 +2,8 @@
 // (self, mpi, nccl) implements it.
 //
 // Rules for every collective
-//  * All ranks of the group call the same operations in the same order.
+//  * All ranks of the group call the same operations in the same order, and wait for reductions in the same
+//    order.
 //  * Counts are elements, 64 bits. Buffers are contiguous and must not overlap unless a function says so.
 //  * The public functions check their arguments (null with a count, overlap, dtype, device, counts against
 //    sizes) and throw Error before anything is sent; the backends implement the protected do_* functions.
@@ -24,6 +25,7 @@
 
 #include "comm/base/buffer_view.h"
 #include "comm/base/device.h"
+#include "comm/paths.h"
 #include "comm/watchdog.h"
 
 namespace conclave {
@@ -96,6 +98,13 @@ class Communicator {
   // A new group of the ranks that pass the same color, ordered by key, then by rank. Collective and blocking.
   std::unique_ptr<Communicator> split(int color, int key, std::string name);
 
+  // Collective, while no operation is under way: which way the data of this group takes, and of the groups
+  // that are split from it afterwards. Results are the same bit for bit. Throws Error, on every rank, if
+  // shared memory is asked for and a node has none.
+  void set_paths(const PathOptions& options);
+  // "shared memory", "MPI", ...: for the start-up table.
+  virtual std::string describe_paths() const { return "one process"; }
+
  protected:
   Communicator(int rank, int size, std::string name, std::shared_ptr<Watchdog> watchdog,
                DeviceKind device_kind = DeviceKind::kCpu)
@@ -114,6 +123,7 @@ class Communicator {
   virtual Work do_all_gather(ConstBufferView send, BufferView recv) = 0;
   virtual Work do_broadcast(BufferView data, int root) = 0;
   virtual Work do_barrier() = 0;
+  virtual void do_set_paths(const PathOptions&) {}
   virtual std::unique_ptr<Communicator> do_split(int color, int key, std::string name) = 0;
 
  private:

@@ -7,12 +7,16 @@
 #include <cstring>
 #include <exception>
 #include <numeric>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "comm/base/error.h"
 #include "comm/base/partition.h"
+#include "comm/mpi/hierarchical_exchange.h"
+#include "comm/mpi/node_channels.h"
+#include "comm/mpi/nodes.h"
 #include "comm/mpi/transfers.h"
 #include "comm/ordered_reduction.h"
 
@@ -47,24 +51,50 @@ int world_rank_of_first(MPI_Comm comm) {
   return world_rank;
 }
 
+// What a group hands on to those that are split from it.
+struct Site {
+  std::shared_ptr<ChannelSet> channels = std::make_shared<ChannelSet>();
+  PathOptions paths;
+  int node = 0;  // of this rank, by find_node()
+};
+
 class MpiCommunicator final : public Communicator {
  public:
-  // Takes over `comm`.
-  MpiCommunicator(MPI_Comm comm, std::string group_name, std::shared_ptr<Watchdog> watchdog)
+  // Takes over `comm`. Collective over it.
+  MpiCommunicator(MPI_Comm comm, std::string group_name, std::shared_ptr<Watchdog> watchdog, Site site)
       : Communicator(rank_in(comm), size_of_group(comm), std::move(group_name), std::move(watchdog)),
         comm_(comm),
         noted_name_(NotedText::words_of(name())),
         first_rank_(world_rank_of_first(comm)),
-        transfers_(comm) {
+        site_(std::move(site)) {
     MPI_Comm_set_errhandler(comm_, MPI_ERRORS_RETURN);
+    open_paths();
   }
 
   ~MpiCommunicator() override {
     // Freeing is collective: not while an exception ends this rank.
     if (std::uncaught_exceptions() > 0 || !MpiRuntime::active()) return;
+    hierarchy_.reset();
     const WatchedWait wait(watchdog(), note(next(Operation::kFree)));
+    channels_.reset();
     MPI_Comm_free(&comm_);
   }
+
+  // Memory of reductions under way; given back, it serves the next.
+  std::vector<std::byte> take_buffer(std::size_t bytes);
+  void give_back(std::vector<std::byte> buffer) { spare_buffers_.push_back(std::move(buffer)); }
+
+  // Calls exchange(to, from) for every other rank, neighbours first, so that no rank is
+  // everybody's first target.
+  template <class Exchange>
+  void for_each_peer(Exchange exchange) const {
+    for (int distance = 1; distance < size(); ++distance) {
+      exchange((rank() + distance) % size(), (rank() - distance + size()) % size());
+    }
+  }
+
+  Transfers make_transfers() const { return {comm_, channels_.get(), *site_.channels}; }
+  std::string describe_paths() const override;
 
   // Throws Error if `code` is one.
   void check(int code, const MpiOperation& operation, const std::string& problem = {}) const {
@@ -104,7 +134,15 @@ class MpiCommunicator final : public Communicator {
     const MpiOperation operation = next(Operation::kSplit);
     const WatchedWait wait(watchdog(), note(operation));
     check(MPI_Comm_split(comm_, color, key, &group), operation);
-    return std::make_unique<MpiCommunicator>(group, std::move(group_name), shared_watchdog());
+    return std::make_unique<MpiCommunicator>(group, std::move(group_name), shared_watchdog(), site_);
+  }
+
+  void do_set_paths(const PathOptions& options) override {
+    if (options == site_.paths) return;
+    const WatchedWait wait(watchdog(), note(next(Operation::kSplit)));
+    site_.paths = options;
+    site_.node = find_node(comm_, options.ranks_per_node);
+    open_paths();
   }
 
  private:
@@ -115,32 +153,29 @@ class MpiCommunicator final : public Communicator {
             first_rank_};
   }
 
-  // Calls exchange(to, from) for every other rank, neighbours first, so that no rank is
-  // everybody's first target.
-  template <class Exchange>
-  void for_each_peer(Exchange exchange) const {
-    for (int distance = 1; distance < size(); ++distance) {
-      exchange((rank() + distance) % size(), (rank() - distance + size()) % size());
-    }
-  }
+  // Collective: makes what site_ asks for.
+  void open_paths();
+  void exchange_between_nodes(std::span<HierarchicalExchange::Message> messages);
 
   // Gathers every rank's `operation.bytes` bytes in ceil(log2(size)) rounds (Bruck et al. 1997, "Efficient
   // algorithms for all-to-all communications in multiport message-passing systems"); block i of the result is
   // that of rank (rank() + i) % size().
   const std::byte* gather_small(const std::byte* data, const MpiOperation& operation);
   void reduce_small(BufferView data, ReduceOp op);
-  void reduce_large(BufferView data, ReduceOp op);
-  // Block r of `data`, cut by partition(), goes to rank r; result = the reduction of the blocks
-  // that this rank got.
-  void reduce_blocks(ConstBufferView data, void* result, ReduceOp op, const MpiOperation& operation);
   std::byte* scratch(std::size_t bytes);
 
   MPI_Comm comm_;
   NotedText::Words noted_name_;
   int first_rank_;  // rank in the world of this group's rank 0
   std::int64_t sequence_ = 0;
-  Transfers transfers_;             // of the blocking operations
-  std::vector<std::byte> scratch_;  // grows to the largest reduction
+  Site site_;
+  int nodes_ = 1;
+  bool shares_memory_ = false;  // on every node where the group has several ranks
+  std::unique_ptr<NodeChannels> channels_;
+  std::unique_ptr<HierarchicalExchange> hierarchy_;
+  std::optional<Transfers> transfers_;                 // of the blocking operations
+  std::vector<std::byte> scratch_;                     // grows to the largest gather_small()
+  std::vector<std::vector<std::byte>> spare_buffers_;  // of reductions that are complete
   std::vector<const void*> sources_;
   std::vector<std::int64_t> send_offsets_;  // of the blocks of the last all_to_all_v
   std::vector<std::int64_t> recv_offsets_;
@@ -148,8 +183,8 @@ class MpiCommunicator final : public Communicator {
 
 class PendingTransfers final : public PendingOperation {
  public:
-  PendingTransfers(const MpiCommunicator& group, MPI_Comm comm, MpiOperation described)
-      : transfers(comm), operation(described), group_(group) {}
+  PendingTransfers(const MpiCommunicator& group, MpiOperation described)
+      : transfers(group.make_transfers()), operation(described), group_(group) {}
   void wait() override { group_.finish(transfers, operation); }
 
   Transfers transfers;
@@ -169,11 +204,145 @@ std::int64_t bytes_of(std::int64_t elements, DType dtype) {
   return elements * static_cast<std::int64_t>(size_of(dtype));
 }
 
+// Block r of `data`, cut by partition(), goes to rank r, which reduces the blocks that it got; an all_reduce
+// then gathers the results.
+class PendingReduction final : public PendingOperation {
+ public:
+  PendingReduction(MpiCommunicator& group, MpiOperation operation, BufferView data, void* result, ReduceOp op,
+                   bool gathers)
+      : group_(group),
+        transfers_(group.make_transfers()),
+        operation_(operation),
+        data_(data),
+        result_(result),
+        op_(op),
+        gathers_(gathers) {
+    const std::int64_t own_bytes = bytes_of(block(group_.rank()).size(), data_.dtype);
+    received_ = group_.take_buffer(static_cast<std::size_t>(own_bytes * group_.size()));
+    group_.for_each_peer([&](int to, int from) {
+      receive(received_.data() + from * own_bytes, own_bytes, from);
+      send(block(to), to);
+    });
+  }
+
+  void wait() override {
+    group_.finish(transfers_, operation_);
+    const Range own = block(group_.rank());
+    std::vector<const void*> sources(static_cast<std::size_t>(group_.size()));
+    for (int rank = 0; rank < group_.size(); ++rank) {
+      sources[static_cast<std::size_t>(rank)] = rank == group_.rank()
+                                                    ? at(data_.data, own.begin, data_.dtype)
+                                                    : at(received_.data(), rank * own.size(), data_.dtype);
+    }
+    reduce_in_order(sources, result_, own.size(), data_.dtype, op_);
+    group_.give_back(std::move(received_));
+    if (!gathers_) return;
+
+    operation_.phase = 1;
+    group_.for_each_peer([&](int to, int from) {
+      const Range theirs = block(from);
+      receive(at(data_.data, theirs.begin, data_.dtype), bytes_of(theirs.size(), data_.dtype), from);
+      send(own, to);
+    });
+    group_.finish(transfers_, operation_);
+  }
+
+ private:
+  Range block(int rank) const { return partition(data_.count, group_.size(), rank); }
+  void receive(void* to, std::int64_t bytes, int from) {
+    group_.check(transfers_.receive(to, bytes, from, operation_), operation_);
+  }
+  void send(Range elements, int to) {
+    group_.check(transfers_.send(at(data_.data, elements.begin, data_.dtype),
+                                 bytes_of(elements.size(), data_.dtype), to, operation_),
+                 operation_);
+  }
+
+  MpiCommunicator& group_;
+  Transfers transfers_;
+  MpiOperation operation_;
+  BufferView data_;
+  void* result_;
+  ReduceOp op_;
+  bool gathers_;
+  std::vector<std::byte> received_;  // [ranks] blocks of this rank's elements
+};
+
+void MpiCommunicator::open_paths() {
+  channels_.reset();
+  hierarchy_.reset();
+  nodes_ = 1;
+  shares_memory_ = false;
+  if (size() > 1) {
+    NodeMap map = map_nodes(comm_, site_.node);
+    nodes_ = static_cast<int>(map.nodes.size());
+    const bool has_neighbours =
+        map.nodes[static_cast<std::size_t>(map.node_of_rank[static_cast<std::size_t>(rank())])].size() > 1;
+    if (site_.paths.path != Path::kMpi) {
+      channels_ = NodeChannels::open(comm_, site_.node, site_.channels);
+      int missing = has_neighbours && channels_ == nullptr ? 1 : 0;
+      MPI_Allreduce(MPI_IN_PLACE, &missing, 1, MPI_INT, MPI_SUM, comm_);
+      shares_memory_ = missing == 0 && nodes_ < size();
+      CONCLAVE_CHECK(missing == 0 || site_.paths.path == Path::kAuto,
+                     "group \"{}\": {} of {} ranks got no shared memory on their node (is /dev/shm full?); "
+                     "parallel.exchange auto or mpi does without",
+                     name(), missing, size());
+    }
+    if (site_.paths.path == Path::kHierarchical && nodes_ > 1) {
+      Site node_site = site_;
+      node_site.paths.path = Path::kAuto;
+      MPI_Comm node = MPI_COMM_NULL;
+      check(MPI_Comm_split(comm_, site_.node, rank(), &node), next(Operation::kSplit));
+      hierarchy_ = std::make_unique<HierarchicalExchange>(
+          std::move(map), rank(),
+          std::make_unique<MpiCommunicator>(node, name() + "/node", shared_watchdog(), node_site));
+    }
+  }
+  transfers_.emplace(make_transfers());
+}
+
+std::string MpiCommunicator::describe_paths() const {
+  if (size() == 1) return "one process";
+  if (site_.paths.path == Path::kMpi) return "MPI";
+  const char* inside = shares_memory_ ? "shared memory" : "MPI";
+  if (nodes_ == 1) return inside;
+  if (hierarchy_ != nullptr) {
+    return fmt::format("hierarchical over {} nodes: {} inside, one MPI message for each pair of nodes",
+                       nodes_, inside);
+  }
+  if (nodes_ == size()) return "MPI";
+  return fmt::format("{} inside {} nodes, MPI between them", inside, nodes_);
+}
+
+void MpiCommunicator::exchange_between_nodes(std::span<HierarchicalExchange::Message> messages) {
+  std::int64_t bytes = 0;
+  for (const auto& message : messages) bytes += static_cast<std::int64_t>(message.sent.size());
+  const MpiOperation operation = next(Operation::kAllToAllV, bytes);
+  for (auto& [peer, sent, received] : messages) {
+    check(transfers_->receive(received.data(), static_cast<std::int64_t>(received.size()), peer, operation),
+          operation);
+    check(transfers_->send(sent.data(), static_cast<std::int64_t>(sent.size()), peer, operation), operation);
+  }
+  finish(*transfers_, operation);
+}
+
 Work MpiCommunicator::do_all_to_all_v(ConstBufferView send, std::span<const std::int64_t> send_counts,
                                       BufferView recv, std::span<const std::int64_t> recv_counts) {
   const DType dtype = send.dtype;
+  if (hierarchy_ != nullptr) {
+    const auto in_bytes = [&](std::span<const std::int64_t> counts) {
+      std::vector<std::int64_t> bytes(counts.begin(), counts.end());
+      for (std::int64_t& count : bytes) count = bytes_of(count, dtype);
+      return bytes;
+    };
+    hierarchy_->run(
+        static_cast<const std::byte*>(send.data), in_bytes(send_counts), static_cast<std::byte*>(recv.data),
+        in_bytes(recv_counts),
+        [&](std::span<HierarchicalExchange::Message> messages) { exchange_between_nodes(messages); });
+    return {};
+  }
   auto pending = std::make_unique<PendingTransfers>(
-      *this, comm_, next(Operation::kAllToAllV, bytes_of(send.count + recv.count, dtype)));
+      *this, next(Operation::kAllToAllV, bytes_of(send.count + recv.count, dtype)));
   const MpiOperation& operation = pending->operation;
 
   send_offsets_.resize(send_counts.size());
@@ -201,7 +370,7 @@ Work MpiCommunicator::do_all_to_all_v(ConstBufferView send, std::span<const std:
 
 Work MpiCommunicator::do_all_gather(ConstBufferView send, BufferView recv) {
   const std::int64_t bytes = static_cast<std::int64_t>(send.bytes());
-  auto pending = std::make_unique<PendingTransfers>(*this, comm_, next(Operation::kAllGather, bytes));
+  auto pending = std::make_unique<PendingTransfers>(*this, next(Operation::kAllGather, bytes));
   const auto block = [&](int r) { return at(recv.data, r * send.count, send.dtype); };
   for_each_peer([&](int to, int from) {
     check(pending->transfers.receive(block(from), bytes, from, pending->operation), pending->operation);
@@ -214,7 +383,7 @@ Work MpiCommunicator::do_all_gather(ConstBufferView send, BufferView recv) {
 Work MpiCommunicator::do_broadcast(BufferView data, int root) {
   constexpr std::int64_t kPieceBytes = std::int64_t{1} << 30;
   const std::int64_t bytes = static_cast<std::int64_t>(data.bytes());
-  auto pending = std::make_unique<PendingTransfers>(*this, comm_, next(Operation::kBroadcast, bytes));
+  auto pending = std::make_unique<PendingTransfers>(*this, next(Operation::kBroadcast, bytes));
   for (std::int64_t offset = 0; offset < bytes; offset += kPieceBytes) {
     const int length = static_cast<int>(std::min(kPieceBytes, bytes - offset));
     check(MPI_Ibcast(static_cast<char*>(data.data) + offset, length, MPI_BYTE, root, comm_,
@@ -228,17 +397,20 @@ Work MpiCommunicator::do_all_reduce(BufferView data, ReduceOp op) {
   if (size() == 1 || data.count == 0) return {};
   if (data.count <= kGatheredElements) {
     reduce_small(data, op);
-  } else {
-    reduce_large(data, op);
+    return {};
   }
-  return {};
+  const Range own = partition(data.count, size(), rank());
+  return Work(std::make_unique<PendingReduction>(
+      *this, next(Operation::kAllReduce, static_cast<std::int64_t>(data.bytes())), data,
+      at(data.data, own.begin, data.dtype), op, /*gathers=*/true));
 }
 
 Work MpiCommunicator::do_reduce_scatter(ConstBufferView send, BufferView recv, ReduceOp op) {
   if (send.count == 0) return {};
-  reduce_blocks(send, recv.data, op,
-                next(Operation::kReduceScatter, static_cast<std::int64_t>(send.bytes())));
-  return {};
+  const BufferView data{const_cast<void*>(send.data), send.count, send.dtype, send.device};  // only read
+  return Work(std::make_unique<PendingReduction>(
+      *this, next(Operation::kReduceScatter, static_cast<std::int64_t>(send.bytes())), data, recv.data, op,
+      /*gathers=*/false));
 }
 
 const std::byte* MpiCommunicator::gather_small(const std::byte* data, const MpiOperation& operation) {
@@ -247,10 +419,10 @@ const std::byte* MpiCommunicator::gather_small(const std::byte* data, const MpiO
   if (bytes > 0) std::copy_n(data, bytes, blocks);
   for (int have = 1; have < size(); have *= 2) {
     const int more = std::min(have, size() - have);
-    check(transfers_.receive(blocks + have * bytes, more * bytes, (rank() + have) % size(), operation),
+    check(transfers_->receive(blocks + have * bytes, more * bytes, (rank() + have) % size(), operation),
           operation);
-    check(transfers_.send(blocks, more * bytes, (rank() - have + size()) % size(), operation), operation);
-    finish(transfers_, operation);
+    check(transfers_->send(blocks, more * bytes, (rank() - have + size()) % size(), operation), operation);
+    finish(*transfers_, operation);
   }
   return blocks;
 }
@@ -264,43 +436,14 @@ void MpiCommunicator::reduce_small(BufferView data, ReduceOp op) {
   reduce_in_order(sources_, data.data, data.count, data.dtype, op);
 }
 
-void MpiCommunicator::reduce_large(BufferView data, ReduceOp op) {
-  MpiOperation operation = next(Operation::kAllReduce, static_cast<std::int64_t>(data.bytes()));
-  const Range own = partition(data.count, size(), rank());
-  reduce_blocks(data, at(data.data, own.begin, data.dtype), op, operation);
-
-  operation.phase = 1;
-  for_each_peer([&](int to, int from) {
-    const Range theirs = partition(data.count, size(), from);
-    check(transfers_.receive(at(data.data, theirs.begin, data.dtype), bytes_of(theirs.size(), data.dtype),
-                             from, operation),
-          operation);
-    check(transfers_.send(at(data.data, own.begin, data.dtype), bytes_of(own.size(), data.dtype), to,
-                          operation),
-          operation);
-  });
-  finish(transfers_, operation);
-}
-
-void MpiCommunicator::reduce_blocks(ConstBufferView data, void* result, ReduceOp op,
-                                    const MpiOperation& operation) {
-  const Range own = partition(data.count, size(), rank());
-  const std::int64_t own_bytes = bytes_of(own.size(), data.dtype);
-  std::byte* received = scratch(static_cast<std::size_t>(own_bytes * size()));
-
-  sources_.resize(static_cast<std::size_t>(size()));
-  sources_[static_cast<std::size_t>(rank())] = at(data.data, own.begin, data.dtype);
-  for_each_peer([&](int to, int from) {
-    std::byte* block = received + from * own_bytes;
-    sources_[static_cast<std::size_t>(from)] = block;
-    check(transfers_.receive(block, own_bytes, from, operation), operation);
-    const Range theirs = partition(data.count, size(), to);
-    check(transfers_.send(at(data.data, theirs.begin, data.dtype), bytes_of(theirs.size(), data.dtype), to,
-                          operation),
-          operation);
-  });
-  finish(transfers_, operation);
-  reduce_in_order(sources_, result, own.size(), data.dtype, op);
+std::vector<std::byte> MpiCommunicator::take_buffer(std::size_t bytes) {
+  std::vector<std::byte> buffer;
+  if (!spare_buffers_.empty()) {
+    buffer = std::move(spare_buffers_.back());
+    spare_buffers_.pop_back();
+  }
+  if (buffer.size() < bytes) buffer.resize(bytes);
+  return buffer;
 }
 
 std::byte* MpiCommunicator::scratch(std::size_t bytes) {
@@ -314,7 +457,8 @@ std::unique_ptr<Communicator> make_mpi_world(const MpiRuntime& mpi) {
   MPI_Comm world = MPI_COMM_NULL;
   const int code = MPI_Comm_dup(MPI_COMM_WORLD, &world);
   CONCLAVE_CHECK(code == MPI_SUCCESS, "MPI_Comm_dup of the world failed with code {}", code);
-  return std::make_unique<MpiCommunicator>(world, "world", mpi.watchdog());
+  return std::make_unique<MpiCommunicator>(world, "world", mpi.watchdog(),
+                                           Site{.paths = {}, .node = find_node(world, 0)});
 }
 
 }  // namespace conclave

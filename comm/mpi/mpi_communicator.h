@@ -43,8 +43,10 @@ class MpiRuntime {
 // All ranks of the job, named "world". Collective. The groups that split() makes, too, belong to their owner
 // and must be destroyed before the MpiRuntime is.
 //
-// Exchanges, all_gather and broadcast run until their Work is waited for; reductions and barriers are
-// complete when the call returns. Messages above 1 GiB travel in pieces. Errors of MPI are thrown as Error
+// Ranks of one node talk through shared memory, others through MPI (comm/paths.h: set_paths() chooses).
+// Operations run until their Work is waited for; barriers, reductions of few elements and hierarchical
+// exchanges are complete when the call returns. Data moves in calls of this interface alone: there is no
+// thread beside. Messages above 1 GiB travel in pieces. Errors of MPI are thrown as Error
 // naming the operation, group, rank and bytes. Ranks that order their operations differently or disagree
 // about a count get, about a second later, an Error that names both sides; where one of them is in a
 // broadcast or a split, the watchdog finds them.

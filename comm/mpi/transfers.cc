@@ -1,9 +1,12 @@
 #include "comm/mpi/transfers.h"
 
+#include <emmintrin.h>
 #include <fmt/format.h>
+#include <sched.h>
 
 #include <algorithm>
 #include <chrono>
+#include <utility>
 
 namespace conclave {
 namespace {
@@ -32,17 +35,45 @@ int kind_of(const MpiOperation& operation) {
   return 2 * static_cast<int>(operation.operation) + operation.phase;
 }
 
-// "all_reduce number 7": what a tag says, given that the sender's number is near `sequence`.
-std::string text_of(int tag, std::int64_t sequence) {
-  const auto operation = static_cast<Operation>(tag % kKinds / 2);
+Operation operation_of(int tag) { return static_cast<Operation>(tag % kKinds / 2); }
+
+// The number of the operation, given that the sender's is near `sequence`.
+std::int64_t number_of(int tag, std::int64_t sequence) {
   const std::int64_t first = std::max<std::int64_t>(sequence - kNumbers / 2, 0);
-  const std::int64_t number = first + (tag / kKinds % kNumbers - first % kNumbers + kNumbers) % kNumbers;
-  return fmt::format("{} number {}", name_of(operation), number);
+  return first + (tag / kKinds % kNumbers - first % kNumbers + kNumbers) % kNumbers;
+}
+
+// Between two looks at shared memory: first a few cycles, then the core is given to whoever wants it.
+class Pause {
+ public:
+  explicit Pause(bool give_up_core) : spins_(give_up_core ? 0 : kSpins) {}
+  void reset() { waited_ = 0; }
+  // True if that was long.
+  bool wait() {
+    if (waited_++ < spins_) {
+      _mm_pause();
+      return false;
+    }
+    sched_yield();
+    return true;
+  }
+
+ private:
+  static constexpr int kSpins = 512;
+  int spins_;
+  int waited_ = 0;
+};
+
+// Lets MPI move what other groups have under way.
+void progress_mpi(MPI_Comm comm) {
+  int found = 0;
+  MPI_Iprobe(MPI_ANY_SOURCE, MPI_ANY_TAG, comm, &found, MPI_STATUS_IGNORE);
 }
 
 }  // namespace
 
-Transfers::Transfers(MPI_Comm comm) : comm_(comm) {
+Transfers::Transfers(MPI_Comm comm, NodeChannels* channels, ChannelSet& all_channels)
+    : comm_(comm), channels_(channels), all_channels_(&all_channels) {
   int* largest_tag = nullptr;
   int found = 0;
   MPI_Comm_get_attr(MPI_COMM_WORLD, MPI_TAG_UB, &largest_tag, &found);
@@ -55,6 +86,10 @@ int Transfers::tag_of(const MpiOperation& operation, int bytes) const {
 }
 
 int Transfers::send(const void* data, std::int64_t bytes, int peer, const MpiOperation& operation) {
+  if (channels_ != nullptr && channels_->reaches(peer)) {
+    local_messages_.push_back({peer, channels_->send(data, bytes, peer, operation), true});
+    return MPI_SUCCESS;
+  }
   return for_each_piece(bytes, [&](std::int64_t offset, int length) {
     const void* from = length == 0 ? nullptr : static_cast<const char*>(data) + offset;
     return MPI_Isend(from, length, MPI_BYTE, peer, tag_of(operation, length), comm_, add());
@@ -62,6 +97,10 @@ int Transfers::send(const void* data, std::int64_t bytes, int peer, const MpiOpe
 }
 
 int Transfers::receive(void* data, std::int64_t bytes, int peer, const MpiOperation& operation) {
+  if (channels_ != nullptr && channels_->reaches(peer)) {
+    local_messages_.push_back({peer, channels_->receive(data, bytes, peer, operation), false});
+    return MPI_SUCCESS;
+  }
   return for_each_piece(bytes, [&](std::int64_t offset, int length) {
     void* to = length == 0 ? nullptr : static_cast<char*>(data) + offset;
     MPI_Request* request = add();
@@ -102,7 +141,8 @@ int Transfers::wait(std::string& problem) {
   return result;
 }
 
-// MPI_Waitall, which after half a second also looks, now and then, for messages that nobody expects.
+// Moves data until nothing is under way. After half a second it also looks, now and then, for MPI messages
+// that nobody expects.
 int Transfers::wait_for_all(bool& mismatch, std::string& problem) {
   using Clock = std::chrono::steady_clock;
   constexpr auto kPatience = std::chrono::milliseconds(500);
@@ -112,18 +152,44 @@ int Transfers::wait_for_all(bool& mismatch, std::string& problem) {
   const auto count = static_cast<int>(requests_.size());
   Clock::time_point next_look = Clock::now() + kPatience;
   int suspicions = 0;
-  for (int poll = 1;; ++poll) {
-    int done = 0;
-    const int code = MPI_Testall(count, requests_.data(), &done, statuses_.data());
-    if (code != MPI_SUCCESS || done != 0) return code;
+  Pause pause(channels_ != nullptr && channels_->oversubscribed());
+  int mpi_done = count == 0 ? 1 : 0;  // asked once more, MPI would forget what it received
+  for (std::int64_t poll = 1;; ++poll) {
+    if (all_channels_->progress()) pause.reset();
+    const bool local_done = local_messages_end(problem);
+    mismatch = !problem.empty();
+    if (mismatch) return MPI_SUCCESS;
+    if (mpi_done == 0) {
+      const int code = MPI_Testall(count, requests_.data(), &mpi_done, statuses_.data());
+      if (code != MPI_SUCCESS) return code;
+    }
+    if (mpi_done != 0) {
+      if (local_done) return MPI_SUCCESS;
+      if (pause.wait()) progress_mpi(comm_);
+      continue;
+    }
     if (poll % kPollsPerClock != 0 || Clock::now() < next_look) continue;
     next_look = Clock::now() + kBetweenLooks;
-    problem = message_of_another_operation();
+    std::string suspicion = message_of_another_operation();
     // A message may complete what was waited for between the test and the look.
-    suspicions = problem.empty() ? 0 : suspicions + 1;
+    suspicions = suspicion.empty() ? 0 : suspicions + 1;
     mismatch = suspicions == 2;
-    if (mismatch) return code;
+    if (mismatch) {
+      problem = std::move(suspicion);
+      return MPI_SUCCESS;
+    }
   }
+}
+
+bool Transfers::local_messages_end(std::string& problem) {
+  std::erase_if(local_messages_, [&](const LocalMessage& message) {
+    return message.is_send ? channels_->is_sent(message.peer, message.number)
+                           : channels_->is_received(message.peer, message.number);
+  });
+  for (const LocalMessage& message : local_messages_) {
+    if (!message.is_send && problem.empty()) problem = channels_->problem(message.peer);
+  }
+  return local_messages_.empty();
 }
 
 // A peer's messages arrive in the order in which it sent them. One that fits no receive here, while an
@@ -142,12 +208,10 @@ std::string Transfers::message_of_another_operation() const {
     int bytes = 0;
     MPI_Get_count(&status, MPI_BYTE, &bytes);
     if (status.MPI_TAG % kTagsOfALength == tag_of(operation, 0)) {
-      return fmt::format("expected {} bytes from rank {}, and it sends {}", expected, peer, bytes);
+      return wrong_length_text(peer, expected, bytes);
     }
-    return fmt::format(
-        "rank {} is in another operation, {}, and sends {} bytes; the ranks order their operations "
-        "differently",
-        peer, text_of(status.MPI_TAG, operation.sequence), bytes);
+    return wrong_operation_text(peer, operation_of(status.MPI_TAG),
+                                number_of(status.MPI_TAG, operation.sequence), bytes);
   }
   return "";
 }
@@ -161,6 +225,8 @@ void Transfers::give_up() {
   }
   requests_.clear();
   expectations_.clear();
+  if (channels_ != nullptr) channels_->stop();
+  local_messages_.clear();
 }
 
 }  // namespace conclave

@@ -1,4 +1,5 @@
-// Point-to-point messages that together make one collective over MPI.
+// Point-to-point messages that together make one collective: through shared memory where the group has
+// channels to the peer, else over MPI.
 #pragma once
 
 #include <mpi.h>
@@ -7,17 +8,10 @@
 #include <string>
 #include <vector>
 
-#include "comm/rank_note.h"
+#include "comm/mpi/mpi_operation.h"
+#include "comm/mpi/node_channels.h"
 
 namespace conclave {
-
-// One collective, as messages and errors name it.
-struct MpiOperation {
-  Operation operation = Operation::kNone;
-  std::int64_t sequence = 0;  // of the group's collectives, from 1
-  std::int64_t bytes = 0;     // of this rank's buffers
-  int phase = 0;              // 0 or 1: an all_reduce exchanges messages twice
-};
 
 // Messages under way. A block travels in pieces of at most 1 GiB, because MPI 3.1 counts are `int`; an empty
 // block is one empty message, so that ranks that disagree about a count find out here, not in a later
@@ -28,7 +22,8 @@ struct MpiOperation {
 // past the end of its buffer.) wait() looks for such messages when it has waited for a while.
 class Transfers {
  public:
-  explicit Transfers(MPI_Comm comm);
+  // `channels` of the same group may be null. Whoever waits moves the data of all channels of the process.
+  Transfers(MPI_Comm comm, NodeChannels* channels, ChannelSet& all_channels);
 
   int send(const void* data, std::int64_t bytes, int peer, const MpiOperation& operation);
   int receive(void* data, std::int64_t bytes, int peer, const MpiOperation& operation);
@@ -46,12 +41,24 @@ class Transfers {
     MpiOperation operation;  // that it belongs to
   };
 
+  // A message through shared memory.
+  struct LocalMessage {
+    int peer;
+    std::int64_t number;
+    bool is_send;
+  };
+
   int tag_of(const MpiOperation& operation, int bytes) const;
   int wait_for_all(bool& mismatch, std::string& problem);
+  // True if all are complete. `problem` says why one never will be.
+  bool local_messages_end(std::string& problem);
   std::string message_of_another_operation() const;
   void give_up();
 
   MPI_Comm comm_;
+  NodeChannels* channels_;
+  ChannelSet* all_channels_;
+  std::vector<LocalMessage> local_messages_;
   int length_values_;  // that a tag has room for
   std::vector<MPI_Request> requests_;
   std::vector<Expectation> expectations_;  // one a request
