@@ -1,50 +1,48 @@
 #!/usr/bin/env bash
-# How long saving keeps training from going on, at once and beside training:
-# launch/bench_async_save.sh [RANKS [ROUNDS [STEPS [key=value...]]]]
-# Alternates runs of the Bible preset that save every 5 steps (checkpoint.async=false and true) and that never save, so
-# that a change of the machine's mood meets all three alike. Prints the median over the rounds of the time that training stood
-# still for a save, of a whole run's step, and of the bytes a second that a save wrote. For a quiet machine.
+# What saving beside training costs: launch/bench_async_save.sh [RANKS [PAIRS [STEPS [key=value...]]]]
+# One run of the Bible preset in which windows of STEPS (10) steps that begin with a save alternate with windows that have
+# none, PAIRS (10) of each, so that a change of the machine's mood meets both alike; once with checkpoint.async=true, once with
+# false. Time is that of the clock between the lines that the run prints, saves and waits included. Prints the medians of
+# both kinds of windows and of their quotients, pair by pair. For a quiet machine; a process beside the run takes from both.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 ranks=${1:-2}
-rounds=${2:-5}
-steps=${3:-40}
+pairs=${2:-10}
+steps=${3:-10}
 overrides=("${@:4}")
 directory=$(mktemp -d -p "${TMPDIR:-/tmp}")
 trap 'rm -rf "$directory"' EXIT
-every=5
 
-# run NAME KEY=VALUE...: a line "stall_s step_ms" per run in NAME.
+# run NAME KEY=VALUE...: a line "STEP SECONDS" for each window's end in NAME.
 run() {
-  local name=$1
+  local name=$1 line
   shift
   rm -rf "$directory/run"
-  launch/mpirun.sh "$ranks" build/conclave train configs/bible.yaml run.dir="$directory/run" train.steps=100000 \
-    train.stop_after="$steps" train.eval_every=0 log.every="$every" "$@" "${overrides[@]}" > /dev/null ||
-    [[ $? -eq 75 ]]
-  local stall step
-  # The last save, at the stop, is made at once in every run.
-  stall=$(sed -n 's/.*save of step .*: training stood still for \([0-9.]*\) s$/\1/p' "$directory/run/logs/rank_0.log" |
-    head -n -1 | sort -n | awk '{ value[NR] = $1 } END { print NR ? value[int((NR + 1) / 2)] : 0 }')
-  # Without the first record: it has the start in it.
-  step=$(sed -n 's/^{"type":"step",.*"step_ms":\([0-9.]*\).*/\1/p' "$directory/run/metrics.jsonl" |
-    awk 'NR > 1 { sum += $1; ++count } END { print sum / count }')
-  echo "$stall $step" >> "$directory/$name"
+  # The first pair has the start in it.
+  { launch/mpirun.sh "$ranks" build/conclave train configs/bible.yaml run.dir="$directory/run" train.steps=100000 \
+      train.stop_after=$(( 2 * steps * (pairs + 1) + steps )) train.eval_every=0 log.every="$steps" \
+      checkpoint.every=$(( 2 * steps )) "$@" "${overrides[@]}" || [[ $? -eq 75 ]]; } |
+    while IFS= read -r line; do
+      if [[ $line =~ ^step\ +([0-9]+)/ ]]; then echo "${BASH_REMATCH[1]} $EPOCHREALTIME"; fi
+    done > "$directory/$name"
 }
-
-for (( round = 1; round <= rounds; ++round )); do
-  run never checkpoint.every=0
-  run at_once checkpoint.every="$every" checkpoint.async=false
-  run beside checkpoint.every="$every" checkpoint.async=true
-done
-
 median() {
   sort -n | awk '{ value[NR] = $1 } END { print value[int((NR + 1) / 2)] }'
 }
-bytes=$(du -sb "$directory/run/checkpoints/$(ls "$directory/run/checkpoints" | tail -n 1)" | cut -f 1)
-printf '%d ranks, %d rounds of %d steps, a save of %s bytes every %d steps\n' "$ranks" "$rounds" "$steps" "$bytes" "$every"
-for name in never at_once beside; do
-  printf '%-8s  stall of a save %8.2f ms  step %8.2f ms\n' "$name" \
-    "$(awk '{ print 1e3 * $1 }' "$directory/$name" | median)" "$(awk '{ print $2 }' "$directory/$name" | median)"
+
+run beside checkpoint.async=true
+run at_once checkpoint.async=false
+bytes=$(du -sb "$(ls -d "$directory"/run/checkpoints/step_* | tail -n 1)" | cut -f 1)
+printf '%d ranks, %d pairs of windows of %d steps, saves of %d bytes\n' "$ranks" "$pairs" "$steps" "$bytes"
+for name in beside at_once; do
+  # Columns: ms a step with a save in the window, without one, and their quotient.
+  awk -v steps="$steps" '
+    NR > 1 { window[$1 / steps] = 1e3 * ($2 - before) / steps }
+    { before = $2 }
+    END { for (n = 3; n + 1 in window; n += 2) print window[n], window[n + 1], window[n] / window[n + 1] }
+  ' "$directory/$name" > "$directory/pairs"
+  printf '%-8s  with a save %8.2f ms a step  without %8.2f ms a step  with / without %6.3f\n' "$name" \
+    "$(cut -d ' ' -f 1 "$directory/pairs" | median)" "$(cut -d ' ' -f 2 "$directory/pairs" | median)" \
+    "$(cut -d ' ' -f 3 "$directory/pairs" | median)"
 done

@@ -220,13 +220,19 @@ TEST_F(CheckpointDamage, ForgedManifests) {
 TEST_F(CheckpointDamage, RetentionNeverRemovesTheOnlyGoodOne) {
   const std::int64_t rounds = test::fault_rounds(100) / 5 + 1;
   std::int64_t step = 10;
+  const auto good_ones = [&] {
+    return std::ranges::count_if(find_checkpoints(run_.run_dir()),
+                                 [](const fs::path& path) { return verify_checkpoint(path).good(); });
+  };
   for (std::int64_t round = 0; round < rounds && !HasFailure(); ++round) {
     SCOPED_TRACE(fmt::format("seed {}, round {}", test::fault_seed(), round));
     const std::int64_t keep = 1 + static_cast<std::int64_t>(random_() % 3);
     for (int i = 0; i < 3; ++i) {
       ++step;
+      const std::int64_t good_before = good_ones();
       ASSERT_TRUE(run_.save(step, static_cast<float>(step), keep).saved);
       EXPECT_TRUE(verify_checkpoint(run_.checkpoints() / fmt::format("step_{:06}", step)).good());
+      EXPECT_EQ(good_ones(), std::min(good_before + 1, keep)) << "damaged ones must not count";
     }
     std::int64_t good = 0;
     for (const fs::path& checkpoint : find_checkpoints(run_.run_dir())) {
@@ -241,10 +247,7 @@ TEST_F(CheckpointDamage, RetentionNeverRemovesTheOnlyGoodOne) {
     EXPECT_EQ(prune_checkpoints(run_.run_dir(), keep, /*dry_run=*/true).good, good);
     EXPECT_EQ(find_checkpoints(run_.run_dir()).size(), before);
     prune_checkpoints(run_.run_dir(), keep, /*dry_run=*/false);
-    std::int64_t left = 0;
-    for (const fs::path& checkpoint : find_checkpoints(run_.run_dir()))
-      left += verify_checkpoint(checkpoint).good();
-    EXPECT_EQ(left, std::min(good, keep));
+    EXPECT_EQ(good_ones(), std::min(good, keep));
     if (good == 0) {
       EXPECT_EQ(find_checkpoints(run_.run_dir()).size(), before);
     }

@@ -17,6 +17,7 @@
 #include "tests/support/temporary_directory.h"
 #include "tests/support/tiny_experiment.h"
 #include "trainer/checkpoint/checkpoint.h"
+#include "trainer/shared_error.h"
 
 namespace conclave {
 namespace {
@@ -130,6 +131,27 @@ TEST_F(LossSpikeRunTest, RewindsAndLeavesTheSamplesOut) {
     EXPECT_EQ(last_progress(name).left_out_batches, progress.left_out_batches);
     EXPECT_EQ(last_progress(name).recent_losses, progress.recent_losses);
   }
+}
+
+// A rate that throws the weights out of range at once: no later loss is a number.
+TEST_F(LossSpikeRunTest, ARunWhoseLossStaysNotANumberEnds) {
+  experiment_.mutable_optim()->set_lr(1e30);
+  experiment_.mutable_train()->set_max_skipped_steps(7);
+  experiment_.mutable_checkpoint()->set_every(1);
+  experiment_.mutable_checkpoint()->set_keep(1);
+  experiment_.mutable_run()->set_dir(directory("broken"));
+  testing::internal::CaptureStdout();
+  std::string error;
+  try {
+    train(experiment_, *alone_);
+  } catch (const SharedError& failure) {
+    error = failure.what();
+  }
+  const std::string said = testing::internal::GetCapturedStdout();
+  EXPECT_THAT(error, testing::HasSubstr("in 7 steps in a row"));
+  EXPECT_THAT(said, testing::HasSubstr("skipped: loss"));
+  const TrainingProgress progress = last_progress("broken");
+  EXPECT_LT(progress.optimizer_updates, 7) << "and no skipped step made an update";
 }
 
 TEST_F(LossSpikeRunTest, SkipsOrKeeps) {
