@@ -5,6 +5,23 @@
 #include <cstdint>
 
 namespace conclave::config {
+namespace {
+
+void check_recompute(const Experiment& experiment, std::vector<Violation>& broken) {
+  const Train::Recompute recompute = experiment.train().recompute();
+  if (recompute == Train::experts && experiment.moe().experts() == 0) {
+    broken.push_back({{"train.recompute", "moe.experts"},
+                      "train.recompute: experts has nothing to compute again in a dense model; valid: none, "
+                      "block, or moe.experts of at least 1"});
+  }
+  if (recompute == Train::block && experiment.model().kind() == Model::mixture_regression) {
+    broken.push_back({{"train.recompute", "model.kind"},
+                      "train.recompute: block needs blocks, and model.kind: mixture_regression has none; "
+                      "valid: none or experts"});
+  }
+}
+
+}  // namespace
 
 void check_training(const Experiment& experiment, std::vector<Violation>& broken) {
   const int betas_count = experiment.optim().betas_size();
@@ -21,6 +38,7 @@ void check_training(const Experiment& experiment, std::vector<Violation>& broken
                                   "schedule.warmup_steps from 0 to {}, or train.steps of at least {}",
                                   warmup_steps, steps, steps - 1, warmup_steps + 1)});
   }
+  check_recompute(experiment, broken);
 }
 
 }  // namespace conclave::config

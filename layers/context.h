@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "comm/process_grid.h"
+#include "layers/step_clock.h"
 #include "layers/tensor/arena.h"
 
 namespace conclave {
@@ -37,11 +38,6 @@ struct BatchPosition {
   }
 };
 
-// Time spent waiting in exchanges, since the trainer last took it.
-struct StepClock {
-  double exchange_seconds = 0.0;
-};
-
 struct Context {
   Device device = {};
   Arena* arena = nullptr;  // activations of this micro-batch
@@ -49,6 +45,9 @@ struct Context {
   StepClock* clock = nullptr;       // optional
   DType compute = DType::kFloat32;  // of products and of the experts' activations: fp32 or bf16
   bool training = true;             // false: nothing is saved for backward, no tokens are dropped, no noise
+  // This forward was computed before and forgotten (train.recompute): it computes the same again, and what
+  // counts or remembers it must do so once only.
+  bool recomputing = false;
   BatchPosition batch = {};
   std::int64_t layer = -1;  // block of the model that is being computed, from 0; -1: none
   // The ids of the tokens of this micro-batch, int32 [T]; empty where the input is not tokens.

@@ -66,7 +66,7 @@ void RunRecord::rewind(std::int64_t first_step) {
   open_records(first_step);
   // What was counted since the last record belongs to steps that have not happened.
   take_routing_summary(trainer_.model, trainer_.world);
-  trainer_.clock.exchange_seconds = 0;
+  trainer_.clock.reset();
   steps_ = 0;
   tokens_ = 0;
   seconds_ = 0;
@@ -110,8 +110,8 @@ void RunRecord::report_unusual(std::int64_t step, const StepResult& result) {
 StepRecord RunRecord::reduced_record(std::int64_t completed_steps, const StepResult& result) {
   const config::Experiment& experiment = trainer_.experiment;
   const RoutingSummary routing = take_routing_summary(trainer_.model, trainer_.world);
-  double exchange_seconds = std::exchange(trainer_.clock.exchange_seconds, 0.0);
-  trainer_.world.all_reduce(buffer_view(std::span(&exchange_seconds, 1)));
+  const TimeUse time_use = take_time_use(trainer_.clock, trainer_.grid);
+  time_use_.add(time_use);
   std::int64_t memory_bytes = resident_memory_bytes();
   trainer_.world.all_reduce(buffer_view(std::span(&memory_bytes, 1)), ReduceOp::kMax);
 
@@ -135,7 +135,9 @@ StepRecord RunRecord::reduced_record(std::int64_t completed_steps, const StepRes
   record.dropped_fraction = routing.dropped_fraction();
   record.dropped_by_layer = routing.dropped_fraction_by_layer();
   record.dropped_by_choice = routing.dropped_fraction_by_choice();
-  record.exchange_fraction = exchange_seconds / trainer_.world.size() / seconds_;
+  record.exchange_fraction = time_use.exchange_share();
+  record.imbalance_tax = time_use.imbalance_tax_share();
+  record.time_shares = time_use.shares();
   record.dead_experts = routing.dead_experts();
   record.load_entropy = routing.load_entropy();
   record.router_entropy = routing.router_entropy();
@@ -185,7 +187,13 @@ void RunRecord::saved(const SaveResult& result) {
   log_.debug(fmt::format("saved {} ({} bytes)", result.path.string(), result.bytes));
 }
 
+void RunRecord::say_time_use() {
+  time_use_.add(take_time_use(trainer_.clock, trainer_.grid));  // of steps since the last record
+  if (time_use_.total > 0) say(time_use_text(time_use_));
+}
+
 void RunRecord::finish(const Evaluation& final_evaluation) {
+  say_time_use();
   evaluation(trainer_.experiment.train().steps(), final_evaluation);
   if (!is_first_rank()) return;
   if (!final_evaluation.sources.empty()) {

@@ -12,6 +12,7 @@
 #include "trainer/metrics/metrics_writer.h"
 #include "trainer/metrics/run_log.h"
 #include "trainer/metrics/tensorboard.h"
+#include "trainer/metrics/time_use.h"
 #include "trainer/train_step.h"
 #include "trainer/trainer.h"
 
@@ -38,7 +39,10 @@ class RunRecord {
   void saved(const SaveResult& result);
   // Collective. The run goes on after `first_step` completed steps once more.
   void rewind(std::int64_t first_step);
-  // The last evaluation: records it, prints the tables, writes evaluation.tsv and report.html.
+  // Collective: what the time of this process's steps went into.
+  void say_time_use();
+  // Collective. Says what the time went into; then the last evaluation: records it, prints the tables, writes
+  // evaluation.tsv and report.html.
   void finish(const Evaluation& evaluation);
   // Rank 0 writes report.html of what is recorded so far; that it can't is said and ends nothing.
   void write_report();
@@ -60,6 +64,7 @@ class RunRecord {
   std::int64_t steps_ = 0;
   std::int64_t tokens_ = 0;
   double seconds_ = 0;
+  TimeUse time_use_;                // since the start
   std::int64_t skipped_steps_ = 0;  // since the start
   std::int64_t failed_saves_ = 0;   // since the start
 };

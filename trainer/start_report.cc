@@ -12,8 +12,10 @@
 #include "layers/moe/dispatch_plan.h"
 #include "layers/moe/router/expert_choice_router.h"
 #include "optim/freeze.h"
+#include "trainer/activation_memory.h"
 #include "trainer/evaluation_report.h"
 #include "trainer/interop/architecture.h"
+#include "trainer/model_flops.h"
 #include "trainer/parameter_count.h"
 #include "trainer/version.h"
 
@@ -288,6 +290,30 @@ std::string memory_line(const Trainer& trainer) {
       trainer.ownership.sharded() ? " (its part of the state)" : "");
 }
 
+// Memory and time of each value of train.recompute, the chosen one first.
+std::string recompute_lines(const Trainer& trainer) {
+  const config::Experiment& experiment = trainer.experiment;
+  if (is_regression(experiment)) return "";
+  const std::int64_t tokens =
+      batch_cut(experiment, trainer.world.size()).sequences(0, 0).size() * experiment.model().max_seq();
+  const ActivationMemory memory(experiment, tokens, trainer.grid.expert_parallel().size() > 1);
+  const ModelFlops flops(experiment);
+  const auto option = [&](config::Train::Recompute recompute) {
+    const double more = flops.recomputed(recompute) / flops.training();
+    return fmt::format("{}: about {:.1f} MiB{}", config::Train::Recompute_Name(recompute),
+                       memory.of(recompute) / kMiB,
+                       more > 0 ? fmt::format(", {:.0f}% more arithmetic", 100 * more) : "");
+  };
+  const config::Train::Recompute chosen = experiment.train().recompute();
+  std::string others;
+  for (const auto other : {config::Train::none, config::Train::experts, config::Train::block}) {
+    const bool has_experts = !trainer.model.moe_layers().empty();
+    if (other == chosen || (other == config::Train::experts && !has_experts)) continue;
+    others += (others.empty() ? "" : "; ") + option(other);
+  }
+  return fmt::format("recompute  {}, kept from forward to backward ({})\n", option(chosen), others);
+}
+
 }  // namespace
 
 std::string start_report(const Trainer& trainer) {
@@ -295,7 +321,7 @@ std::string start_report(const Trainer& trainer) {
                      trainer.experiment.run().dir()) +
          forced_balance_lines(trainer) + model_lines(trainer) + layout_lines(trainer) +
          capacity_lines(trainer) + balance_lines(trainer) + supervision_lines(trainer) +
-         precision_line(trainer) + export_line(trainer) + memory_line(trainer) + trainer.dataset.describe();
+         precision_line(trainer) + export_line(trainer) + memory_line(trainer) + recompute_lines(trainer) + trainer.dataset.describe();
 }
 
 }  // namespace conclave

@@ -22,6 +22,7 @@
 #include "trainer/run_record.h"
 #include "trainer/shared_error.h"
 #include "trainer/start_report.h"
+#include "trainer/step_trace.h"
 #include "trainer/stop.h"
 #include "trainer/train_step.h"
 #include "trainer/trainer.h"
@@ -222,8 +223,10 @@ ExitCode train(const config::Experiment& experiment, Communicator& world) {
 
   const config::Train& plan = experiment.train();
   CheckpointSaver saver = make_saver(trainer);
+  StepTrace trace(experiment, world, trainer.clock);
   std::int64_t skipped_in_a_row = 0;
   for (std::int64_t step = resumed.steps; step < plan.steps(); ++step) {
+    trace.begin_step();
     const auto start = std::chrono::steady_clock::now();
     const StepResult result = train_step(trainer, step);
     record.step(step, result,
@@ -248,7 +251,9 @@ ExitCode train(const config::Experiment& experiment, Communicator& world) {
     if (last || stopping || is_due(completed, experiment.checkpoint().every())) {
       save(trainer, saver, record, completed, /*run_ends=*/last || stopping);
     }
+    if (const std::string message = trace.end_step(last || stopping); !message.empty()) record.say(message);
     if (stopping) {
+      record.say_time_use();
       record.write_report();
       record.say(
           fmt::format("stopped after step {}: {}; the same command continues", completed, stop.reason()));

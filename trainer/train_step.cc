@@ -40,6 +40,7 @@ class LossSum {
 StepResult train_step(Trainer& trainer, std::int64_t step, const std::function<void()>& look_at_gradients) {
   const config::Experiment& experiment = trainer.experiment;
   trainer.world.watchdog().set_step(step);
+  const Span span(&trainer.clock, "step", TimePart::kOther, ComparedCall::kNone, step);
   for (Parameter* parameter : trainer.model.parameters()) parameter->zero_gradient();
 
   // Forward and backward, one micro-batch after the other. Every loss is divided by the
@@ -51,7 +52,10 @@ StepResult train_step(Trainer& trainer, std::int64_t step, const std::function<v
   const std::int64_t batch = trainer.batch_order.batch_of(step);
   const std::int64_t padding_tokens = data::padding_tokens(trainer.dataset, cut, batch);
   for (std::int64_t micro_step = 0; micro_step < cut.micro_steps(); ++micro_step) {
-    data::load_training(trainer.dataset, cut, batch, micro_step, rank, trainer.batch);
+    {
+      const Span load(&trainer.clock, "data", TimePart::kData);
+      data::load_training(trainer.dataset, cut, batch, micro_step, rank, trainer.batch);
+    }
     BatchPosition position =
         data::position_of(cut, step, micro_step, rank, trainer.dataset.sequence_length());
     position.global_padding_tokens = padding_tokens;
@@ -70,13 +74,22 @@ StepResult train_step(Trainer& trainer, std::int64_t step, const std::function<v
   trainer.world.watchdog().set_layer(-1);
 
   // Dense gradients are summed over the world, those of experts over the ranks that hold the same experts.
-  trainer.gradient_reduction.reduce();
+  {
+    const Span reduce(&trainer.clock, "sum of gradients", TimePart::kReduction, ComparedCall::kReduction);
+    trainer.gradient_reduction.reduce();
+  }
   if (look_at_gradients) look_at_gradients();
 
   StepResult result;
-  result.loss = loss.over_ranks(trainer.world);
+  {
+    const Span reduce(&trainer.clock, "sum of losses", TimePart::kReduction, ComparedCall::kReduction);
+    result.loss = loss.over_ranks(trainer.world);
+  }
   result.tokens = cut.global_batch * trainer.dataset.sequence_length() - padding_tokens;
-  result.gradient_norm = global_gradient_norm(trainer.ownership);
+  {
+    const Span norm(&trainer.clock, "gradient norm", TimePart::kOptimizer);
+    result.gradient_norm = global_gradient_norm(trainer.ownership);
+  }
   result.learning_rate =
       learning_rate(experiment.schedule(), experiment.optim().lr(), experiment.train().steps(), step);
 
@@ -89,9 +102,15 @@ StepResult train_step(Trainer& trainer, std::int64_t step, const std::function<v
   result.skipped = !std::isfinite(result.loss) || !std::isfinite(result.gradient_norm) ||
                    (result.spike && experiment.train().spike() != config::Train::keep);
   if (!result.skipped) {
-    trainer.optimizer->update(result.learning_rate,
-                              clip_scale(result.gradient_norm, experiment.optim().grad_clip()));
-    trainer.value_gather.gather();  // optim.zero: each rank updated the rows that it owns
+    {
+      const Span update(&trainer.clock, "optimizer", TimePart::kOptimizer);
+      trainer.optimizer->update(result.learning_rate,
+                                clip_scale(result.gradient_norm, experiment.optim().grad_clip()));
+    }
+    {
+      const Span gather(&trainer.clock, "gather of values", TimePart::kReduction, ComparedCall::kReduction);
+      trainer.value_gather.gather();  // optim.zero: each rank updated the rows that it owns
+    }
     Context ctx = trainer.context({.step = step}, /*training=*/true);
     trainer.model.end_step(ctx);  // routers that balance by a bias move it
     trainer.loss_window.add(result.loss);

@@ -38,6 +38,7 @@ ModelLoss LanguageModel::forward(Context& ctx, ConstTensorView tokens, ConstTens
   for (const auto& block : blocks_) x = block->forward(ctx, x);
   const TensorView h = final_norm_.forward(ctx, x);  // [T, D]
   const float scale = 1.0F / static_cast<float>(ctx.batch.loss_targets());
+  const Span span(ctx.clock, "head", TimePart::kOther);
   const LinearCrossEntropyResult result = head_->forward(ctx, h, targets, scale);
   return {.loss_sum = result.loss_sum, .targets = result.targets};
 }

@@ -20,7 +20,8 @@ ExpertsOptions expert_options(const config::Experiment& experiment, const Proces
           .seed = experiment.run().seed(),
           .init_std = init_std,
           .output_init_std = init_std,
-          .d_output = experiment.data().regression().outputs()};
+          .d_output = experiment.data().regression().outputs(),
+          .recompute = experiment.train().recompute() == config::Train::experts};
 }
 
 // [x, 1] of each row x.

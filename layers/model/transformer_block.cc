@@ -1,5 +1,7 @@
 #include "layers/model/transformer_block.h"
 
+#include <cstring>
+
 #include "configs/moe_layers.h"
 #include "configs/resolve.h"
 #include "layers/feed_forward/feed_forward.h"
@@ -11,11 +13,20 @@ namespace {
 
 std::string prefix(std::int64_t layer) { return fmt::format("layers.{}", layer); }
 
+void copy_values(ConstTensorView from, TensorView to) {
+  CONCLAVE_CHECK(from.dtype() == to.dtype() && from.elements() == to.elements(),
+                 "a block gives {} elements, and takes {}", from.elements(), to.elements());
+  const std::size_t bytes = static_cast<std::size_t>(from.elements()) * size_of(from.dtype());
+  if (bytes > 0) std::memcpy(to.raw(), from.raw(), bytes);
+}
+
 }  // namespace
 
 TransformerBlock::TransformerBlock(const config::Experiment& experiment, std::int64_t layer,
                                    const ProcessGrid& grid)
-    : attention_norm_(prefix(layer) + ".attention_norm", experiment.model().d_model(),
+    : layer_(layer),
+      recompute_(experiment.train().recompute() == config::Train::block),
+      attention_norm_(prefix(layer) + ".attention_norm", experiment.model().d_model(),
                       experiment.model().norm_eps()),
       attention_(experiment.model(), prefix(layer) + ".attention", experiment.model().init_std(),
                  residual_init_std(experiment.model()), experiment.run().seed()),
@@ -36,6 +47,30 @@ TransformerBlock::TransformerBlock(const config::Experiment& experiment, std::in
 }
 
 TensorView TransformerBlock::forward(Context& ctx, ConstTensorView x) {
+  const Span span(ctx.clock, "block", TimePart::kOther, ComparedCall::kNone, layer_);
+  if (!recompute_ || !ctx.training) return compute(ctx, x);
+
+  x_ = x;
+  const TensorView y = ctx.arena->allocate(x.shape(), x.dtype());
+  const Arena::Mark forgotten(*ctx.arena);
+  copy_values(compute(ctx, x), y);
+  return y;
+}
+
+TensorView TransformerBlock::backward(Context& ctx, ConstTensorView dy) {
+  const Span span(ctx.clock, "block backward", TimePart::kOther, ComparedCall::kNone, layer_);
+  if (!recompute_) return differentiate(ctx, dy);
+
+  const TensorView dx = ctx.arena->allocate(x_.shape(), x_.dtype());
+  const Arena::Mark forgotten(*ctx.arena);
+  Context again = ctx;
+  again.recomputing = true;
+  compute(again, x_);
+  copy_values(differentiate(ctx, dy), dx);
+  return dx;
+}
+
+TensorView TransformerBlock::compute(Context& ctx, ConstTensorView x) {
   ctx.layer = layer_;
   const TensorView attended = attention_.forward(ctx, attention_norm_.forward(ctx, x));  // [T, D]
   const auto [h, normed] = feed_forward_norm_.add_forward(ctx, x, attended);             // [T, D] each
@@ -44,7 +79,7 @@ TensorView TransformerBlock::forward(Context& ctx, ConstTensorView x) {
   return y;
 }
 
-TensorView TransformerBlock::backward(Context& ctx, ConstTensorView dy) {
+TensorView TransformerBlock::differentiate(Context& ctx, ConstTensorView dy) {
   ctx.layer = layer_;
   const TensorView dnormed = feed_forward_->backward(ctx, dy);              // [T, D]
   const TensorView dh = feed_forward_norm_.add_backward(ctx, dnormed, dy);  // [T, D]

@@ -1,5 +1,7 @@
 // One pre-norm transformer block: h = x + attention(norm(x)); y = h + feed_forward(norm(h)).
-// The feed-forward is dense or a Mixture of Experts.
+// The feed-forward is dense or a Mixture of Experts. With train.recompute: block, backward computes the block
+// again from x (Chen et al., "Training deep nets with sublinear memory cost", 2016), exchange included: of
+// each block only x is kept.
 #pragma once
 
 #include <memory>
@@ -30,12 +32,18 @@ class TransformerBlock : public Module {
   MoeLayer* moe() const { return moe_; }
 
  private:
+  TensorView compute(Context& ctx, ConstTensorView x);
+  TensorView differentiate(Context& ctx, ConstTensorView dy);
+
+  std::int64_t layer_;
+  bool recompute_;  // train.recompute: block
   RmsNorm attention_norm_;
   Attention attention_;
   RmsNorm feed_forward_norm_;
   std::unique_ptr<Module> feed_forward_;
   std::int64_t layer_;
   MoeLayer* moe_ = nullptr;  // feed_forward_, where that is an MoE layer
+  ConstTensorView x_;        // [T, D] of the last forward in training, where it is computed again
 };
 
 }  // namespace conclave

@@ -81,7 +81,14 @@ void BalanceLoss::count_choices(Context& ctx, std::span<const std::int32_t> chos
   }
   if (scope_ == config::Moe::sequence) return;
 
-  ctx.grid->world().all_reduce(buffer_view(counts)).wait();
+  if (scope_ == config::Moe::global_batch && ctx.recomputing) {
+    std::ranges::copy(chosen_this_step_, counts.begin());  // this micro-batch is among them
+    return;
+  }
+  {
+    const Span span(ctx.clock, "sum of counts", TimePart::kReduction, ComparedCall::kReduction);
+    ctx.grid->world().all_reduce(buffer_view(counts)).wait();
+  }
   if (scope_ == config::Moe::batch) return;
 
   if (ctx.batch.micro_step == 0) chosen_this_step_.assign(counts.size(), 0);

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <array>
-#include <chrono>
 #include <cstddef>
 #include <numeric>
 #include <string>
@@ -67,13 +66,10 @@ void Exchange::count_sent_rows(const DispatchPlan& plan) {
 void Exchange::wait_for_all(const Context& ctx, ConstBufferView send,
                             std::span<const std::int64_t> send_counts, BufferView recv,
                             std::span<const std::int64_t> recv_counts) {
-  const auto start = std::chrono::steady_clock::now();
+  const Span span(ctx.clock, "exchange", TimePart::kExchange, ComparedCall::kExchange);
   Communicator& group = grid_->expert_parallel();
   group.watchdog().set_layer(ctx.layer);
   group.all_to_all_v(send, send_counts, recv, recv_counts).wait();
-  if (ctx.clock == nullptr) return;
-  ctx.clock->exchange_seconds +=
-      std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
 void Exchange::agree(Context& ctx, const DispatchPlan& plan) {

@@ -74,7 +74,7 @@ class Exchange {
   // where it is.
   void exchange_counts(const Context& ctx);
   void lay_out_blocks();
-  // An all-to-all of the expert-parallel group. Adds its time to ctx.clock.
+  // An all-to-all of the expert-parallel group. Its time counts as TimePart::kExchange.
   void wait_for_all(const Context& ctx, ConstBufferView send, std::span<const std::int64_t> send_counts,
                     BufferView recv, std::span<const std::int64_t> recv_counts);
   // Moves rows over the wire; counts are rows a rank.

@@ -1,6 +1,6 @@
 #include "layers/moe/experts.h"
 
-#include <utility>
+#include <optional>
 
 #include "layers/ops/dropout/dropout.h"
 
@@ -10,6 +10,7 @@ Experts::Experts(const std::string& name, const ExpertsOptions& options)
     : d_ff_(options.d_ff),
       activation_(options.activation),
       dropout_(static_cast<float>(options.dropout)),
+      recompute_(options.recompute),
       seed_(options.seed),
       name_(name),
       local_experts_(options.local_experts),
@@ -27,33 +28,36 @@ Experts::Experts(const std::string& name, const ExpertsOptions& options)
 
 TensorView Experts::forward(Context& ctx, ConstTensorView rows, std::span<const std::int64_t> offsets,
                             ConstTensorView tokens) {
-  const std::int64_t row_count = rows.extent(0);
-  const TensorView y = ctx.arena->allocate({row_count, down_weight_.outputs()}, ctx.compute);  // [R, D_out]
-  const TensorView preactivation =
-      ctx.arena->allocate({row_count, input_weight_.outputs()}, ctx.compute);      // [R, P F]
-  const TensorView hidden = ctx.arena->allocate({row_count, d_ff_}, ctx.compute);  // [R, F]
-
-  std::vector<Part> parts = parts_of(offsets);
-  for (const Part& part : parts) {
-    input_weight_.forward(ctx, part.of(rows), part.of(preactivation), part.offsets);
-  }
-  hidden_layer(ctx, activation_, preactivation, hidden);
-  if (drops_out(ctx)) drop_out(ctx, tokens, parts, hidden);
-  for (const Part& part : parts) {
-    down_weight_.forward(ctx, part.of(hidden), part.of(y), part.offsets);
-  }
-  if (ctx.training) {
-    rows_ = rows;
-    parts_ = std::move(parts);
-    preactivation_ = preactivation;
-    hidden_ = hidden;
+  const Span span(ctx.clock, "experts", TimePart::kOther, ComparedCall::kExperts);
+  rows_ = rows;
+  parts_ = parts_of(offsets);
+  tokens_ = tokens;
+  const TensorView y = ctx.arena->allocate({rows.extent(0), down_weight_.outputs()}, ctx.compute);  // [R, D_out]
+  std::optional<Arena::Mark> forgotten;
+  if (recompute_ || !ctx.training) forgotten.emplace(*ctx.arena);
+  compute_hidden(ctx);
+  for (const Part& part : parts_) {
+    down_weight_.forward(ctx, part.of(hidden_), part.of(y), part.offsets);
   }
   return y;
 }
 
+void Experts::compute_hidden(Context& ctx) {
+  const std::int64_t rows = rows_.extent(0);
+  preactivation_ = ctx.arena->allocate({rows, input_weight_.outputs()}, ctx.compute);
+  hidden_ = ctx.arena->allocate({rows, d_ff_}, ctx.compute);
+  for (const Part& part : parts_) {
+    input_weight_.forward(ctx, part.of(rows_), part.of(preactivation_), part.offsets);
+  }
+  hidden_layer(ctx, activation_, preactivation_, hidden_);
+  if (drops_out(ctx)) drop_out(ctx);
+}
+
 TensorView Experts::backward(Context& ctx, ConstTensorView dy) {
+  const Span span(ctx.clock, "experts backward", TimePart::kOther, ComparedCall::kExperts);
   const TensorView drows = ctx.arena->allocate(rows_.shape(), rows_.dtype());  // [R, D]
   const Arena::Mark scratch(*ctx.arena);
+  if (recompute_) compute_hidden(ctx);
   const TensorView dhidden = ctx.arena->allocate(hidden_.shape(), hidden_.dtype());  // [R, F]
   const TensorView dpreactivation = preactivation_;  // [R, P F]: the gradient takes the place of the value
 
@@ -85,28 +89,28 @@ std::vector<Experts::Part> Experts::parts_of(std::span<const std::int64_t> offse
   return parts;
 }
 
-void Experts::drop_out(Context& ctx, ConstTensorView tokens, std::span<const Part> parts, TensorView hidden) {
-  CONCLAVE_CHECK_EQ(tokens.elements(), hidden.extent(0), "token numbers of the experts' rows");
-  kept_ = ctx.arena->allocate(hidden.shape(), DType::kUInt8);
+void Experts::drop_out(Context& ctx) {
+  CONCLAVE_CHECK_EQ(tokens_.elements(), hidden_.extent(0), "token numbers of the experts' rows");
+  kept_ = ctx.arena->allocate(hidden_.shape(), DType::kUInt8);
   const Arena::Mark scratch(*ctx.arena);
   // Row of token t at expert e: blocks from (t E + e) * blocks a row.
   const std::span<std::int64_t> first_block =
-      ctx.arena->allocate({hidden.extent(0)}, DType::kInt64).values<std::int64_t>();
+      ctx.arena->allocate({hidden_.extent(0)}, DType::kInt64).values<std::int64_t>();
   const std::int64_t all_experts = down_.global_shape()[0];
-  for (const Part& part : parts) {
+  for (const Part& part : parts_) {
     for (std::int64_t expert = local_experts_.begin; expert < local_experts_.end; ++expert) {
       const auto local = static_cast<std::size_t>(expert - local_experts_.begin);
       const std::int64_t last = part.rows.begin + part.offsets[local + 1];
       for (std::int64_t row = part.rows.begin + part.offsets[local]; row < last; ++row) {
         first_block[static_cast<std::size_t>(row)] =
-            (tokens.data<std::int64_t>()[row] * all_experts + expert) * dropout_blocks(d_ff_);
+            (tokens_.data<std::int64_t>()[row] * all_experts + expert) * dropout_blocks(d_ff_);
       }
     }
   }
   dropout(ctx, {.random = RandomStream(seed_, name_ + "/dropout", static_cast<std::uint64_t>(ctx.batch.step)),
                 .first_block = first_block,
                 .rate = dropout_,
-                .x = hidden,
+                .x = hidden_,
                 .kept = kept_});
 }
 

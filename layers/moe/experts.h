@@ -27,7 +27,8 @@ struct ExpertsOptions {
   double output_init_std = 0.02;  // of down, the projection into the residual stream
   std::int64_t d_output = 0;      // width of what comes out; 0: D
   config::Activation activation = config::swiglu;
-  double dropout = 0;  // of hidden elements, in training
+  double dropout = 0;      // of hidden elements, in training
+  bool recompute = false;  // backward computes the hidden layer again from the rows (train.recompute)
 };
 
 class Experts {
@@ -38,7 +39,8 @@ class Experts {
 
   // rows [R, D] ordered by local expert, offsets [local experts + 1] -> [R, D_out] in ctx.arena. Rows of an
   // expert, or all, may be none. With ctx.training rows must stay valid until backward.
-  // `tokens` int64 [R, 1]: the number of each row's token in the global batch; needed where drops_out().
+  // `tokens` int64 [R, 1]: the number of each row's token in the global batch; needed where drops_out(), and
+  // must then stay valid too.
   //
   // Rows may come in several parts, each ordered by local expert: offsets [parts * local experts + 1]. Each
   // part is computed as if it were alone, to the last bit, whatever the others hold.
@@ -66,11 +68,14 @@ class Experts {
   };
 
   std::vector<Part> parts_of(std::span<const std::int64_t> offsets) const;
-  void drop_out(Context& ctx, ConstTensorView tokens, std::span<const Part> parts, TensorView hidden);
+  // rows_ and parts_ -> preactivation_ and hidden_, in ctx.arena.
+  void compute_hidden(Context& ctx);
+  void drop_out(Context& ctx);
 
   std::int64_t d_ff_;
   config::Activation activation_;
   float dropout_;
+  bool recompute_;
   std::uint64_t seed_;
   std::string name_;
   Range local_experts_;
@@ -82,6 +87,7 @@ class Experts {
   // Kept from forward for backward.
   ConstTensorView rows_;  // [R, D]
   std::vector<Part> parts_;
+  ConstTensorView tokens_;    // int64 [R, 1], with dropout
   TensorView preactivation_;  // [R, P F], P = input_projections(activation_)
   TensorView hidden_;         // [R, F]
   TensorView kept_;           // uint8 [R, F], with dropout

@@ -25,13 +25,15 @@ ExpertsOptions expert_options(const config::Experiment& experiment, const Proces
           .init_std = model.init_std(),
           .output_init_std = residual_init_std(model),
           .activation = experiment.moe().activation(),
-          .dropout = experiment.moe().expert_dropout()};
+          .dropout = experiment.moe().expert_dropout(),
+          .recompute = experiment.train().recompute() == config::Train::experts};
 }
 
 }  // namespace
 
 MoeLayer::MoeLayer(const config::Experiment& experiment, const std::string& name, const ProcessGrid& grid)
     : config_(experiment.moe()),
+      copies_routing_(experiment.train().recompute() == config::Train::block),
       router_(make_router(experiment, name + ".router")),
       exchange_(config_.experts(), grid, row_order(experiment)),
       experts_(name + ".experts", expert_options(experiment, grid)) {
@@ -44,7 +46,7 @@ MoeLayer::MoeLayer(const config::Experiment& experiment, const std::string& name
 TensorView MoeLayer::forward(Context& ctx, ConstTensorView x) {
   const std::int64_t d_model = x.extent(1);
   const bool fill_up = ctx.training && config_.pad_to_capacity();
-  routing_ = router_->forward(ctx, x, statistics_);
+  route(ctx, x);
   const std::int64_t capacity = fill_up ? agreed_capacity(ctx) : capacity_of(ctx, x.extent(0));
   make_dispatch_plan(routing_, config_.experts(), capacity, config_.drop(), plan_);
   combine_weights_ = routing_.weights;
@@ -59,7 +61,7 @@ TensorView MoeLayer::forward(Context& ctx, ConstTensorView x) {
   } else {
     exchange_.agree(ctx, plan_);
   }
-  count_statistics(ctx);
+  if (!ctx.recomputing) count_statistics(ctx);
 
   TensorView rows = ctx.arena->allocate({plan_.rows(), d_model}, ctx.compute);  // [R, D], in plan order
   gather_rows(ctx, {.x = x, .choice_of_row = plan_.choice_of_row, .top_k = plan_.top_k, .rows = rows});
@@ -78,6 +80,15 @@ TensorView MoeLayer::forward(Context& ctx, ConstTensorView x) {
   return y;
 }
 
+void MoeLayer::route(Context& ctx, ConstTensorView x) {
+  const Span span(ctx.clock, "router", TimePart::kOther);
+  MoeStatistics counted_before;
+  routing_ = router_->forward(ctx, x, ctx.recomputing ? counted_before : statistics_);
+  if (ctx.recomputing) return;
+  routing_copy_.clear();
+  if (copies_routing_ && ctx.training) routing_copy_.assign(routing_);
+}
+
 TensorView MoeLayer::backward(Context& ctx, ConstTensorView dy) {
   const TensorView dweights = ctx.arena->allocate(routing_.weights.shape());  // [T, K]
   TensorView drows = expert_output_;  // [R, D]: each row's gradient takes the place of the row
@@ -93,11 +104,20 @@ TensorView MoeLayer::backward(Context& ctx, ConstTensorView dy) {
   drows = experts_.backward(ctx, drows);   // [R', D]
   drows = exchange_.combine(ctx, drows);   // [R, D]: the way back of dispatch
 
-  const TensorView dx = router_->backward(ctx, dweights);  // [T, D]
+  const TensorView dx = route_backward(ctx, dweights);  // [T, D]
   gather_rows_backward(
       ctx, {.drows = drows, .row_of_choice = plan_.row_of_choice, .top_k = plan_.top_k, .dx = dx});
   if (shared_) add(ctx, {.a = dx, .b = shared_->backward(ctx, dy), .sum = dx});
   return dx;
+}
+
+TensorView MoeLayer::route_backward(Context& ctx, ConstTensorView dweights) {
+  const Span span(ctx.clock, "router backward", TimePart::kOther);
+  return router_->backward(ctx, dweights);
+}
+
+const Routing& MoeLayer::last_routing() const {
+  return routing_copy_.is_empty() ? routing_ : routing_copy_.routing();
 }
 
 void MoeLayer::collect_parameters(std::vector<Parameter*>& parameters) {

@@ -19,6 +19,7 @@
 #include "layers/moe/experts.h"
 #include "layers/moe/routed_layer.h"
 #include "layers/moe/router/router.h"
+#include "layers/moe/routing_copy.h"
 #include "layers/moe/shared_experts.h"
 #include "layers/moe/statistics.h"
 #include "layers/moe/survivor_weights.h"
@@ -55,9 +56,13 @@ class MoeLayer : public Module, public RoutedLayer {
   MoeStatistics take_statistics(MoeStatistics next) override;
   std::int64_t experts() const override { return config_.experts(); }
   std::int64_t top_k() const override { return config_.top_k(); }
-  const Routing& last_routing() const override { return routing_; }
+  const Routing& last_routing() const override;
 
  private:
+  // x [T, D] -> routing_.
+  void route(Context& ctx, ConstTensorView x);
+  // dweights [T, K] -> dx [T, D].
+  TensorView route_backward(Context& ctx, ConstTensorView dweights);
   SurvivorWeightsArgs survivor_args() const;
   // Rows that an expert takes from this rank's T tokens; padding is not counted.
   std::int64_t capacity_of(const Context& ctx, std::int64_t tokens) const;
@@ -68,6 +73,7 @@ class MoeLayer : public Module, public RoutedLayer {
   TensorView token_numbers(Context& ctx) const;
 
   config::Moe config_;
+  bool copies_routing_;  // the memory of forward is given back before anyone looks at it (train.recompute)
   std::unique_ptr<Router> router_;
   DispatchPlan plan_;
   Exchange exchange_;
@@ -79,6 +85,7 @@ class MoeLayer : public Module, public RoutedLayer {
   Routing routing_;                  // [T, K]
   ConstTensorView combine_weights_;  // [T, K]: the router's, or what renormalize_after_drop makes of them
   TensorView expert_output_;         // [R, D], in plan order
+  RoutingCopy routing_copy_;         // of the last forward in training, where copies_routing_
 };
 
 }  // namespace conclave

@@ -18,10 +18,14 @@
   lineChart(charts, {title: "Learning rate", fromZero: true, series: [line("lr", s.lr)]});
   lineChart(charts, {title: "Gradient norm before clipping", series: [line("norm", s.grad_norm)]});
   lineChart(charts, {title: "Tokens a second", fromZero: true, series: [line("tokens/s", s.tokens_per_second)]});
+  if (Object.keys(s.time).length > 0) {
+    lineChart(charts, {title: "Where the time of a step goes", format: (share) => share === null ? "–" : percent(share), fromZero: true,
+      series: Object.entries(s.time).map(([part, shares]) => line(part, shares))});
+  }
   if (data.load.layers.length > 0) {
     lineChart(charts, {title: "Load of the busiest expert / mean, worst layer", series: [line("load", s.load_imbalance)]});
-    lineChart(charts, {title: "Dropped choices, time in exchanges, dead experts", format: (share) => share === null ? "–" : percent(share), fromZero: true,
-      series: [line("dropped", s.dropped_fraction), line("exchange", s.exchange_fraction), line("dead", s.dead_experts)]});
+    lineChart(charts, {title: "Dropped choices, time in exchanges, imbalance tax, dead experts", format: (share) => share === null ? "–" : percent(share), fromZero: true,
+      series: [line("dropped", s.dropped_fraction), line("exchange", s.exchange_fraction), line("imbalance tax", s.imbalance_tax), line("dead", s.dead_experts)]});
     lineChart(charts, {title: "Entropy: of the load (/ ln E), of a token's router (nats)",
       series: [line("load", s.load_entropy), line("router", s.router_entropy)]});
     const box = card(page(), "Which experts worked",

@@ -52,6 +52,7 @@ nlohmann::ordered_json fields_of(const StepRecord& record) {
                                 {"load_imbalance", record.load_imbalance},
                                 {"dropped_fraction", record.dropped_fraction},
                                 {"exchange_fraction", record.exchange_fraction},
+                                {"imbalance_tax", record.imbalance_tax},
                                 {"dead_experts", record.dead_experts},
                                 {"load_entropy", record.load_entropy},
                                 {"router_entropy", record.router_entropy},
@@ -69,6 +70,7 @@ nlohmann::ordered_json fields_of(const StepRecord& record) {
 
 std::string to_json(const StepRecord& record) {
   nlohmann::ordered_json json = fields_of(record);
+  for (const auto& [part, share] : record.time_shares) json["time"][part] = share;
   if (record.importance_loss != 0) json["importance_loss"] = record.importance_loss;
   if (record.load_loss != 0) json["load_loss"] = record.load_loss;
   if (record.force_balanced) json["force_balanced"] = true;

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace conclave {
@@ -25,7 +26,8 @@ struct StepRecord {
   double tokens_per_second = 0;
   double load_imbalance = 0;       // busiest expert / mean, the worst MoE layer; 1 is perfect
   double dropped_fraction = 0;     // of all choices
-  double exchange_fraction = 0;    // of the step's time, in exchanges
+  double exchange_fraction = 0;    // of the step's time, in exchanges, waiting included
+  double imbalance_tax = 0;        // share of the step's time that uneven experts cost (time_use.h)
   double dead_experts = 0;         // share of (layer, expert) pairs that no token chose
   double load_entropy = 0;         // of the expert load, / ln E, mean over layers; 1 is perfect
   double router_entropy = 0;       // of the tokens' probabilities, nats, mean
@@ -35,9 +37,10 @@ struct StepRecord {
   std::int64_t memory_bytes = 0;   // resident, of the largest rank
   bool force_balanced = false;     // moe.force_balanced: the router chose nothing
 
-  std::vector<double> load_imbalance_by_layer;         // [MoE layers]
-  std::vector<double> dropped_by_layer;                // [MoE layers] share of the layer's choices
-  std::vector<double> dropped_by_choice;               // [K] share of each choice's rows
+  std::vector<std::pair<std::string, double>> time_shares;  // what the steps' time went into (time_use.h)
+  std::vector<double> load_imbalance_by_layer;              // [MoE layers]
+  std::vector<double> dropped_by_layer;                     // [MoE layers] share of the layer's choices
+  std::vector<double> dropped_by_choice;                    // [K] share of each choice's rows
   std::vector<std::vector<std::int64_t>> expert_load;  // [MoE layers][E] choices of the expert, before drops
 };
 

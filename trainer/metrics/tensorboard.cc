@@ -103,6 +103,7 @@ void TensorBoardWriter::write(const StepRecord& record) {
   add_scalar(event, "performance/step_ms", record.step_ms);
   add_scalar(event, "performance/tokens_per_second", record.tokens_per_second);
   add_scalar(event, "performance/exchange_fraction", record.exchange_fraction);
+  add_scalar(event, "performance/imbalance_tax", record.imbalance_tax);
   add_scalar(event, "performance/memory_bytes", static_cast<double>(record.memory_bytes));
   const bool has_experts = !record.expert_load.empty();
   if (has_experts) {

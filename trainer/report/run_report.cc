@@ -20,16 +20,10 @@ using nlohmann::json;
 
 constexpr std::size_t kMaxPoints = 1000;
 constexpr std::size_t kMaxLoadColumns = 240;
-constexpr std::array kDrawnFields = {"loss",
-                                     "lr",
-                                     "grad_norm",
-                                     "tokens_per_second",
-                                     "load_imbalance",
-                                     "load_entropy",
-                                     "dropped_fraction",
-                                     "exchange_fraction",
-                                     "dead_experts",
-                                     "router_entropy"};
+constexpr std::array kDrawnFields = {
+    "loss",           "lr",           "grad_norm",        "tokens_per_second",
+    "load_imbalance", "load_entropy", "dropped_fraction", "exchange_fraction",
+    "imbalance_tax",  "dead_experts", "router_entropy"};
 
 struct Records {
   std::vector<json> steps;
@@ -63,6 +57,29 @@ json number(const json& record, const char* key) {
 // Record i of `count` belongs to group group_of(i) of `groups`.
 std::size_t group_of(std::size_t i, std::size_t count, std::size_t groups) { return i * groups / count; }
 
+// The shares that a record has of its time; an empty object if it has none.
+json time_of(const json& record) {
+  return record.is_object() ? record.value("time", json::object()) : json::object();
+}
+
+// One value a group: the mean of those that value_of(record) gives, null where it gives none.
+template <class ValueOf>
+json means_of_groups(const std::vector<json>& records, std::size_t groups, const ValueOf& value_of) {
+  std::vector<double> sums(groups, 0.0);
+  std::vector<int> counts(groups, 0);
+  for (std::size_t i = 0; i < records.size(); ++i) {
+    const json value = value_of(records[i]);
+    if (value.is_null()) continue;
+    const std::size_t group = group_of(i, records.size(), groups);
+    sums[group] += value.template get<double>();
+    ++counts[group];
+  }
+  json means = json::array();
+  for (std::size_t group = 0; group < groups; ++group)
+    means.push_back(counts[group] > 0 ? json(sums[group] / counts[group]) : json());
+  return means;
+}
+
 // Means over groups of neighbouring records, under the step of each group's last.
 json drawn_steps(const std::vector<json>& steps) {
   const std::size_t groups = std::min(steps.size(), kMaxPoints);
@@ -71,19 +88,15 @@ json drawn_steps(const std::vector<json>& steps) {
     const std::size_t group = group_of(i, steps.size(), groups);
     drawn["step"][group] = steps[i]["step"];
   }
-  for (const char* field : kDrawnFields) {
-    std::vector<double> sums(groups, 0.0);
-    std::vector<int> counts(groups, 0);
-    for (std::size_t i = 0; i < steps.size(); ++i) {
-      const json value = number(steps[i], field);
-      if (value.is_null()) continue;
-      const std::size_t group = group_of(i, steps.size(), groups);
-      sums[group] += value.get<double>();
-      ++counts[group];
-    }
-    drawn[field] = json::array();
-    for (std::size_t group = 0; group < groups; ++group)
-      drawn[field].push_back(counts[group] > 0 ? json(sums[group] / counts[group]) : json());
+  for (const char* field : kDrawnFields)
+    drawn[field] = means_of_groups(steps, groups, [&](const json& record) { return number(record, field); });
+  // What the time of the steps went into, by part.
+  drawn["time"] = json::object();
+  const json parts = time_of(steps.empty() ? json() : steps.back());
+  for (const auto& [part, share] : parts.items()) {
+    drawn["time"][part] = means_of_groups(steps, groups, [&, &name = part](const json& record) {
+      return number(time_of(record), name.c_str());
+    });
   }
   return drawn;
 }

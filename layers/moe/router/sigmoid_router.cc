@@ -139,6 +139,7 @@ void SigmoidRouter::collect_state(std::vector<ShardedTensor>& state) {
 }
 
 void SigmoidRouter::count_choices(const Context& ctx, ConstTensorView experts) {
+  if (ctx.recomputing) return;
   // A step that was skipped never came to its end: its counts are forgotten here.
   if (ctx.batch.micro_step == 0) std::ranges::fill(chosen_this_step_, 0);
   for (const std::int32_t expert : experts.values<std::int32_t>()) {
@@ -149,7 +150,10 @@ void SigmoidRouter::count_choices(const Context& ctx, ConstTensorView experts) {
 void SigmoidRouter::end_step(Context& ctx) {
   if (bias_update_rate_ == 0) return;
   const std::span<std::int64_t> chosen(chosen_this_step_);
-  ctx.grid->world().all_reduce(buffer_view(chosen)).wait();
+  {
+    const Span span(ctx.clock, "sum of loads", TimePart::kReduction, ComparedCall::kReduction);
+    ctx.grid->world().all_reduce(buffer_view(chosen)).wait();
+  }
 
   const auto experts = static_cast<std::int64_t>(chosen.size());
   const std::int64_t all = std::accumulate(chosen.begin(), chosen.end(), std::int64_t{0});

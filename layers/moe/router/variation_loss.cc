@@ -75,7 +75,10 @@ VariationGradient VariationLoss::forward(Context& ctx, ConstTensorView experts, 
     add_up(ctx, begin, experts.rows(begin, end), gates.rows(begin, end),
            has_load() ? load.rows(begin, end) : load, sums);
     const double local_tokens = sums.tokens;
-    if (!by_sequence_) ctx.grid->world().all_reduce(buffer_view(sums.all)).wait();
+    if (!by_sequence_) {
+      const Span span(ctx.clock, "sum of loads", TimePart::kReduction, ComparedCall::kReduction);
+      ctx.grid->world().all_reduce(buffer_view(sums.all)).wait();
+    }
 
     const auto take = [&](std::span<const double> values, double weight, TensorView dvalues, double& raw) {
       if (weight == 0) return;

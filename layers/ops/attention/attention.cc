@@ -38,6 +38,7 @@ void attention_forward(Context& ctx, const AttentionForwardArgs& args) {
   check_shape(args.y, {tokens, shape.query_width()}, "y of attention");
   check_shape(args.log_sum_exp, {tokens, shape.heads}, "log_sum_exp of attention");
   check_padding(args.padding, tokens, "padding of attention");
+  const Span span(ctx.clock, "scores and values", TimePart::kAttention);
   if (tokens > 0) cpu::attention_forward(ctx, args);
 }
 
@@ -59,6 +60,7 @@ void attention_backward(Context& ctx, const AttentionBackwardArgs& args) {
   check_shape(args.dk, keys, "dk of attention_backward");
   check_shape(args.dv, keys, "dv of attention_backward");
   check_padding(args.padding, tokens, "padding of attention_backward");
+  const Span span(ctx.clock, "scores and values backward", TimePart::kAttention);
   if (tokens > 0) cpu::attention_backward(ctx, args);
 }
 

@@ -4,7 +4,7 @@
 
 namespace conclave {
 
-void gemm(Context&, const GemmArgs& args) {
+void gemm(Context& ctx, const GemmArgs& args) {
   CONCLAVE_CHECK(args.a.shape().rank() == 2 && args.b.shape().rank() == 2 && args.c.shape().rank() == 2,
                  "gemm takes matrices, found a {}, b {}, c {}", args.a.shape().text(), args.b.shape().text(),
                  args.c.shape().text());
@@ -14,6 +14,7 @@ void gemm(Context&, const GemmArgs& args) {
   const std::int64_t n = args.b.extent(args.transpose_b ? 0 : 1);
   CONCLAVE_CHECK_EQ(k_of_b, k, "inner extent of gemm");
   check_shape(args.c, {m, n}, "result of gemm");
+  const Span span(ctx.clock, "gemm", TimePart::kGemm);
   cpu::gemm(args);
 }
 

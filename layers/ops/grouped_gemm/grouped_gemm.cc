@@ -21,18 +21,21 @@ void check(const Shape& inputs, const Shape& weights, const Shape& outputs,
 
 }  // namespace
 
-void grouped_gemm(Context&, const GroupedGemmArgs& args) {
+void grouped_gemm(Context& ctx, const GroupedGemmArgs& args) {
   check(args.x.shape(), args.weights.shape(), args.y.shape(), args.offsets);
+  const Span span(ctx.clock, "grouped gemm", TimePart::kGemm);
   cpu::grouped_gemm(args);
 }
 
-void grouped_gemm_input_gradient(Context&, const GroupedGemmInputGradientArgs& args) {
+void grouped_gemm_input_gradient(Context& ctx, const GroupedGemmInputGradientArgs& args) {
   check(args.dx.shape(), args.weights.shape(), args.dy.shape(), args.offsets);
+  const Span span(ctx.clock, "grouped gemm dx", TimePart::kGemm);
   cpu::grouped_gemm_input_gradient(args);
 }
 
-void grouped_gemm_weight_gradient(Context&, const GroupedGemmWeightGradientArgs& args) {
+void grouped_gemm_weight_gradient(Context& ctx, const GroupedGemmWeightGradientArgs& args) {
   check(args.x.shape(), args.dweights.shape(), args.dy.shape(), args.offsets);
+  const Span span(ctx.clock, "grouped gemm dW", TimePart::kGemm);
   cpu::grouped_gemm_weight_gradient(args);
 }
 

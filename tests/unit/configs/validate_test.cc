@@ -58,6 +58,9 @@ INSTANTIATE_TEST_SUITE_P(
             kSource + "moe: {experts: 2, router: dense, force_balanced: true}\n",
             "run.yaml:2:50: moe.force_balanced: true has no effect with moe.router: dense, which sends every "
             "token to all experts; valid: moe.force_balanced=false, or another moe.router"},
+        BrokenRule{kSource + "moe: {experts: 0}\ntrain: {recompute: experts}\n",
+                   "run.yaml:3:20: train.recompute: experts has nothing to compute again in a dense model; "
+                   "valid: none, block, or moe.experts of at least 1"},
         BrokenRule{kSource + "moe: {experts: 2, shared_gate: true}\n",
                    "run.yaml:2:32: moe.shared_gate: true gates the shared experts, and moe.shared_experts is "
                    "0; valid: moe.shared_experts of at least 1, or moe.shared_gate=false"},

@@ -137,7 +137,7 @@ class RunReport : public testing::Test {
 TEST_F(RunReport, DrawsWhatIsThere) {
   write(R"({"type":"step","step":10,"tokens":640,"loss":5.5,"lr":0.001,"expert_load":[[3,1],[2,2]]}
 not a record
-{"type":"step","step":20,"loss":null,"lr":0.002,"expert_load":[[4,0],[1,3]]}
+{"type":"step","step":20,"loss":null,"lr":0.002,"imbalance_tax":0.25,"time":{"gemm":0.75},"expert_load":[[4,0],[1,3]]}
 {"type":"evaluation","step":20,"eval_loss":4.5,"bits_per_byte":6.49,"eval_loss_by_source":{"<b>":4.25}}
 {"type":"step","step":30,"loss":)");
   const json report = data();
@@ -145,6 +145,8 @@ not a record
   EXPECT_EQ(report["steps"]["loss"], json::parse("[5.5, null]"));
   EXPECT_EQ(report["steps"]["lr"], (std::vector<double>{0.001, 0.002}));
   EXPECT_EQ(report["steps"]["grad_norm"], json::parse("[null, null]"));
+  EXPECT_EQ(report["steps"]["imbalance_tax"], json::parse("[null, 0.25]"));
+  EXPECT_EQ(report["steps"]["time"], json::parse(R"({"gemm": [null, 0.75]})"));
   EXPECT_EQ(report["load"]["layers"], json::parse("[[[3, 1], [4, 0]], [[2, 2], [1, 3]]]"));
   EXPECT_EQ(report["evaluations"]["loss"], (std::vector<double>{4.5}));
   EXPECT_EQ(report["evaluations"]["sources"], json::parse(R"([{"name": "<b>", "loss": [4.25]}])"));
