@@ -8,6 +8,7 @@
 #include <string>
 
 #include "comm/mpi/mpi_communicator.h"
+#include "trainer/commands/bench_command.h"
 #include "trainer/commands/checkpoint_command.h"
 #include "trainer/commands/config_command.h"
 #include "trainer/commands/data_command.h"
@@ -68,6 +69,7 @@ int run(int argc, char** argv) {
   add_data_command(app, selected);
   add_tokenizer_command(app, selected);
   add_doctor_command(app, selected);
+  add_bench_command(app, selected);
   add_verify_layout_command(app, selected);
   try {
     app.parse(argc, argv);

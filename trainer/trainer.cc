@@ -11,10 +11,14 @@
 namespace conclave {
 
 Trainer::Trainer(const config::Experiment& resolved, Communicator& all_ranks)
+    : Trainer(resolved, all_ranks, on_all_ranks(all_ranks, [&] { return data::open_data(resolved); })) {}
+
+Trainer::Trainer(const config::Experiment& resolved, Communicator& all_ranks,
+                 std::unique_ptr<data::TrainingData> data)
     : experiment(resolved),
       world(all_ranks),
       grid(all_ranks, expert_parallel_size(resolved, all_ranks.size())),
-      owned_dataset(on_all_ranks(all_ranks, [&] { return data::open_data(resolved); })),
+      owned_dataset(std::move(data)),
       dataset(*owned_dataset),
       owned_model(make_model(experiment, grid)),
       model(*owned_model),

@@ -23,6 +23,9 @@ struct Trainer {
   // Collective over `world`, which must outlive the trainer. `experiment` is resolved and validated. Throws
   // the same Error on every rank if the data can't be used or train.freeze fits no parameter.
   Trainer(const config::Experiment& experiment, Communicator& world);
+  // On other data than data.train names: measurements take random ones.
+  Trainer(const config::Experiment& experiment, Communicator& world,
+          std::unique_ptr<data::TrainingData> data);
 
   config::Experiment experiment;
   Communicator& world;

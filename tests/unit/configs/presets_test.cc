@@ -39,6 +39,8 @@ TEST(PresetsTest, AreAllThere) {
                            "shakespeare",
                            "shakespeare_dense",
                            "tiny",
+                           "bench_256",
+                           "bench_512",
                            "switch_base_128",
                            "gshard_600b",
                            "mixtral_8x7b",

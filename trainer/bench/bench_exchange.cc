@@ -1,0 +1,78 @@
+#include "comm/mpi/exchange_baselines.h"
+#include "comm/mpi/mpi_communicator.h"
+#include "layers/moe/exchange.h"
+#include "trainer/bench/bench.h"
+#include "trainer/bench/module_runs.h"
+#include "trainer/bench/random_tensor.h"
+#include "trainer/trainer.h"
+
+namespace conclave::bench {
+namespace {
+
+constexpr int kCallsOfLap = 10;  // a call of 64 KiB takes as long as waking up
+
+// Rows of the given width go from every rank to every other, as tokens to their experts, and the same through
+// the baselines. GB/s: bytes that a rank sends to others a second.
+Row measure(const Job& job, const ProcessGrid& grid, std::int64_t bytes_per_peer) {
+  const int ranks = job.world.size();
+  const std::int64_t D = job.experiment.model().d_model();
+  const std::int64_t row_bytes = D * static_cast<std::int64_t>(sizeof(float));
+  const std::int64_t rows_per_peer = std::max<std::int64_t>(bytes_per_peer / row_bytes, 1);
+  const std::int64_t bytes = rows_per_peer * row_bytes;
+
+  // One expert a rank, as many rows for each.
+  DispatchPlan plan;
+  plan.expert_offsets.resize(static_cast<std::size_t>(ranks) + 1);
+  for (int rank = 0; rank <= ranks; ++rank)
+    plan.expert_offsets[static_cast<std::size_t>(rank)] = rank * rows_per_peer;
+  plan.choice_of_row.resize(static_cast<std::size_t>(ranks * rows_per_peer));
+  Exchange exchange(ranks, grid);
+  Arena arena;
+  Context ctx{.arena = &arena, .grid = &grid};
+  exchange.agree(ctx, plan);
+  const Buffer rows = random_tensor({ranks * rows_per_peer, D}, DType::kFloat32, "rows");
+
+  ExchangeBaselines baselines(bytes);
+  const std::vector<double> laps = median_laps(job.world, job.timing, [&](Stopwatch& watch) {
+    for (int call = 0; call < kCallsOfLap; ++call) {
+      arena.reset();
+      exchange.dispatch(ctx, rows.view());
+    }
+    watch.lap();
+    for (int call = 0; call < kCallsOfLap; ++call) baselines.all_to_all_v();
+    watch.lap();
+    job.world.barrier().wait();
+    watch.restart();
+    if (baselines.has_window()) {
+      for (int call = 0; call < kCallsOfLap; ++call) baselines.copy_into_window();
+    }
+    watch.lap();
+  });
+  const auto gb_per_second = [&](double seconds) {
+    return static_cast<double>(bytes * (ranks - 1) * kCallsOfLap) / seconds / 1e9;
+  };
+  Row row{{"bytes_per_peer", bytes},
+          {"exchange_us", 1e6 * laps[0] / kCallsOfLap},
+          {"exchange_gb_per_s", gb_per_second(laps[0])},
+          {"alltoallv_gb_per_s", gb_per_second(laps[1])}};
+  if (baselines.has_window()) row["memcpy_gb_per_s"] = gb_per_second(laps[2]);
+  row["of_alltoallv"] = laps[1] / laps[0];
+  if (baselines.has_window()) row["of_memcpy"] = laps[2] / laps[0];
+  return row;
+}
+
+}  // namespace
+
+std::vector<Row> bench_exchange(const Job& job) {
+  if (job.world.size() == 1 || !MpiRuntime::active())
+    throw ConfigError(
+        "bench exchange: one rank exchanges nothing; start it as launch/mpirun.sh 2 build/conclave "
+        "bench exchange");
+  const ProcessGrid grid(job.world, job.world.size());
+  std::vector<Row> rows;
+  for (std::int64_t bytes = std::int64_t{16} << 10; bytes <= std::int64_t{8} << 20; bytes *= 2)
+    rows.push_back(measure(job, grid, bytes));
+  return rows;
+}
+
+}  // namespace conclave::bench

@@ -1,0 +1,116 @@
+#include "layers/feed_forward/hidden_layer.h"
+#include "layers/ops/gemm/gemm.h"
+#include "layers/ops/grouped_gemm/grouped_gemm.h"
+#include "trainer/bench/bench.h"
+#include "trainer/bench/module_runs.h"
+#include "trainer/bench/random_tensor.h"
+
+namespace conclave::bench {
+namespace {
+
+Row timed_row(const Job& job, const std::string& operation, const std::string& shape, double flops_of_rank,
+              double seconds) {
+  const double flops = flops_of_rank * job.world.size();
+  return {{"operation", operation},
+          {"shape", shape},
+          {"ms", 1e3 * seconds},
+          {"gflops", flops / seconds / 1e9},
+          {"peak_share", job.peak_share(flops, seconds)}};
+}
+
+// y [M, N] = x [M, K] W [N, K]^T and its gradients.
+void add_linear(const Job& job, const std::string& name, std::int64_t m, std::int64_t n, std::int64_t k,
+                std::vector<Row>& rows) {
+  const DType dtype = compute_dtype(job.compute());
+  const Buffer x = random_tensor({m, k}, dtype, "x");
+  const Buffer w = random_tensor({n, k}, dtype, "w");
+  const Buffer dy = random_tensor({m, n}, dtype, "dy");
+  const Buffer y({m, n}, dtype);
+  const Buffer dx({m, k}, dtype);
+  const Buffer dw({n, k}, DType::kFloat32);
+  Arena arena;
+  Context ctx{.arena = &arena};
+  const std::vector<double> laps = median_laps(job.world, job.timing, [&](Stopwatch& watch) {
+    gemm(ctx, {.a = x.view(), .b = w.view(), .c = y.view(), .transpose_b = true});
+    watch.lap();
+    gemm(ctx, {.a = dy.view(), .b = w.view(), .c = dx.view()});
+    watch.lap();
+    gemm(ctx, {.a = dy.view(), .b = x.view(), .c = dw.view(), .transpose_a = true, .accumulate = true});
+    watch.lap();
+  });
+  const std::string shape = fmt::format("M {} N {} K {}", m, n, k);
+  const double flops = 2.0 * static_cast<double>(m * n * k);
+  const char* const passes[] = {" forward", " dx", " dW"};
+  for (std::size_t pass = 0; pass < laps.size(); ++pass)
+    rows.push_back(timed_row(job, name + passes[pass], shape, flops, laps[pass]));
+}
+
+}  // namespace
+
+std::vector<Row> bench_gemm(const Job& job) {
+  const config::Model& model = job.experiment.model();
+  const std::int64_t T = tokens_of_rank(job);
+  const std::int64_t D = model.d_model();
+  const std::int64_t query_width = model.heads() * model.head_dim();
+  const std::int64_t kv_width = model.kv_heads() * model.head_dim();
+  std::vector<Row> rows;
+  add_linear(job, "query", T, query_width, D, rows);
+  if (kv_width != query_width) add_linear(job, "key", T, kv_width, D, rows);
+  add_linear(job, "attention out", T, D, query_width, rows);
+  add_linear(job, "feed-forward in", T, input_projections(model.activation()) * model.d_ff(), D, rows);
+  add_linear(job, "feed-forward out", T, D, model.d_ff(), rows);
+  add_linear(job, "head", std::min<std::int64_t>(T, 256), model.vocab_size(), D, rows);
+  return rows;
+}
+
+std::vector<Row> bench_grouped_gemm(const Job& job) {
+  const config::Moe& moe = job.experiment.moe();
+  const std::int64_t D = job.experiment.model().d_model();
+  const ExpertsRun run(job);
+  const std::int64_t n = run.local_experts();
+  const std::int64_t inputs = input_projections(moe.activation()) * moe.d_ff();
+  const DType dtype = compute_dtype(job.compute());
+  constexpr std::int64_t kMostRows = 65536;  // of a rank: operands are a few hundred MB at most
+
+  const Buffer w = random_tensor({n, inputs, D}, dtype, "w");
+  const Buffer dw({n, inputs, D}, DType::kFloat32);
+  Arena arena;
+  Context ctx{.arena = &arena};
+  std::vector<Row> rows;
+  for (const std::int64_t per_expert : {8, 16, 32, 128, 512, 2048}) {
+    const std::int64_t R = n * per_expert;
+    if (R > kMostRows) break;
+    std::vector<std::int64_t> offsets;
+    for (std::int64_t e = 0; e <= n; ++e) offsets.push_back(e * per_expert);
+    const Buffer x = random_tensor({R, D}, dtype, "x");
+    const Buffer dy = random_tensor({R, inputs}, dtype, "dy");
+    const Buffer y({R, inputs}, dtype);
+    const Buffer dx({R, D}, dtype);
+    const std::vector<double> laps = median_laps(job.world, job.timing, [&](Stopwatch& watch) {
+      grouped_gemm(ctx, {.x = x.view(), .weights = w.view(), .offsets = offsets, .y = y.view()});
+      watch.lap();
+      grouped_gemm_input_gradient(
+          ctx, {.dy = dy.view(), .weights = w.view(), .offsets = offsets, .dx = dx.view()});
+      watch.lap();
+      grouped_gemm_weight_gradient(
+          ctx, {.dy = dy.view(), .x = x.view(), .offsets = offsets, .dweights = dw.view()});
+      watch.lap();
+    });
+    const std::string shape = fmt::format("{} experts x {} rows, N {} K {}", n, per_expert, inputs, D);
+    const double flops = 2.0 * static_cast<double>(R * inputs * D);
+    const char* const passes[] = {"experts' input forward", "experts' input dx", "experts' input dW"};
+    for (std::size_t pass = 0; pass < laps.size(); ++pass)
+      rows.push_back(timed_row(job, passes[pass], shape, flops, laps[pass]));
+
+    const PassSeconds whole = run.measure(per_expert);
+    const std::string all = fmt::format("{} experts x {} rows, D {} F {}", n, per_expert, D, moe.d_ff());
+    rows.push_back(timed_row(job, "experts forward", all, run.forward_flops(per_expert), whole.forward));
+    rows.push_back(
+        timed_row(job, "experts backward", all, 2 * run.forward_flops(per_expert), whole.backward));
+    rows.push_back(timed_row(job, "experts both", all, 3 * run.forward_flops(per_expert),
+                             whole.forward + whole.backward));
+  }
+  return rows;
+}
+
+}  // namespace conclave::bench
