@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs the Debian packages that building and testing need: launch/setup.sh [PACKAGE...]
 # Further packages may be named. Does nothing, and asks for no rights, if all are there; otherwise needs root or sudo.
-# Optional, never installed here: ccache (faster second builds), CUDA and NCCL (found by CMake if present).
+# Optional, never installed here: ccache (faster second builds), libbenchmark-dev (tests/bench), CUDA and NCCL (found by CMake if present).
 set -euo pipefail
 
 packages=(

@@ -24,6 +24,9 @@ class ExchangeBaselines {
   // Copies the block of every other rank straight into that rank's part of the window. Not collective: it
   // synchronises with nobody.
   void copy_into_window();
+  // Writes over what this rank received, so that the next exchange finds it in this rank's caches, as the
+  // memory of a program that uses what arrives.
+  void use_what_arrived();
 
  private:
   struct State;

@@ -15,7 +15,7 @@ double seconds_since(std::chrono::steady_clock::time_point start) {
 
 // GFLOP/s of all ranks together in the best of some rounds, each of which ends with the slowest thread.
 double best_rate(Communicator& world, const PeakLoop& loop) {
-  constexpr int kRounds = 7;
+  constexpr int kRounds = 15;
   constexpr double kRoundSeconds = 0.02;
   std::int64_t iterations = 2048;
   double seconds_of_one = 0;

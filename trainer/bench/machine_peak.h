@@ -21,7 +21,7 @@ struct MachinePeak {
   double of(const std::string& compute) const { return compute == "bf16" ? bf16 : fp32; }
 };
 
-// Collective; about a third of a second. The best of several rounds, as a peak is.
+// Collective; under a second. The best of several rounds, as a peak is.
 MachinePeak measure_machine_peak(Communicator& world);
 
 // One loop: what a thread does, and what it counts.
