@@ -8,7 +8,6 @@ namespace conclave::bench {
 std::vector<Row> bench_attention(const Job& job) {
   const config::Model& model = job.experiment.model();
   const AttentionShape shape{model.heads(), model.kv_heads(), model.head_dim()};
-  const DType dtype = compute_dtype(job.compute());
   constexpr std::int64_t kTokens = 4096;  // of a rank, about; whole sequences
   std::vector<Row> rows;
   for (std::int64_t S = 128; S <= std::max<std::int64_t>(model.max_seq(), 128); S *= 2) {
@@ -16,19 +15,19 @@ std::vector<Row> bench_attention(const Job& job) {
     const std::int64_t T = sequences * S;
     const Shape queries{T, shape.query_width()};
     const Shape keys{T, shape.kv_width()};
-    const Buffer q = random_tensor(queries, dtype, "q");
-    const Buffer k = random_tensor(keys, dtype, "k");
-    const Buffer v = random_tensor(keys, dtype, "v");
-    const Buffer dy = random_tensor(queries, dtype, "dy");
-    const Buffer y(queries, dtype);
+    const Buffer q = random_tensor(queries, DType::kFloat32, "q");
+    const Buffer k = random_tensor(keys, DType::kFloat32, "k");
+    const Buffer v = random_tensor(keys, DType::kFloat32, "v");
+    const Buffer dy = random_tensor(queries, DType::kFloat32, "dy");
+    const Buffer y(queries, DType::kFloat32);
     const Buffer log_sum_exp({T, shape.heads}, DType::kFloat32);
-    const Buffer dq(queries, dtype);
-    const Buffer dk(keys, dtype);
-    const Buffer dv(keys, dtype);
+    const Buffer dq(queries, DType::kFloat32);
+    const Buffer dk(keys, DType::kFloat32);
+    const Buffer dv(keys, DType::kFloat32);
     Arena arena;
     const std::vector<double> laps = median_laps(job.world, job.timing, [&](Stopwatch& watch) {
       arena.reset();
-      Context ctx{.arena = &arena};
+      Context ctx{.arena = &arena, .compute = compute_dtype(job.compute())};
       watch.restart();
       attention_forward(ctx, {.shape = shape,
                               .sequence_length = S,

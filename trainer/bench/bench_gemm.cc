@@ -1,6 +1,5 @@
 #include "layers/feed_forward/hidden_layer.h"
-#include "layers/ops/gemm/gemm.h"
-#include "layers/ops/grouped_gemm/grouped_gemm.h"
+#include "layers/linear/linear_weight.h"
 #include "trainer/bench/bench.h"
 #include "trainer/bench/module_runs.h"
 #include "trainer/bench/random_tensor.h"
@@ -23,19 +22,20 @@ void add_linear(const Job& job, const std::string& name, std::int64_t m, std::in
                 std::vector<Row>& rows) {
   const DType dtype = compute_dtype(job.compute());
   const Buffer x = random_tensor({m, k}, dtype, "x");
-  const Buffer w = random_tensor({n, k}, dtype, "w");
+  Parameter w("w", {n, k});
+  w.initialise_normal(1, 1.0);
+  LinearWeight weight(w);  // packed once, in the warm-up, as in training once a step
   const Buffer dy = random_tensor({m, n}, dtype, "dy");
   const Buffer y({m, n}, dtype);
   const Buffer dx({m, k}, dtype);
-  const Buffer dw({n, k}, DType::kFloat32);
   Arena arena;
-  Context ctx{.arena = &arena};
+  Context ctx{.arena = &arena, .compute = dtype};
   const std::vector<double> laps = median_laps(job.world, job.timing, [&](Stopwatch& watch) {
-    gemm(ctx, {.a = x.view(), .b = w.view(), .c = y.view(), .transpose_b = true});
+    weight.forward(ctx, x.view(), y.view());
     watch.lap();
-    gemm(ctx, {.a = dy.view(), .b = w.view(), .c = dx.view()});
+    weight.input_gradient(ctx, dy.view(), dx.view());
     watch.lap();
-    gemm(ctx, {.a = dy.view(), .b = x.view(), .c = dw.view(), .transpose_a = true, .accumulate = true});
+    weight.weight_gradient(ctx, dy.view(), x.view());
     watch.lap();
   });
   const std::string shape = fmt::format("M {} N {} K {}", m, n, k);
@@ -72,10 +72,11 @@ std::vector<Row> bench_grouped_gemm(const Job& job) {
   const DType dtype = compute_dtype(job.compute());
   constexpr std::int64_t kMostRows = 65536;  // of a rank: operands are a few hundred MB at most
 
-  const Buffer w = random_tensor({n, inputs, D}, dtype, "w");
-  const Buffer dw({n, inputs, D}, DType::kFloat32);
+  Parameter w("w", {n, inputs, D}, {0, n});
+  w.initialise_normal(1, 1.0);
+  LinearWeight weight(w);
   Arena arena;
-  Context ctx{.arena = &arena};
+  Context ctx{.arena = &arena, .compute = dtype};
   std::vector<Row> rows;
   for (const std::int64_t per_expert : {8, 16, 32, 128, 512, 2048}) {
     const std::int64_t R = n * per_expert;
@@ -87,13 +88,11 @@ std::vector<Row> bench_grouped_gemm(const Job& job) {
     const Buffer y({R, inputs}, dtype);
     const Buffer dx({R, D}, dtype);
     const std::vector<double> laps = median_laps(job.world, job.timing, [&](Stopwatch& watch) {
-      grouped_gemm(ctx, {.x = x.view(), .weights = w.view(), .offsets = offsets, .y = y.view()});
+      weight.forward(ctx, x.view(), y.view(), offsets);
       watch.lap();
-      grouped_gemm_input_gradient(
-          ctx, {.dy = dy.view(), .weights = w.view(), .offsets = offsets, .dx = dx.view()});
+      weight.input_gradient(ctx, dy.view(), dx.view(), offsets);
       watch.lap();
-      grouped_gemm_weight_gradient(
-          ctx, {.dy = dy.view(), .x = x.view(), .offsets = offsets, .dweights = dw.view()});
+      weight.weight_gradient(ctx, dy.view(), x.view(), offsets);
       watch.lap();
     });
     const std::string shape = fmt::format("{} experts x {} rows, N {} K {}", n, per_expert, inputs, D);

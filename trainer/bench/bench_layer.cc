@@ -47,7 +47,11 @@ std::vector<Row> bench_layer(const Job& job) {
     StepClock clock;
     const std::vector<double> laps = median_laps(job.world, job.timing, [&](Stopwatch& watch) {
       arena.reset();
-      Context ctx{.arena = &arena, .grid = &grid, .clock = &clock, .batch = full_micro_batch(job)};
+      Context ctx{.arena = &arena,
+                  .grid = &grid,
+                  .clock = &clock,
+                  .compute = compute_dtype(job.compute()),
+                  .batch = full_micro_batch(job)};
       watch.restart();
       module.forward(ctx, x.view());
       watch.lap();

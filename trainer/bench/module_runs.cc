@@ -63,7 +63,7 @@ PassSeconds ExpertsRun::measure(std::int64_t rows_per_expert) const {
   Arena arena;
   const std::vector<double> laps = median_laps(job_->world, job_->timing, [&](Stopwatch& watch) {
     arena.reset();
-    Context ctx{.arena = &arena, .grid = &grid_};
+    Context ctx{.arena = &arena, .grid = &grid_, .compute = dtype};
     watch.restart();
     experts_.forward(ctx, rows.view(), offsets);
     watch.lap();

@@ -13,6 +13,7 @@
 #include "configs/load.h"
 #include "configs/validate.h"
 #include "trainer/bench/bench.h"
+#include "trainer/compute_format.h"
 #include "trainer/doctor/machine_facts.h"
 #include "trainer/shared_error.h"
 #include "trainer/version.h"
@@ -96,6 +97,8 @@ config::Experiment load_checked(const Named& named, Communicator& world) {
   if (experiment.model().kind() == config::Model::mixture_regression)
     throw ConfigError("bench: measures language models; model.kind: mixture_regression is none");
   config::check_for_world(experiment, world.size());
+  const bool is_bf16 = compute_format(experiment, world) == DType::kBFloat16;  // what `auto` is here
+  experiment.mutable_precision()->set_compute(is_bf16 ? config::Precision::bf16 : config::Precision::fp32);
   return experiment;
 }
 

@@ -38,7 +38,7 @@ std::int64_t packed_elements(std::int64_t k, std::int64_t n) {
   return panels * pairs(k) * kTileColumns * 2;
 }
 
-void pack_right_side(Context&, const PackRightSideArgs& args) {
+void pack_right_side(Context& ctx, const PackRightSideArgs& args) {
   check_products();
   check_element_type(args.matrices, "a matrix to pack");
   CONCLAVE_CHECK(args.matrices.shape().rank() == 3, "pack_right_side takes [n, K, N], found {}",
@@ -46,6 +46,7 @@ void pack_right_side(Context&, const PackRightSideArgs& args) {
   const std::int64_t k = args.matrices.extent(args.transpose ? 2 : 1);
   const std::int64_t n = args.matrices.extent(args.transpose ? 1 : 2);
   check_shape(args.packed, {args.matrices.extent(0), packed_elements(k, n)}, "packed matrices");
+  const Span span(ctx.clock, "pack weights", TimePart::kGemm);
   cpu::pack_right_side(args);
 }
 
@@ -60,6 +61,7 @@ void bf16_grouped_gemm(Context& ctx, const Bf16GroupedGemmArgs& args) {
   check_shape(args.packed, {matrices, packed_elements(args.x.extent(1), args.y.extent(1))},
               "packed matrices of a bf16 grouped gemm");
   check_offsets(args.offsets, matrices, args.x.extent(0));
+  const Span span(ctx.clock, "bf16 gemm", TimePart::kGemm);
   cpu::bf16_grouped_gemm(ctx, args);
 }
 
@@ -74,6 +76,7 @@ void bf16_grouped_gemm_weight_gradient(Context& ctx, const Bf16GroupedGemmWeight
   check_shape(args.dweights, {matrices, args.dy.extent(1), args.x.extent(1)},
               "dweights of a bf16 grouped gemm");
   check_offsets(args.offsets, matrices, args.x.extent(0));
+  const Span span(ctx.clock, "bf16 gemm dW", TimePart::kGemm);
   cpu::bf16_grouped_gemm_weight_gradient(ctx, args);
 }
 
