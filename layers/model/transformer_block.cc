@@ -31,8 +31,7 @@ TransformerBlock::TransformerBlock(const config::Experiment& experiment, std::in
       attention_(experiment.model(), prefix(layer) + ".attention", experiment.model().init_std(),
                  residual_init_std(experiment.model()), experiment.run().seed()),
       feed_forward_norm_(prefix(layer) + ".feed_forward_norm", experiment.model().d_model(),
-                         experiment.model().norm_eps()),
-      layer_(layer) {
+                         experiment.model().norm_eps()) {
   const config::Model& model = experiment.model();
   if (config::is_moe_layer(experiment, layer)) {
     auto moe = std::make_unique<MoeLayer>(config::experiment_of_layer(experiment, layer),

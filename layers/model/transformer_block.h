@@ -41,7 +41,6 @@ class TransformerBlock : public Module {
   Attention attention_;
   RmsNorm feed_forward_norm_;
   std::unique_ptr<Module> feed_forward_;
-  std::int64_t layer_;
   MoeLayer* moe_ = nullptr;  // feed_forward_, where that is an MoE layer
   ConstTensorView x_;        // [T, D] of the last forward in training, where it is computed again
 };
