@@ -24,6 +24,17 @@ void check_samples(const Experiment& experiment, std::vector<Violation>& broken)
                     "data.samples=windows, or data.tokenizer=bytes with texts"});
 }
 
+void check_tokenizer_file(const Experiment& experiment, std::vector<Violation>& broken) {
+  const Data& data = experiment.data();
+  if (data.tokenizer_file().empty() || data.tokenizer() == Data::pretokenized) return;
+  broken.push_back(
+      {{"data.tokenizer_file", "data.tokenizer"},
+       fmt::format("data.tokenizer_file: {} made the ids of token files, and data.tokenizer is "
+                   "bytes, which trains on texts as they are; valid: data.tokenizer=pretokenized "
+                   "with what `conclave data prepare` makes of the texts, or no tokenizer_file",
+                   data.tokenizer_file())});
+}
+
 void check_sources(const Experiment& experiment, std::vector<Violation>& broken) {
   const Data& data = experiment.data();
   if (experiment.model().kind() == Model::mixture_regression) return;
@@ -63,6 +74,7 @@ void check_sources(const Experiment& experiment, std::vector<Violation>& broken)
 
 void check_data(const Experiment& experiment, std::vector<Violation>& broken) {
   check_samples(experiment, broken);
+  check_tokenizer_file(experiment, broken);
   check_sources(experiment, broken);
 }
 

@@ -16,6 +16,14 @@ std::string multiples_around(std::int64_t value, std::int64_t factor) {
   return below == 0 ? std::to_string(factor) : fmt::format("{} or {}", below, below + factor);
 }
 
+void check_qk_norm(const Experiment& experiment, std::vector<Violation>& broken) {
+  const Model& model = experiment.model();
+  if (model.qk_norm() || model.qk_norm_over() == Model::head) return;
+  broken.push_back({{"model.qk_norm_over", "model.qk_norm"},
+                    "model.qk_norm_over: width is nothing without a norm, and model.qk_norm is false; valid: "
+                    "model.qk_norm=true, or model.qk_norm_over=head"});
+}
+
 void check_heads(const Experiment& experiment, std::vector<Violation>& broken) {
   const Model& model = experiment.model();
   const std::int64_t d_model = model.d_model();
@@ -86,6 +94,7 @@ void check_objective(const Experiment& experiment, std::vector<Violation>& broke
 
 void check_model(const Experiment& experiment, std::vector<Violation>& broken) {
   check_heads(experiment, broken);
+  check_qk_norm(experiment, broken);
   check_vocabulary(experiment, broken);
   check_objective(experiment, broken);
 }

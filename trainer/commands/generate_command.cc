@@ -53,6 +53,11 @@ std::vector<std::int32_t> prompt_tokens(const Options& options, const config::Ex
   if (options.prompt.empty()) throw ConfigError("--prompt is empty; give at least one character");
   std::vector<std::int32_t> ids;
   tokenizer->encode(options.prompt, /*begins=*/true, ids);
+  if (std::ranges::any_of(ids, [&](std::int32_t id) { return id >= experiment.model().vocab_size(); })) {
+    throw ConfigError(fmt::format(
+        "data.tokenizer_file: {} gives ids beyond model.vocab_size, {}: it is not this model's tokenizer",
+        experiment.data().tokenizer_file(), experiment.model().vocab_size()));
+  }
   return ids;
 }
 

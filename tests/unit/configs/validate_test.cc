@@ -107,6 +107,14 @@ INSTANTIATE_TEST_SUITE_P(
                    "run.yaml:2:29: model.d_model: 30 in 2 heads gives an odd head_dim, 15; the rotary "
                    "embedding turns "
                    "pairs; valid: model.d_model=28 or 32, or give an even model.head_dim"},
+        BrokenRule{kSource + "model: {qk_norm_over: width}\n",
+                   "run.yaml:2:23: model.qk_norm_over: width is nothing without a norm, and model.qk_norm is "
+                   "false; valid: model.qk_norm=true, or model.qk_norm_over=head"},
+        BrokenRule{"data: {train: [{name: a, path: a.txt}], tokenizer_file: t.json}\n",
+                   "run.yaml:1:57: data.tokenizer_file: t.json made the ids of token files, and "
+                   "data.tokenizer is bytes, which trains on texts as they are; valid: "
+                   "data.tokenizer=pretokenized with what `conclave data prepare` makes of the texts, or no "
+                   "tokenizer_file"},
         BrokenRule{kSource + "model: {head_dim: 7}\n",
                    "run.yaml:2:19: model.head_dim: found 7, which is odd; the rotary embedding turns pairs; "
                    "valid: 6 or "
