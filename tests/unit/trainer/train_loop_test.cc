@@ -22,7 +22,7 @@
 namespace conclave {
 namespace {
 
-constexpr std::int64_t kSteps = 200;
+constexpr std::int64_t kSteps = 300;
 constexpr std::int64_t kGlobalBatch = 4;
 
 std::string contents(const std::filesystem::path& path) {
