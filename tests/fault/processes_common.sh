@@ -31,6 +31,7 @@ ends_within() {
   SECONDS=0
   wait "$job" || status=$?
   job=
+  echo "ended within $(( SECONDS + 1 )) s after: $2"
   (( SECONDS <= $1 )) || fail "the job lived on for $SECONDS s after: $2"
   [[ -z $(rank_processes) ]] || fail "left over after $2: $(rank_processes)"
 }

@@ -99,12 +99,12 @@ TEST(ExpertsTest, Dropout) {
 }
 TEST(ExpertsTest, WiderThanABlock) { expect_matches_reference({300, 2}, 9, 7); }
 
-// Rows of three sources, one of them with none: each is computed as if it were alone, to the last bit, and
-// the exact sums of the weights' gradients are those of the three one after the other.
+// Rows of four sources, one of them with none: each is computed as if it were alone, to the last bit, and the
+// exact sums of the weights' gradients are those of the four one after the other.
 TEST(ExpertsTest, PartsAreComputedAsIfAlone) {
   constexpr std::int64_t kExperts = 2;
   constexpr std::int64_t D = 6;
-  const std::vector<std::int64_t> offsets = {0, 3, 8, 8, 8, 9, 30};  // [3 parts * 2 experts + 1]
+  const std::vector<std::int64_t> offsets = {0, 3, 8, 8, 8, 9, 30, 41, 47};  // [4 parts * 2 experts + 1]
   const std::vector<float> x = random_values(offsets.back() * D, "x");
   const std::vector<float> dy = random_values(offsets.back() * D, "dy");
   std::vector<std::int64_t> tokens;
@@ -153,7 +153,7 @@ TEST(ExpertsTest, PartsAreComputedAsIfAlone) {
     return outcome;
   };
   const Outcome together = run({offsets});
-  const Outcome apart = run({{0, 3, 8}, {8, 8, 8}, {8, 9, 30}});
+  const Outcome apart = run({{0, 3, 8}, {8, 8, 8}, {8, 9, 30}, {30, 41, 47}});
   EXPECT_EQ(together.y, apart.y);
   EXPECT_EQ(together.dx, apart.dx);
   EXPECT_EQ(together.gradients, apart.gradients);
