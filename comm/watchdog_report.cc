@@ -17,7 +17,10 @@ std::string place(const RankState& state) {
   return fmt::format("step {}, layer {}", state.step + 1, state.layer);
 }
 
-bool has_ended(const RankState& state) { return state.waiting && state.operation == Operation::kFinalize; }
+// On its way out: groups are freed at the end of a run.
+bool has_ended(const RankState& state) {
+  return state.waiting && (state.operation == Operation::kFinalize || state.operation == Operation::kFree);
+}
 
 std::string collective(const RankState& state) {
   if (state.operation == Operation::kFinalize) return name_of(state.operation);
@@ -92,7 +95,7 @@ class Report {
     if (!silent.empty()) return fmt::format("missing, stopped or dead: {}; the job ends", silent);
 
     const std::string ended = those([](const RankState& s) { return has_ended(s); });
-    if (!ended.empty() && !has_ended(own_)) {
+    if (!ended.empty() && !std::ranges::all_of(hang_.ranks, has_ended)) {
       return fmt::format("missing, at its end already: {}; the job ends", ended);
     }
     const std::string busy = those([](const RankState& s) { return !s.waiting; });

@@ -63,10 +63,10 @@ void Exchange::count_sent_rows(const DispatchPlan& plan) {
   }
 }
 
-void Exchange::wait_for_all(const Context& ctx, ConstBufferView send,
+void Exchange::wait_for_all(const Context& ctx, const char* what, ConstBufferView send,
                             std::span<const std::int64_t> send_counts, BufferView recv,
                             std::span<const std::int64_t> recv_counts) {
-  const Span span(ctx.clock, "exchange", TimePart::kExchange, ComparedCall::kExchange);
+  const Span span(ctx.clock, what, TimePart::kExchange, ComparedCall::kExchange);
   Communicator& group = grid_->expert_parallel();
   group.watchdog().set_layer(ctx.layer);
   group.all_to_all_v(send, send_counts, recv, recv_counts).wait();
@@ -87,8 +87,8 @@ void Exchange::exchange_counts(const Context& ctx) {
     word = std::ranges::copy(here, word).out;
     word = std::copy_n(sent_rows_by_expert_.begin() + owned.begin, owned.size(), word);
   }
-  wait_for_all(ctx, buffer_view(std::span<const std::int64_t>(announced_)), announced_words_,
-               buffer_view(std::span(heard_)), heard_words_);
+  wait_for_all(ctx, "exchange counts", buffer_view(std::span<const std::int64_t>(announced_)),
+               announced_words_, buffer_view(std::span(heard_)), heard_words_);
   auto heard = heard_.cbegin();
   auto rows = received_rows_by_block_.begin();
   for (int rank = 0; rank < group.size(); ++rank) {
@@ -165,7 +165,7 @@ void Exchange::transport(Context& ctx, ConstTensorView send, std::span<const std
     send_counts_[rank] = send_rows[rank] * width;
     recv_counts_[rank] = recv_rows[rank] * width;
   }
-  wait_for_all(ctx, send, send_counts_, recv, recv_counts_);
+  wait_for_all(ctx, "exchange", send, send_counts_, recv, recv_counts_);
 }
 
 void Exchange::reorder(ConstTensorView from, std::int64_t Block::*first_in_from, TensorView to,

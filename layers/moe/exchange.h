@@ -75,8 +75,9 @@ class Exchange {
   void exchange_counts(const Context& ctx);
   void lay_out_blocks();
   // An all-to-all of the expert-parallel group. Its time counts as TimePart::kExchange.
-  void wait_for_all(const Context& ctx, ConstBufferView send, std::span<const std::int64_t> send_counts,
-                    BufferView recv, std::span<const std::int64_t> recv_counts);
+  void wait_for_all(const Context& ctx, const char* what, ConstBufferView send,
+                    std::span<const std::int64_t> send_counts, BufferView recv,
+                    std::span<const std::int64_t> recv_counts);
   // Moves rows over the wire; counts are rows a rank.
   void transport(Context& ctx, ConstTensorView send, std::span<const std::int64_t> send_rows, TensorView recv,
                  std::span<const std::int64_t> recv_rows);

@@ -29,11 +29,13 @@ std::vector<float> all_of(Trainer& trainer, Tensor (Parameter::*tensor)() const)
   return all;
 }
 
-std::vector<float> state_of(Trainer& trainer) {
-  std::vector<float> all;
+// The bytes of all that routers keep, of whatever type.
+std::vector<std::byte> state_of(Trainer& trainer) {
+  std::vector<std::byte> all;
   for (const ShardedTensor& tensor : trainer.model.state()) {
-    const std::span<const float> values = ConstTensorView(tensor.local).values<float>();
-    all.insert(all.end(), values.begin(), values.end());
+    const auto* bytes = static_cast<const std::byte*>(tensor.local.raw());
+    all.insert(all.end(), bytes,
+               bytes + tensor.local.elements() * static_cast<std::int64_t>(size_of(tensor.local.dtype())));
   }
   return all;
 }
