@@ -1,10 +1,12 @@
 #include "comm/mpi/ring_copy.h"
 
-#include <emmintrin.h>
-
 #include <algorithm>
 #include <chrono>
 #include <cstring>
+
+#if defined(__SSE2__)
+#include <emmintrin.h>
+#endif
 
 namespace conclave {
 namespace {
@@ -22,6 +24,8 @@ constexpr std::uint32_t kTrialEvery = 128;
 constexpr double kOrdinaryMayTake = 4;
 // How fast an estimate forgets: a copy during which the core was taken away says nothing.
 constexpr double kGrowth = 1.1;
+
+#if defined(__SSE2__)
 
 // One whole line at a time: the processor writes out lines that are complete.
 void stream_line(std::byte* to, const std::byte* from) {
@@ -51,6 +55,12 @@ void stream_copy(void* to, const void* from, std::size_t bytes) {
   }
   _mm_sfence();  // a release store alone does not wait for these
 }
+
+#else  // other processors have ordinary stores
+
+void stream_copy(void* to, const void* from, std::size_t bytes) { std::memcpy(to, from, bytes); }
+
+#endif
 
 }  // namespace
 

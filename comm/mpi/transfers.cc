@@ -1,6 +1,8 @@
 #include "comm/mpi/transfers.h"
 
+#if defined(__SSE2__)
 #include <emmintrin.h>
+#endif
 #include <fmt/format.h>
 #include <sched.h>
 
@@ -51,7 +53,9 @@ class Pause {
   // True if that was long.
   bool wait() {
     if (waited_++ < spins_) {
+#if defined(__SSE2__)
       _mm_pause();
+#endif
       return false;
     }
     sched_yield();
