@@ -17,6 +17,7 @@
 #include "comm/self/self_communicator.h"
 #include "configs/resolve.h"
 #include "tests/support/mpi_environment.h"
+#include "tests/support/router_state.h"
 #include "tests/support/tiny_experiment.h"
 #include "trainer/train_step.h"
 #include "trainer/trainer.h"
@@ -68,17 +69,6 @@ Deviation deviation(const Trainer& run, const StepResult& result, const Trainer&
     }
   }
   return deviation;
-}
-
-// What routers keep beside their weights. It is made of counts and tables: the same to the last bit.
-std::vector<std::byte> router_state(Trainer& trainer) {
-  std::vector<std::byte> all;
-  for (const ShardedTensor& tensor : trainer.model.state()) {
-    const auto* bytes = static_cast<const std::byte*>(tensor.local.raw());
-    all.insert(all.end(), bytes,
-               bytes + tensor.local.elements() * static_cast<std::int64_t>(size_of(tensor.local.dtype())));
-  }
-  return all;
 }
 
 // Moves every weight by one unit in the last place, up or down.
@@ -145,7 +135,7 @@ TEST_P(LayoutTest, TrainsTheSame) {
       EXPECT_LE(actual.loss, kRoundings * (amplified.loss + kUnit));
       EXPECT_LE(actual.norm, kRoundings * (amplified.norm + kUnit));
       EXPECT_LE(actual.gradient, kRoundings * (amplified.gradient + kUnit));
-      EXPECT_EQ(router_state(*layout.trainer), router_state(reference));
+      EXPECT_EQ(test::router_state(*layout.trainer), test::router_state(reference));
     }
   }
 }

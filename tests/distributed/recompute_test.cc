@@ -10,6 +10,7 @@
 
 #include "layers/moe/routed_layer.h"
 #include "tests/support/mpi_environment.h"
+#include "tests/support/router_state.h"
 #include "tests/support/tiny_experiment.h"
 #include "trainer/train_step.h"
 #include "trainer/trainer.h"
@@ -25,17 +26,6 @@ std::vector<float> all_of(Trainer& trainer, Tensor (Parameter::*tensor)() const)
   for (const Parameter* parameter : trainer.model.parameters()) {
     const std::span<const float> values = ConstTensorView((parameter->*tensor)()).values<float>();
     all.insert(all.end(), values.begin(), values.end());
-  }
-  return all;
-}
-
-// The bytes of all that routers keep, of whatever type.
-std::vector<std::byte> state_of(Trainer& trainer) {
-  std::vector<std::byte> all;
-  for (const ShardedTensor& tensor : trainer.model.state()) {
-    const auto* bytes = static_cast<const std::byte*>(tensor.local.raw());
-    all.insert(all.end(), bytes,
-               bytes + tensor.local.elements() * static_cast<std::int64_t>(size_of(tensor.local.dtype())));
   }
   return all;
 }
@@ -91,7 +81,7 @@ TEST_P(RecomputeTest, ChangesNoBit) {
       EXPECT_EQ(result.loss, expected.loss);
       EXPECT_EQ(result.gradient_norm, expected.gradient_norm);
       EXPECT_TRUE(all_of(*other, &Parameter::value) == all_of(kept, &Parameter::value)) << "weights differ";
-      EXPECT_EQ(state_of(*other), state_of(kept));
+      EXPECT_EQ(test::router_state(*other), test::router_state(kept));
       for (std::size_t layer = 0; layer < statistics.size(); ++layer) {
         expect_same_statistics(other->model.moe_layers()[layer].layer->take_statistics(), statistics[layer]);
       }
