@@ -20,6 +20,7 @@
 #include "trainer/commands/tokenizer_command.h"
 #include "trainer/commands/train_command.h"
 #include "trainer/commands/verify_layout_command.h"
+#include "trainer/signal_thread.h"
 #include "trainer/version.h"
 #include "trainer/world.h"
 
@@ -85,6 +86,7 @@ int run(int argc, char** argv) {
 }  // namespace conclave
 
 int main(int argc, char** argv) {
+  const conclave::SignalThread signal_thread;  // before MPI and OpenMP start theirs
   try {
     return conclave::run(argc, argv);
   } catch (const conclave::Error& error) {

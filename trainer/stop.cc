@@ -3,16 +3,15 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
-#include <array>
 #include <csignal>
 #include <cstring>
 #include <filesystem>
 #include <system_error>
 
+#include "trainer/signal_thread.h"
+
 namespace conclave {
 namespace {
-
-constexpr std::array kSignals = {SIGTERM, SIGINT, SIGUSR1, SIGUSR2};
 
 // A signal handler can reach nothing but this.
 volatile std::sig_atomic_t received_signal = 0;
@@ -40,13 +39,13 @@ StopCondition::StopCondition(const config::Experiment& experiment, Communicator&
   struct sigaction action = {};
   action.sa_handler = note_signal;
   action.sa_flags = SA_RESTART;
-  for (const int signal : kSignals) sigaction(signal, &action, nullptr);
+  for (const int signal : kStopSignals) sigaction(signal, &action, nullptr);
   std::error_code ignored;  // what can't be removed stops the run after its first step, and is named then
   if (world_.rank() == 0) std::filesystem::remove(stop_file_, ignored);
 }
 
 StopCondition::~StopCondition() {
-  for (const int signal : kSignals) std::signal(signal, SIG_DFL);
+  for (const int signal : kStopSignals) std::signal(signal, SIG_DFL);
 }
 
 bool StopCondition::should_stop(std::int64_t completed_steps) {

@@ -12,9 +12,9 @@ namespace conclave {
 
 class StopCondition {
  public:
-  // Takes over SIGTERM, SIGINT, SIGUSR1 and SIGUSR2: the first asks for a stop; a second SIGTERM or
-  // SIGINT, not counting SIGUSR1 and SIGUSR2, ends the process at once. Removes a STOP file that an earlier
-  // run left.
+  // Takes over kStopSignals, which a program that computes must receive on a SignalThread: the first asks for
+  // a stop; a second SIGTERM or SIGINT, not counting SIGUSR1 and SIGUSR2, ends the process at once. Removes a
+  // STOP file that an earlier run left.
   StopCondition(const config::Experiment& experiment, Communicator& world);
   ~StopCondition();
   StopCondition(const StopCondition&) = delete;

@@ -18,6 +18,7 @@
 #include "comm/mpi/mpi_communicator.h"
 #include "configs/load.h"
 #include "trainer/shared_error.h"
+#include "trainer/signal_thread.h"
 #include "trainer/verify_layout.h"
 #include "trainer/world.h"
 
@@ -62,6 +63,7 @@ config::Experiment load(const Options& options) {
   std::vector<char*> arguments;
   for (std::string& word : words) arguments.push_back(word.data());
   arguments.push_back(nullptr);
+  unblock_stop_signals();  // the mask would go on to mpirun, deaf to Ctrl-C
   execvp(arguments[0], arguments.data());
   throw Error(
       fmt::format("{} ranks need mpirun, which can't be started: {}; install openmpi-bin, or run the command "

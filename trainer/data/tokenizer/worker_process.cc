@@ -41,6 +41,7 @@ WorkerProcess::WorkerProcess(const std::string& model) {
   std::string path = program_path();
   std::string argument = model;
   std::array<char*, 3> arguments{path.data(), model.empty() ? nullptr : argument.data(), nullptr};
+  // It inherits the mask of blocked stop signals: Ctrl-C is for the run, whose end closes the worker's input.
   const int failure = ::posix_spawn(&process_, path.c_str(), &actions, nullptr, arguments.data(), environ);
   posix_spawn_file_actions_destroy(&actions);
   ::close(ends[1]);
