@@ -25,6 +25,22 @@ void check_region(const Regression& data, int index, std::vector<Violation>& bro
   check("offset", region.offset_size(), data.outputs(), "one for each of data.regression.outputs");
 }
 
+// The mixture of 1991 is one flat layer; what would change a transformer's MoE layers changes nothing here.
+void check_unused_moe_keys(const Moe& moe, std::vector<Violation>& broken) {
+  const auto refuse_if = [&](bool is_set, const char* key, const char* valid) {
+    if (!is_set) return;
+    broken.push_back(
+        {{key, "model.kind"},
+         fmt::format("{}: has no meaning for model.kind: mixture_regression, one layer of experts "
+                     "and a gate; valid: {}",
+                     key, valid)});
+  };
+  refuse_if(moe.layers_size() > 0, "moe.layers", "no moe.layers");
+  refuse_if(moe.expert_groups() > 1, "moe.expert_groups", "1");
+  refuse_if(moe.shared_experts() > 0, "moe.shared_experts", "0");
+  refuse_if(moe.force_balanced(), "moe.force_balanced", "false");
+}
+
 }  // namespace
 
 void check_regression(const Experiment& experiment, std::vector<Violation>& broken) {
@@ -61,6 +77,7 @@ void check_regression(const Experiment& experiment, std::vector<Violation>& brok
                      "expert answers; valid: dense",
                      Moe::Router_Name(experiment.moe().router()))});
   }
+  check_unused_moe_keys(experiment.moe(), broken);
   if (data.path().empty() && data.regions_size() == 0) {
     broken.push_back(
         {{"data.regression"},

@@ -32,7 +32,7 @@
       "Each row an expert, each column a step: its share of the layer's choices; full colour is twice the even share or more.");
     const maps = element("div", {class: "grid"});
     box.append(maps);
-    data.load.layers.forEach((loads, i) => maps.append(heatMap(`MoE layer ${i + 1} of ${data.load.layers.length}`, data.load.steps, loads)));
+    data.load.layers.forEach((loads, i) => maps.append(heatMap(`MoE layer ${i}`, data.load.steps, loads)));
   }
   const evaluations = data.evaluations;
   if (evaluations.step.length > 0) {

@@ -127,6 +127,10 @@ INSTANTIATE_TEST_SUITE_P(
             "model: {kind: mixture_regression}\nmoe: {experts: 2}\ndata: {regression: {path: a.csv}}\n",
             "run.yaml:1:15: moe.router: softmax does not fit model.kind: mixture_regression, in which "
             "every expert answers; valid: dense"},
+        BrokenRule{"model: {kind: mixture_regression}\ndata: {regression: {path: a.csv}}\n"
+                   "moe: {experts: 2, router: dense, layers: [{blocks: [0], experts: 4}]}\n",
+                   "run.yaml:3:36: moe.layers: has no meaning for model.kind: mixture_regression, one layer of "
+                   "experts and a gate; valid: no moe.layers"},
         BrokenRule{kSource + "train: {objective: masked}\n",
                    "run.yaml:2:20: train.objective: masked predicts tokens from both sides, and model.causal "
                    "is true; valid: model.causal=false, or train.objective=next_token"},
