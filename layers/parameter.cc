@@ -73,14 +73,30 @@ void Parameter::initialise_constant(float constant) {
 }
 
 void Parameter::zero_gradient() {
-  std::ranges::fill(gradient().values<float>(), 0.0F);
+  zeros_are_due_ = true;
   if (exact_gradient_) exact_gradient_->clear();
+}
+
+TensorView Parameter::gradient() const {
+  const TensorView gradient = gradient_.view();
+  if (!zeros_are_due_) return gradient;
+  zeros_are_due_ = false;
+  float* elements = gradient.data<float>();
+#pragma omp parallel for simd schedule(static)
+  for (std::int64_t i = 0; i < gradient.elements(); ++i) elements[i] = 0.0F;
+  return gradient;
+}
+
+Parameter::GradientTarget Parameter::gradient_target() {
+  const GradientTarget target{gradient_.view(), !zeros_are_due_};
+  zeros_are_due_ = false;
+  return target;
 }
 
 void Parameter::fold_gradient() {
   if (!exact_gradient_) return;
   exact_gradient_->add(gradient().values<float>());
-  std::ranges::fill(gradient().values<float>(), 0.0F);
+  zeros_are_due_ = true;
 }
 
 void Parameter::unfold_gradient() {

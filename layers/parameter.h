@@ -12,6 +12,22 @@
 
 namespace conclave {
 
+// Keeps copies of a parameter's value in another format, and can renew them row by row while an update has
+// the rows in the cache.
+class ValueFollower {
+ public:
+  virtual ~ValueFollower() = default;
+  // Before the value changes. True: the copies are of the present value, and follow() shall be told of each
+  // row that changes.
+  virtual bool begin_update() = 0;
+  // Rows of the local value seen as a matrix [M, N], N its last extent, that have changed: at most
+  // kRowsAtOnce of one expert, from a multiple of it on. Several threads may call at once.
+  static constexpr std::int64_t kRowsAtOnce = 32;
+  virtual void follow(Range rows) = 0;
+  // All rows that changed were followed: the copies are of the new value.
+  virtual void end_update() = 0;
+};
+
 class Parameter {
  public:
   // Replicated: every rank holds the whole of `shape`.
@@ -23,12 +39,14 @@ class Parameter {
   // same in every layout.
   void initialise_normal(std::uint64_t seed, double standard_deviation);
   void initialise_constant(float value);
+  // From now on the gradient is zero. The zeros are written when somebody asks for them; never, where the
+  // next gradient replaces them whole (gradient_target).
   void zero_gradient();
 
   // run.determinism: cross_layout. From now on the gradient is a sum over logical shards of the global batch
   // that doesn't depend on their order: backward computes the gradient of one shard, fold_gradient() adds it
   // to the sum and zeroes it; after the reduction over ranks unfold_gradient() makes the sum the gradient.
-  void sum_gradients_exactly() { exact_gradient_.emplace(gradient().elements()); }
+  void sum_gradients_exactly() { exact_gradient_.emplace(gradient_.view().elements()); }
   // Does nothing where gradients aren't summed exactly.
   void fold_gradient();
   void unfold_gradient();
@@ -39,8 +57,15 @@ class Parameter {
   Sharding sharding() const { return sharding_; }
   const Shape& global_shape() const { return global_shape_; }
   Range local_rows() const { return local_rows_; }
-  ConstTensorView value() const { return value_.view(); }   // fp32, local shape
-  TensorView gradient() const { return gradient_.view(); }  // fp32, local shape; backward adds to it
+  ConstTensorView value() const { return value_.view(); }  // fp32, local shape
+  TensorView gradient() const;                             // fp32, local shape; backward adds to it
+  // The gradient for an operator that computes all of its elements: to be added to, or, where it is zero, to
+  // be assigned.
+  struct GradientTarget {
+    TensorView gradient;
+    bool accumulate = true;
+  };
+  GradientTarget gradient_target();
 
   // To change the value. The view is for this change: who changes it again later asks again, since copies of
   // the value in other formats are made anew when version() has moved.
@@ -49,6 +74,9 @@ class Parameter {
     return value_.view();
   }
   std::uint64_t version() const { return version_; }
+  // Who updates may, not must, let them follow. They must live as long as the value is updated.
+  void add_follower(ValueFollower& follower) { followers_.push_back(&follower); }
+  const std::vector<ValueFollower*>& followers() const { return followers_; }
 
   // Takes experts (rows of dimension 0, by global id) out of training, or the whole of a replicated parameter
   // (all of its rows): the optimizer leaves them and their state alone, and their gradients count in no norm.
@@ -73,7 +101,9 @@ class Parameter {
   std::vector<Range> trained_local_rows_;
   Buffer value_;
   std::uint64_t version_ = 0;
+  std::vector<ValueFollower*> followers_;
   Buffer gradient_;
+  mutable bool zeros_are_due_ = false;  // zero_gradient() was called, the zeros aren't written yet
   std::optional<ExactSum> exact_gradient_;
 };
 

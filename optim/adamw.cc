@@ -1,5 +1,6 @@
 #include "optim/adamw.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "configs/resolve.h"
@@ -10,8 +11,9 @@ namespace {
 // Below this, waking threads costs more than the update.
 constexpr std::int64_t kParallelElements = 32 * 1024;
 
-// What the update of every element of a tensor has in common.
-struct Coefficients {
+}  // namespace
+
+struct AdamW::Coefficients {
   float gradient_scale;
   float beta1;
   float one_minus_beta1;
@@ -21,22 +23,22 @@ struct Coefficients {
   float second_moment_root_scale;  // 1 / sqrt(1 - beta2^t)
   float eps;
   float kept;  // 1 - learning rate * weight decay
-};
 
-// One pass over memory: reads four streams, writes three.
-void update_elements(std::int64_t count, const Coefficients& c, const float* gradient, float* value, float* m,
-                     float* v) {
-#pragma omp parallel for simd schedule(static) if (parallel : count >= kParallelElements)
-  for (std::int64_t i = 0; i < count; ++i) {
-    const float g = gradient[i] * c.gradient_scale;
-    m[i] = c.beta1 * m[i] + c.one_minus_beta1 * g;
-    v[i] = c.beta2 * v[i] + c.one_minus_beta2 * (g * g);
-    const float denominator = std::sqrt(v[i]) * c.second_moment_root_scale + c.eps;
-    value[i] = c.kept * value[i] - c.step_size * m[i] / denominator;
+  // One pass over memory: reads four streams, writes three.
+  void update(std::span<const float> gradient, std::span<float> values, float* m, float* v) const {
+    const auto count = static_cast<std::int64_t>(values.size());
+    const float* g_of = gradient.data();
+    float* value = values.data();
+#pragma omp simd
+    for (std::int64_t i = 0; i < count; ++i) {
+      const float g = g_of[i] * gradient_scale;
+      m[i] = beta1 * m[i] + one_minus_beta1 * g;
+      v[i] = beta2 * v[i] + one_minus_beta2 * (g * g);
+      const float denominator = std::sqrt(v[i]) * second_moment_root_scale + eps;
+      value[i] = kept * value[i] - step_size * m[i] / denominator;
+    }
   }
-}
-
-}  // namespace
+};
 
 AdamW::AdamW(const config::Optim& options, const Ownership& ownership)
     : sharded_(ownership.sharded()),
@@ -74,14 +76,41 @@ void AdamW::update(double learning_rate, double gradient_scale) {
     const double rate = learning_rate * group.lr_multiplier;
     coefficients.step_size = static_cast<float>(rate / (1.0 - std::pow(beta1_, t)));
     coefficients.kept = parameter.decays ? static_cast<float>(1.0 - rate * group.weight_decay) : 1.0F;
-    for (const Range& rows : owned.trained_rows()) {
-      const std::span<float> values = owned.elements(parameter.mutable_value(), rows);
-      const std::int64_t first_of_mine = (rows.begin - owned.mine.begin) * owned.columns;
-      update_elements(static_cast<std::int64_t>(values.size()), coefficients,
-                      owned.elements(parameter.gradient(), rows).data(), values.data(),
-                      slot.first_moment.view().data<float>() + first_of_mine,
-                      slot.second_moment.view().data<float>() + first_of_mine);
-    }
+    begin_update(parameter);
+    const TensorView value = parameter.mutable_value();
+    for (const Range& rows : owned.trained_rows()) update_rows(slot, rows, coefficients, value);
+    for (ValueFollower* follower : following_) follower->end_update();
+  }
+}
+
+void AdamW::begin_update(const Parameter& parameter) {
+  following_.clear();
+  if (sharded_) return;  // rows that others own arrive later
+  for (ValueFollower* follower : parameter.followers()) {
+    if (follower->begin_update()) following_.push_back(follower);
+  }
+}
+
+// In blocks of rows of one expert that stay in the cache for those who follow.
+void AdamW::update_rows(const Slot& slot, Range rows, const Coefficients& coefficients, TensorView value) {
+  const OwnedParameter& owned = *slot.owned;
+  const TensorView gradient = owned.parameter->gradient();
+  const TensorView first_moment = slot.first_moment.view();
+  const TensorView second_moment = slot.second_moment.view();
+  constexpr std::int64_t kBlock = ValueFollower::kRowsAtOnce;
+  const std::int64_t blocks_of_unit = (owned.unit_rows + kBlock - 1) / kBlock;
+  const Range units{rows.begin / owned.unit_rows, (rows.end + owned.unit_rows - 1) / owned.unit_rows};
+#pragma omp parallel for schedule(static) if (rows.size() * owned.columns >= kParallelElements)
+  for (std::int64_t i = units.begin * blocks_of_unit; i < units.end * blocks_of_unit; ++i) {
+    const std::int64_t first_of_unit = i / blocks_of_unit * owned.unit_rows;
+    const std::int64_t first = first_of_unit + i % blocks_of_unit * kBlock;
+    const Range block{std::max(first, rows.begin),
+                      std::min({first + kBlock, first_of_unit + owned.unit_rows, rows.end})};
+    if (block.size() <= 0) continue;
+    const std::int64_t offset = (block.begin - owned.mine.begin) * owned.columns;  // in the state
+    coefficients.update(owned.elements(ConstTensorView(gradient), block), owned.elements(value, block),
+                        first_moment.data<float>() + offset, second_moment.data<float>() + offset);
+    for (ValueFollower* follower : following_) follower->follow(block);
   }
 }
 

@@ -15,9 +15,10 @@ namespace conclave {
 //   m = beta1 m + (1 - beta1) g
 //   v = beta2 v + (1 - beta2) g^2
 //   p = p - lr (m / (1 - beta1^t) / (sqrt(v / (1 - beta2^t)) + eps) + weight_decay p)
-// weight_decay is 0 where !parameter.decays. Experts (Sharding::kExpert) take lr * expert_lr_multiplier and
-// expert_weight_decay. Frozen rows keep their values and their moments. State: "adamw.m/<parameter>",
-// "adamw.v/<parameter>", as the matrices [M, N] of ownership.h, of the rows that this rank owns.
+// and what follows the value (ValueFollower) follows it in the same pass over memory. weight_decay is 0 where
+// !parameter.decays. Experts (Sharding::kExpert) take lr * expert_lr_multiplier and expert_weight_decay.
+// Frozen rows keep their values and their moments. State: "adamw.m/<parameter>", "adamw.v/<parameter>", as
+// the matrices [M, N] of ownership.h, of the rows that this rank owns.
 class AdamW final : public Optimizer {
  public:
   // `ownership` must outlive the optimizer.
@@ -29,6 +30,8 @@ class AdamW final : public Optimizer {
   std::vector<ShardedTensor> state() override;
 
  private:
+  // What the update of every element of a tensor has in common.
+  struct Coefficients;
   // What the parameters of a group have in common.
   struct Group {
     double lr_multiplier;
@@ -40,8 +43,13 @@ class AdamW final : public Optimizer {
     Buffer second_moment;  // [rows owned, N]
   };
 
+  // Followers of the parameter that take part in its coming update.
+  void begin_update(const Parameter& parameter);
+  void update_rows(const Slot& slot, Range rows, const Coefficients& coefficients, TensorView value);
+
   bool sharded_;
   std::vector<Slot> slots_;
+  std::vector<ValueFollower*> following_;
   double beta1_;
   double beta2_;
   double eps_;

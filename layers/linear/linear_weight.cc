@@ -31,7 +31,40 @@ class OneGroup {
 LinearWeight::LinearWeight(Parameter& parameter)
     : LinearWeight(parameter, {0, parameter.global_shape()[parameter.global_shape().rank() - 2]}) {}
 
-LinearWeight::LinearWeight(Parameter& parameter, Range rows) : parameter_(&parameter), rows_(rows) {}
+LinearWeight::LinearWeight(Parameter& parameter, Range rows) : parameter_(&parameter), rows_(rows) {
+  if (is_whole()) parameter.add_follower(*this);
+}
+
+static_assert(ValueFollower::kRowsAtOnce == kRowsPackedAtOnce);
+
+bool LinearWeight::begin_update() {
+  for (Packed* copy : {&forward_, &backward_}) copy->follows = copy->version == parameter_->version();
+  return forward_.follows || backward_.follows;
+}
+
+void LinearWeight::follow(Range rows) {
+  follow(rows, forward_, true);
+  follow(rows, backward_, false);
+}
+
+void LinearWeight::follow(Range rows, Packed& copy, bool transpose) {
+  if (!copy.follows) return;
+  const std::int64_t of_matrix = matrix_shape()[1];
+  const std::int64_t matrix = rows.begin / of_matrix;
+  const std::int64_t first = matrix * of_matrix;
+  pack_rows_of_right_side({.matrix = value()
+                                         .reshaped({matrix_shape()[0] * of_matrix, matrix_shape()[2]})
+                                         .rows(first, first + of_matrix),
+                           .rows = {rows.begin - first, rows.end - first},
+                           .transpose = transpose,
+                           .packed = copy.buffer.view().rows(matrix, matrix + 1)});
+}
+
+void LinearWeight::end_update() {
+  for (Packed* copy : {&forward_, &backward_}) {
+    if (copy->follows) copy->version = parameter_->version();
+  }
+}
 
 Shape LinearWeight::matrix_shape() const {
   const Shape shape = parameter_->value().shape();
@@ -46,6 +79,11 @@ ConstTensorView LinearWeight::value() const {
 TensorView LinearWeight::gradient() const {
   const TensorView whole = parameter_->gradient();
   return is_stacked() ? whole : whole.rows(rows_.begin, rows_.end);
+}
+
+Parameter::GradientTarget LinearWeight::gradient_target() {
+  if (is_whole()) return parameter_->gradient_target();
+  return {.gradient = gradient(), .accumulate = true};
 }
 
 ConstTensorView LinearWeight::packed(Context& ctx, Packed& copy, bool transpose) {
@@ -95,12 +133,17 @@ void LinearWeight::weight_gradient(Context& ctx, ConstTensorView dy, ConstTensor
                                    std::span<const std::int64_t> offsets) {
   if (in_bf16(ctx)) {
     const OneGroup group(offsets, x.extent(0));
-    bf16_grouped_gemm_weight_gradient(
-        ctx, {.dy = dy, .x = x, .offsets = group.offsets(), .dweights = gradient().reshaped(matrix_shape())});
+    const Parameter::GradientTarget target = gradient_target();
+    bf16_grouped_gemm_weight_gradient(ctx, {.dy = dy,
+                                            .x = x,
+                                            .offsets = group.offsets(),
+                                            .dweights = target.gradient.reshaped(matrix_shape()),
+                                            .accumulate = target.accumulate});
   } else if (is_stacked()) {
     grouped_gemm_weight_gradient(ctx, {.dy = dy, .x = x, .offsets = offsets, .dweights = gradient()});
   } else {
-    gemm(ctx, {.a = dy, .b = x, .c = gradient(), .transpose_a = true, .accumulate = true});
+    const Parameter::GradientTarget target = gradient_target();
+    gemm(ctx, {.a = dy, .b = x, .c = target.gradient, .transpose_a = true, .accumulate = target.accumulate});
   }
 }
 

@@ -3,7 +3,7 @@
 //
 // With ctx.compute fp32 the products read the parameter itself. With bf16 they read copies in bf16, packed in
 // the order of the forward product and in that of the input gradient. The copies are made by the first
-// product after the parameter has changed: once an optimizer step.
+// product after the parameter has changed, or by the update that changes it, once an optimizer step.
 #pragma once
 
 #include <cstdint>
@@ -15,9 +15,9 @@
 
 namespace conclave {
 
-class LinearWeight {
+class LinearWeight final : private ValueFollower {
  public:
-  // A whole parameter [N, K] or [n, N, K]; it must outlive this.
+  // A whole parameter [N, K] or [n, N, K]; it must outlive this, and not be updated afterwards.
   explicit LinearWeight(Parameter& parameter);
   // Rows `rows` of a parameter [N', K]: N = rows.size().
   LinearWeight(Parameter& parameter, Range rows);
@@ -48,11 +48,18 @@ class LinearWeight {
   struct Packed {
     Buffer buffer;
     std::optional<std::uint64_t> version;
+    bool follows = false;  // an update that is under way
   };
+  bool begin_update() override;
+  void follow(Range rows) override;
+  void end_update() override;
+  void follow(Range rows, Packed& copy, bool transpose);
   bool is_stacked() const { return parameter_->global_shape().rank() == 3; }
   Shape matrix_shape() const;  // [n, N, K], n = 1 for an unstacked weight
   ConstTensorView value() const;
-  TensorView gradient() const;
+  bool is_whole() const { return is_stacked() || rows_.size() == parameter_->value().extent(0); }
+  TensorView gradient() const;  // of rows_
+  Parameter::GradientTarget gradient_target();
   // The up-to-date copy; `transpose` for the forward product.
   ConstTensorView packed(Context& ctx, Packed& copy, bool transpose);
 

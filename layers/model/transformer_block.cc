@@ -71,9 +71,9 @@ TensorView TransformerBlock::backward(Context& ctx, ConstTensorView dy) {
 
 TensorView TransformerBlock::compute(Context& ctx, ConstTensorView x) {
   ctx.layer = layer_;
-  const TensorView attended = attention_.forward(ctx, attention_norm_.forward(ctx, x));  // [T, D]
-  const auto [h, normed] = feed_forward_norm_.add_forward(ctx, x, attended);             // [T, D] each
-  const TensorView y = feed_forward_->forward(ctx, normed);                              // [T, D]
+  const TensorView attended = attention_.forward(ctx, attention_norm_.forward_to_factor(ctx, x));  // [T, D]
+  const auto [h, normed] = feed_forward_norm_.add_forward(ctx, x, attended);  // [T, D] each
+  const TensorView y = feed_forward_->forward(ctx, normed);                   // [T, D]
   add(ctx, {.a = h, .b = y, .sum = y});
   return y;
 }
@@ -91,9 +91,9 @@ TensorView TransformerBlock::differentiate(Context& ctx, ConstTensorView dy) {
 TensorView TransformerBlock::forward_cached(Context& ctx, ConstTensorView x, KvCache& cache) {
   ctx.layer = layer_;
   const TensorView attended =
-      attention_.forward_cached(ctx, attention_norm_.forward(ctx, x), cache);  // [N, D]
-  const auto [h, normed] = feed_forward_norm_.add_forward(ctx, x, attended);   // [N, D] each
-  const TensorView y = feed_forward_->forward(ctx, normed);                    // [N, D]
+      attention_.forward_cached(ctx, attention_norm_.forward_to_factor(ctx, x), cache);  // [N, D]
+  const auto [h, normed] = feed_forward_norm_.add_forward(ctx, x, attended);             // [N, D] each
+  const TensorView y = feed_forward_->forward(ctx, normed);                              // [N, D]
   add(ctx, {.a = h, .b = y, .sum = y});
   return y;
 }

@@ -10,8 +10,8 @@ RmsNorm::RmsNorm(std::string name, std::int64_t width, double eps)
   weight_.initialise_constant(1.0F);
 }
 
-TensorView RmsNorm::forward(Context& ctx, ConstTensorView x) {
-  const TensorView y = ctx.arena->allocate(x.shape());
+TensorView RmsNorm::forward(Context& ctx, ConstTensorView x, DType result) {
+  const TensorView y = ctx.arena->allocate(x.shape(), result);
   const TensorView rstd = ctx.arena->allocate({x.extent(0)});
   rms_norm(ctx, {x, weight_.value(), y, rstd, eps_});
   if (ctx.training) {

@@ -14,7 +14,9 @@ class RmsNorm : public Module {
   // `width` is D: d_model, or head_dim when the rows are heads.
   RmsNorm(std::string name, std::int64_t width, double eps);
 
-  TensorView forward(Context& ctx, ConstTensorView x) override;
+  // y in fp32; in ctx.compute where it is but a factor of products.
+  TensorView forward(Context& ctx, ConstTensorView x) override { return forward(ctx, x, DType::kFloat32); }
+  TensorView forward_to_factor(Context& ctx, ConstTensorView x) { return forward(ctx, x, ctx.compute); }
   TensorView backward(Context& ctx, ConstTensorView dy) override;
   void collect_parameters(std::vector<Parameter*>& parameters) override { parameters.push_back(&weight_); }
 
@@ -29,6 +31,8 @@ class RmsNorm : public Module {
   TensorView add_backward(Context& ctx, ConstTensorView dy, ConstTensorView dresidual_sum);
 
  private:
+  TensorView forward(Context& ctx, ConstTensorView x, DType result);
+
   Parameter weight_;
   float eps_;
   // Of the last forward in training.

@@ -50,6 +50,15 @@ void pack_right_side(Context& ctx, const PackRightSideArgs& args) {
   cpu::pack_right_side(args);
 }
 
+void pack_rows_of_right_side(const PackRowsArgs& args) {
+  check_matrix(args.matrix, "matrix to pack rows of");
+  CONCLAVE_CHECK(args.rows.begin % kRowsPackedAtOnce == 0 && args.rows.size() <= kRowsPackedAtOnce &&
+                     args.rows.end <= args.matrix.extent(0),
+                 "rows [{}, {}) of {} can't be packed at once", args.rows.begin, args.rows.end,
+                 args.matrix.extent(0));
+  cpu::pack_rows_of_right_side(args);
+}
+
 void bf16_grouped_gemm(Context& ctx, const Bf16GroupedGemmArgs& args) {
   check_products();
   check_element_type(args.x, "x of a bf16 grouped gemm");

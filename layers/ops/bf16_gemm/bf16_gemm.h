@@ -28,6 +28,16 @@ struct PackRightSideArgs {
 };
 void pack_right_side(Context& ctx, const PackRightSideArgs& args);
 
+// A few rows of one such matrix, packed by the calling thread alone: for whoever has just computed them.
+constexpr std::int64_t kRowsPackedAtOnce = 32;
+struct PackRowsArgs {
+  ConstTensorView matrix;  // fp32 or bf16 [K, N]; [N, K] with transpose
+  Range rows;              // of it: begin a multiple of kRowsPackedAtOnce, at most as many
+  bool transpose = false;
+  TensorView packed;  // bf16 [packed_elements(K, N)], of the whole matrix
+};
+void pack_rows_of_right_side(const PackRowsArgs& args);
+
 struct Bf16GroupedGemmArgs {
   ConstTensorView x;                      // fp32 or bf16 [R, K]
   ConstTensorView packed;                 // bf16 [n, packed_elements(K, N)]
@@ -42,13 +52,15 @@ struct Bf16GroupedGemmWeightGradientArgs {
   ConstTensorView dy;                     // fp32 or bf16 [R, N]
   ConstTensorView x;                      // fp32 or bf16 [R, K]
   std::span<const std::int64_t> offsets;  // [n + 1]
-  TensorView dweights;                    // fp32 [n, N, K]; added to
+  TensorView dweights;                    // fp32 [n, N, K]
+  bool accumulate = true;                 // true: +=, false: = (dweights may be uninitialised)
 };
-// dW[e] += sum over the rows r of matrix e of dy[r] x[r]^T.
+// dW[e] += sum over the rows r of matrix e of dy[r] x[r]^T; without rows it is left, or cleared.
 void bf16_grouped_gemm_weight_gradient(Context& ctx, const Bf16GroupedGemmWeightGradientArgs& args);
 
 namespace cpu {  // arguments already checked
 void pack_right_side(const PackRightSideArgs& args);
+void pack_rows_of_right_side(const PackRowsArgs& args);
 void bf16_grouped_gemm(Context& ctx, const Bf16GroupedGemmArgs& args);
 void bf16_grouped_gemm_weight_gradient(Context& ctx, const Bf16GroupedGemmWeightGradientArgs& args);
 }  // namespace cpu

@@ -1,6 +1,7 @@
 #include <omp.h>
 
 #include <algorithm>
+#include <type_traits>
 
 #include "comm/base/partition.h"
 #include "layers/ops/bf16_gemm/bf16_gemm.h"
@@ -90,6 +91,46 @@ void for_each_block(std::int64_t experts, std::int64_t block, Begin begin, End e
   }
 }
 
+// Rows of x as the left side: as they lie, or packed into `scratch` by one that must not be used twice at a
+// time.
+//   multiply(right panel, columns, accumulate, c, stride of c)
+template <class Input>
+class LeftRows {
+ public:
+  LeftRows(const Input* x, std::int64_t rows, std::int64_t k, std::uint32_t* scratch)
+      : x_(x), rows_(rows), k_(k), packed_(scratch, rows, k) {
+    if (lies_ready(k)) return;
+    packed_.fill([&](std::int64_t row, std::int64_t count, std::uint32_t* panel) {
+      pack_left(x + row * k, k, count, k, panel);
+    });
+  }
+
+  static bool lies_ready(std::int64_t k) { return std::is_same_v<Input, bfloat16> && is_left_side(k); }
+
+  template <class Output>
+  void multiply(const std::uint32_t* right, std::int64_t columns, bool accumulate, Output* c,
+                std::int64_t stride) const {
+    if constexpr (std::is_same_v<Input, bfloat16>) {
+      if (lies_ready(k_)) {
+        const std::int64_t tiles = ceil_div(rows_, kTileRows);
+        for (std::int64_t tile = 0; tile < tiles; ++tile) {
+          const Range rows = partition(rows_, tiles, tile);
+          multiply_rows(x_ + rows.begin * k_, k_, right, rows.size(), columns, pairs(k_), accumulate,
+                        c + rows.begin * stride, stride);
+        }
+        return;
+      }
+    }
+    packed_.multiply(right, columns, accumulate, c, stride);
+  }
+
+ private:
+  const Input* x_;
+  std::int64_t rows_;
+  std::int64_t k_;
+  LeftBlock packed_;
+};
+
 template <class Input, class Output>
 void multiply_groups(Context& ctx, const Bf16GroupedGemmArgs& args, const Input* x, Output* y) {
   const std::int64_t k = args.x.extent(1);
@@ -103,10 +144,7 @@ void multiply_groups(Context& ctx, const Bf16GroupedGemmArgs& args, const Input*
   for_each_block(
       args.packed.extent(0), kBlockRows, offset, [&](std::int64_t expert) { return offset(expert + 1); },
       [&](std::int64_t expert, std::int64_t first, std::int64_t last) {
-        const LeftBlock left(scratch.of_this_thread(), last - first, k);
-        left.fill([&](std::int64_t row, std::int64_t rows, std::uint32_t* panel) {
-          pack_left(x + (first + row) * k, k, rows, k, panel);
-        });
+        const LeftRows<Input> left(x + first * k, last - first, k, scratch.of_this_thread());
         const std::uint32_t* right = packed + expert * matrix_words;
         for (std::int64_t column = 0; column < n; column += kTileColumns, right += panel_words) {
           left.multiply(right, std::min(kTileColumns, n - column), args.accumulate, y + first * n + column,
@@ -160,6 +198,9 @@ void add_weight_gradients(Context& ctx, const Bf16GroupedGemmWeightGradientArgs&
       [&](std::int64_t expert, std::int64_t first, std::int64_t last) {
         const auto e = static_cast<std::size_t>(expert);
         const std::int64_t rows = args.offsets[e + 1] - args.offsets[e];
+        if (rows == 0 && !args.accumulate) {
+          std::fill(dweights + (expert * n + first) * k, dweights + (expert * n + last) * k, 0.0F);
+        }
         for (std::int64_t row = 0; row < rows; row += kSumRows) {
           const std::int64_t summed = std::min(kSumRows, rows - row);
           const LeftBlock left(scratch.of_this_thread(), last - first, summed);
@@ -169,7 +210,7 @@ void add_weight_gradients(Context& ctx, const Bf16GroupedGemmWeightGradientArgs&
           });
           const std::uint32_t* right = words(packed) + (first_pair[e] * panels + row / 2) * kTileColumns;
           for (std::int64_t column = 0; column < k; column += kTileColumns) {
-            left.multiply(right, std::min(kTileColumns, k - column), true,
+            left.multiply(right, std::min(kTileColumns, k - column), args.accumulate || row > 0,
                           dweights + (expert * n + first) * k + column, k);
             right += pairs(rows) * kTileColumns;
           }
@@ -177,23 +218,37 @@ void add_weight_gradients(Context& ctx, const Bf16GroupedGemmWeightGradientArgs&
       });
 }
 
+static_assert(kRowsPackedAtOnce == kTileColumns, "the rows are a panel of a transposed matrix");
+
+// Rows of a matrix [all_rows, columns] -> their places in its panels. They are whole pairs, or the last ones.
+template <class Element>
+void pack_rows_of(const Element* matrix, std::int64_t all_rows, std::int64_t columns, Range rows,
+                  bool transpose, std::uint32_t* packed) {
+  const Element* from = matrix + rows.begin * columns;
+  if (transpose) {
+    pack_right_transposed(from, columns, columns, rows.size(), packed + rows.begin * pairs(columns));
+    return;
+  }
+  std::uint32_t* to = packed + rows.begin / 2 * kTileColumns;
+  for (std::int64_t column = 0; column < columns; column += kTileColumns) {
+    pack_right(from + column, columns, rows.size(), std::min(kTileColumns, columns - column), to);
+    to += pairs(all_rows) * kTileColumns;
+  }
+}
+
 template <class Element>
 void pack_matrices(const PackRightSideArgs& args, const Element* matrices) {
-  const std::int64_t k = args.matrices.extent(args.transpose ? 2 : 1);
-  const std::int64_t n = args.matrices.extent(args.transpose ? 1 : 2);
-  const std::int64_t panels = ceil_div(n, kTileColumns);
-  const std::int64_t panel_words = pairs(k) * kTileColumns;
-  std::uint32_t* packed = words(args.packed);
+  const std::int64_t rows = args.matrices.extent(1);
+  const std::int64_t columns = args.matrices.extent(2);
+  const std::int64_t blocks = ceil_div(rows, kRowsPackedAtOnce);
+  const std::int64_t matrix_words = args.packed.extent(1) / 2;
 #pragma omp parallel for schedule(static)
-  for (std::int64_t item = 0; item < args.matrices.extent(0) * panels; ++item) {
-    const Element* matrix = matrices + item / panels * k * n;
-    const std::int64_t column = item % panels * kTileColumns;
-    const std::int64_t columns = std::min(kTileColumns, n - column);
-    if (args.transpose) {
-      pack_right_transposed(matrix + column * k, k, k, columns, packed + item * panel_words);
-    } else {
-      pack_right(matrix + column, n, k, columns, packed + item * panel_words);
-    }
+  for (std::int64_t item = 0; item < args.matrices.extent(0) * blocks; ++item) {
+    const std::int64_t matrix = item / blocks;
+    const std::int64_t first = item % blocks * kRowsPackedAtOnce;
+    pack_rows_of(matrices + matrix * rows * columns, rows, columns,
+                 {first, std::min(first + kRowsPackedAtOnce, rows)}, args.transpose,
+                 words(args.packed) + matrix * matrix_words);
   }
 }
 
@@ -201,6 +256,13 @@ void pack_matrices(const PackRightSideArgs& args, const Element* matrices) {
 
 void pack_right_side(const PackRightSideArgs& args) {
   visit_elements(args.matrices, [&](const auto* matrices) { pack_matrices(args, matrices); });
+}
+
+void pack_rows_of_right_side(const PackRowsArgs& args) {
+  visit_elements(args.matrix, [&](const auto* matrix) {
+    pack_rows_of(matrix, args.matrix.extent(0), args.matrix.extent(1), args.rows, args.transpose,
+                 words(args.packed));
+  });
 }
 
 void bf16_grouped_gemm(Context& ctx, const Bf16GroupedGemmArgs& args) {

@@ -57,4 +57,16 @@ void multiply_tile(const std::uint32_t* left, const std::uint32_t* right, std::i
                    std::int64_t columns, std::int64_t pair_count, bool accumulate, bfloat16* c,
                    std::int64_t stride);
 
+// True if rows of k bf16 elements, one after the other, can be a left side as they lie: they are whole pairs,
+// and their distance does not map all rows of a tile to the same few lines of the first-level cache.
+constexpr bool is_left_side(std::int64_t k) { return k % 2 == 0 && k % 2048 != 0; }
+// The same product with left [rows, 2 pair_count], `left_stride` elements from one row to the next, read
+// where it lies: to the last bit what its panel gives.
+void multiply_rows(const bfloat16* left, std::int64_t left_stride, const std::uint32_t* right,
+                   std::int64_t rows, std::int64_t columns, std::int64_t pair_count, bool accumulate,
+                   float* c, std::int64_t stride);
+void multiply_rows(const bfloat16* left, std::int64_t left_stride, const std::uint32_t* right,
+                   std::int64_t rows, std::int64_t columns, std::int64_t pair_count, bool accumulate,
+                   bfloat16* c, std::int64_t stride);
+
 }  // namespace conclave::cpu::bf16

@@ -1,6 +1,8 @@
 // AVX512-BF16. Compiled for it whatever -march says: the choice falls at run time, by supported().
 #include <algorithm>
 #include <cstddef>
+#include <type_traits>
+#include <utility>
 
 #include "layers/ops/bf16_gemm/tile_kernels.h"
 
@@ -103,8 +105,44 @@ inline void pack_rows(const Element* source, std::int64_t stride, std::int64_t r
   }
 }
 
+// The left side of a tile: pair(i) of row i, then next() pair. A panel of Rows rows...
 template <int Rows>
-inline void multiply(const std::uint32_t* left, const std::uint32_t* right, std::int64_t pair_count,
+class Panel {
+ public:
+  explicit Panel(const std::uint32_t* words) : words_(words) {}
+  __m512i pair(int row) const { return _mm512_set1_epi32(static_cast<int>(words_[row])); }
+  void next() { words_ += Rows; }
+
+ private:
+  const std::uint32_t* words_;
+};
+
+// ... or rows where they lie. A pointer for every third row: the two after it are one and two strides away,
+// which an address can express, and twelve pointers would not fit into registers.
+template <int Rows>
+class RowsInPlace {
+ public:
+  RowsInPlace(const bfloat16* rows, std::int64_t stride) : stride_bytes_(stride * 2) {
+    for (int i = 0; i < kPointers; ++i)
+      third_[i] = reinterpret_cast<const char*>(rows) + 3 * i * stride_bytes_;
+  }
+  __m512i pair(int row) const {
+    int word;
+    __builtin_memcpy(&word, third_[row / 3] + row % 3 * stride_bytes_, sizeof word);
+    return _mm512_set1_epi32(word);
+  }
+  void next() {
+    for (const char*& pointer : third_) pointer += sizeof(int);
+  }
+
+ private:
+  static constexpr int kPointers = (Rows + 2) / 3;
+  const char* third_[kPointers];
+  std::int64_t stride_bytes_;
+};
+
+template <int Rows, class Left>
+inline void multiply(Left left, const std::uint32_t* right, std::int64_t pair_count,
                      __m512 (&sums)[Rows][2]) {
   for (int i = 0; i < Rows; ++i) sums[i][0] = sums[i][1] = _mm512_setzero_ps();
   for (std::int64_t p = 0; p < pair_count; ++p) {
@@ -112,11 +150,11 @@ inline void multiply(const std::uint32_t* left, const std::uint32_t* right, std:
     const auto right1 = reinterpret_cast<__m512bh>(_mm512_loadu_si512(right + kLanes));
 #pragma GCC unroll 12
     for (int i = 0; i < Rows; ++i) {
-      const auto row = reinterpret_cast<__m512bh>(_mm512_set1_epi32(static_cast<int>(left[i])));
+      const auto row = reinterpret_cast<__m512bh>(left.pair(i));
       sums[i][0] = _mm512_dpbf16_ps(sums[i][0], row, right0);
       sums[i][1] = _mm512_dpbf16_ps(sums[i][1], row, right1);
     }
-    left += Rows;
+    left.next();
     right += kTileColumns;
   }
 }
@@ -133,9 +171,9 @@ inline void store(__m512 sum, __mmask16 lanes, bool accumulate, bfloat16* c) {
   _mm256_mask_storeu_epi16(c, lanes, reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(sum)));
 }
 
-template <int Rows, class Element>
-void multiply_and_store(const std::uint32_t* left, const std::uint32_t* right, std::int64_t columns,
-                        std::int64_t pair_count, bool accumulate, Element* c, std::int64_t stride) {
+template <int Rows, class Left, class Element>
+inline void multiply_and_store(Left left, const std::uint32_t* right, std::int64_t columns,
+                               std::int64_t pair_count, bool accumulate, Element* c, std::int64_t stride) {
   __m512 sums[Rows][2];
   multiply<Rows>(left, right, pair_count, sums);
   const __mmask16 lanes0 = first_lanes(columns);
@@ -147,18 +185,33 @@ void multiply_and_store(const std::uint32_t* left, const std::uint32_t* right, s
   }
 }
 
+// compute(integral_constant Rows) for Rows = rows in [1, kTileRows].
+template <class Compute, int... I>
+inline void with_rows(std::int64_t rows, Compute compute, std::integer_sequence<int, I...>) {
+  (void)((rows == I + 1 && (compute(std::integral_constant<int, I + 1>()), true)) || ...);
+}
+template <class Compute>
+inline void with_rows(std::int64_t rows, Compute compute) {
+  with_rows(rows, compute, std::make_integer_sequence<int, kTileRows>());
+}
+
 template <class Element>
-void multiply_any(const std::uint32_t* left, const std::uint32_t* right, std::int64_t rows,
-                  std::int64_t columns, std::int64_t pair_count, bool accumulate, Element* c,
-                  std::int64_t stride) {
-  using Kernel = void (*)(const std::uint32_t*, const std::uint32_t*, std::int64_t, std::int64_t, bool,
-                          Element*, std::int64_t);
-  static constexpr Kernel kKernels[kTileRows] = {
-      multiply_and_store<1, Element>,  multiply_and_store<2, Element>,  multiply_and_store<3, Element>,
-      multiply_and_store<4, Element>,  multiply_and_store<5, Element>,  multiply_and_store<6, Element>,
-      multiply_and_store<7, Element>,  multiply_and_store<8, Element>,  multiply_and_store<9, Element>,
-      multiply_and_store<10, Element>, multiply_and_store<11, Element>, multiply_and_store<12, Element>};
-  kKernels[rows - 1](left, right, columns, pair_count, accumulate, c, stride);
+void multiply_panel_and_store(const std::uint32_t* left, const std::uint32_t* right, std::int64_t rows,
+                              std::int64_t columns, std::int64_t pair_count, bool accumulate, Element* c,
+                              std::int64_t stride) {
+  with_rows(rows, [&](auto count) {
+    multiply_and_store<count>(Panel<count>(left), right, columns, pair_count, accumulate, c, stride);
+  });
+}
+
+template <class Element>
+void multiply_rows_and_store(const bfloat16* left, std::int64_t left_stride, const std::uint32_t* right,
+                             std::int64_t rows, std::int64_t columns, std::int64_t pair_count,
+                             bool accumulate, Element* c, std::int64_t stride) {
+  with_rows(rows, [&](auto count) {
+    multiply_and_store<count>(RowsInPlace<count>(left, left_stride), right, columns, pair_count, accumulate,
+                              c, stride);
+  });
 }
 
 }  // namespace
@@ -215,13 +268,25 @@ void pack_right_transposed(const Element* b, std::int64_t stride, std::int64_t k
 void multiply_tile(const std::uint32_t* left, const std::uint32_t* right, std::int64_t rows,
                    std::int64_t columns, std::int64_t pair_count, bool accumulate, float* c,
                    std::int64_t stride) {
-  multiply_any(left, right, rows, columns, pair_count, accumulate, c, stride);
+  multiply_panel_and_store(left, right, rows, columns, pair_count, accumulate, c, stride);
 }
 
 void multiply_tile(const std::uint32_t* left, const std::uint32_t* right, std::int64_t rows,
                    std::int64_t columns, std::int64_t pair_count, bool accumulate, bfloat16* c,
                    std::int64_t stride) {
-  multiply_any(left, right, rows, columns, pair_count, accumulate, c, stride);
+  multiply_panel_and_store(left, right, rows, columns, pair_count, accumulate, c, stride);
+}
+
+void multiply_rows(const bfloat16* left, std::int64_t left_stride, const std::uint32_t* right,
+                   std::int64_t rows, std::int64_t columns, std::int64_t pair_count, bool accumulate,
+                   float* c, std::int64_t stride) {
+  multiply_rows_and_store(left, left_stride, right, rows, columns, pair_count, accumulate, c, stride);
+}
+
+void multiply_rows(const bfloat16* left, std::int64_t left_stride, const std::uint32_t* right,
+                   std::int64_t rows, std::int64_t columns, std::int64_t pair_count, bool accumulate,
+                   bfloat16* c, std::int64_t stride) {
+  multiply_rows_and_store(left, left_stride, right, rows, columns, pair_count, accumulate, c, stride);
 }
 
 #define CONCLAVE_PACKERS(Element)                                                                     \
@@ -269,6 +334,14 @@ void multiply_tile(const std::uint32_t*, const std::uint32_t*, std::int64_t, std
 }
 void multiply_tile(const std::uint32_t*, const std::uint32_t*, std::int64_t, std::int64_t, std::int64_t, bool,
                    bfloat16*, std::int64_t) {
+  std::abort();
+}
+void multiply_rows(const bfloat16*, std::int64_t, const std::uint32_t*, std::int64_t, std::int64_t,
+                   std::int64_t, bool, float*, std::int64_t) {
+  std::abort();
+}
+void multiply_rows(const bfloat16*, std::int64_t, const std::uint32_t*, std::int64_t, std::int64_t,
+                   std::int64_t, bool, bfloat16*, std::int64_t) {
   std::abort();
 }
 

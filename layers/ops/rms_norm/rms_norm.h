@@ -4,7 +4,8 @@
 //   rstd[t] = 1 / sqrt(mean_d x[t,d]^2 + eps)        y[t,d] = x[t,d] rstd[t] weight[d]
 //
 // T rows of any width D: tokens of d_model elements, or T*H heads of head_dim elements for QK-norm.
-// All fp32. Each function throws Error for shapes that do not fit.
+// All fp32, but for y, which may be bf16 where products alone read it. Each function throws Error for shapes
+// that do not fit.
 #pragma once
 
 #include "layers/context.h"
@@ -14,7 +15,7 @@ namespace conclave {
 struct RmsNormArgs {
   ConstTensorView x;       // [T, D]
   ConstTensorView weight;  // [D]
-  TensorView y;            // [T, D]; may be x
+  TensorView y;            // [T, D], fp32 or bf16; may be x
   TensorView rstd;         // [T]; for the backward
   float eps = 0.0F;
 };
@@ -37,7 +38,7 @@ struct AddRmsNormArgs {
   ConstTensorView delta;    // [T, D], what a branch adds to it
   ConstTensorView weight;   // [D]
   TensorView residual_sum;  // [T, D]; may be x or delta
-  TensorView y;             // [T, D]; overlaps none of the others
+  TensorView y;             // [T, D], fp32 or bf16; overlaps none of the others
   TensorView rstd;          // [T]
   float eps = 0.0F;
 };

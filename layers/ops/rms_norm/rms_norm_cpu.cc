@@ -2,19 +2,53 @@
 #include <cmath>
 
 #include "layers/ops/rms_norm/rms_norm.h"
+#include "layers/tensor/visit_elements.h"
 
 namespace conclave::cpu {
 namespace {
 
 // Writes one row of y and returns its rstd. y may be x.
-float normalise_row(const float* x, const float* weight, float* y, std::int64_t width, float eps) {
+template <class Element>
+float normalise_row(const float* x, const float* weight, Element* y, std::int64_t width, float eps) {
   float sum_of_squares = 0.0F;
 #pragma omp simd reduction(+ : sum_of_squares)
   for (std::int64_t d = 0; d < width; ++d) sum_of_squares += x[d] * x[d];
   const float rstd = 1.0F / std::sqrt(sum_of_squares / static_cast<float>(width) + eps);
 #pragma omp simd
-  for (std::int64_t d = 0; d < width; ++d) y[d] = x[d] * rstd * weight[d];
+  for (std::int64_t d = 0; d < width; ++d) set(y[d], x[d] * rstd * weight[d]);
   return rstd;
+}
+
+template <class Element>
+void normalise(const RmsNormArgs& args, Element* y) {
+  const std::int64_t rows = args.x.extent(0);
+  const std::int64_t width = args.x.extent(1);
+  const float* x = args.x.data<float>();
+  const float* weight = args.weight.data<float>();
+  float* rstd = args.rstd.data<float>();
+#pragma omp parallel for schedule(static)
+  for (std::int64_t t = 0; t < rows; ++t) {
+    rstd[t] = normalise_row(x + t * width, weight, y + t * width, width, args.eps);
+  }
+}
+
+template <class Element>
+void add_and_normalise(const AddRmsNormArgs& args, Element* y) {
+  const std::int64_t rows = args.x.extent(0);
+  const std::int64_t width = args.x.extent(1);
+  const float* x = args.x.data<float>();
+  const float* delta = args.delta.data<float>();
+  const float* weight = args.weight.data<float>();
+  float* residual_sum = args.residual_sum.data<float>();
+  float* rstd = args.rstd.data<float>();
+#pragma omp parallel for schedule(static)
+  for (std::int64_t t = 0; t < rows; ++t) {
+    const std::int64_t row = t * width;
+#pragma omp simd
+    for (std::int64_t d = 0; d < width; ++d) residual_sum[row + d] = x[row + d] + delta[row + d];
+    // The row is still in the first-level cache.
+    rstd[t] = normalise_row(residual_sum + row, weight, y + row, width, args.eps);
+  }
 }
 
 // With x_hat = x rstd and g = dy weight: dx = rstd (g - x_hat mean(g x_hat)), dweight = sum_t dy x_hat.
@@ -82,35 +116,11 @@ void backward_in_blocks(Context& ctx, const RmsNormBackwardArgs& args, const flo
 }  // namespace
 
 void rms_norm(const RmsNormArgs& args) {
-  const std::int64_t rows = args.x.extent(0);
-  const std::int64_t width = args.x.extent(1);
-  const float* x = args.x.data<float>();
-  const float* weight = args.weight.data<float>();
-  float* y = args.y.data<float>();
-  float* rstd = args.rstd.data<float>();
-#pragma omp parallel for schedule(static)
-  for (std::int64_t t = 0; t < rows; ++t) {
-    rstd[t] = normalise_row(x + t * width, weight, y + t * width, width, args.eps);
-  }
+  visit_elements(args.y, [&](auto* y) { normalise(args, y); });
 }
 
 void add_rms_norm(const AddRmsNormArgs& args) {
-  const std::int64_t rows = args.x.extent(0);
-  const std::int64_t width = args.x.extent(1);
-  const float* x = args.x.data<float>();
-  const float* delta = args.delta.data<float>();
-  const float* weight = args.weight.data<float>();
-  float* residual_sum = args.residual_sum.data<float>();
-  float* y = args.y.data<float>();
-  float* rstd = args.rstd.data<float>();
-#pragma omp parallel for schedule(static)
-  for (std::int64_t t = 0; t < rows; ++t) {
-    const std::int64_t row = t * width;
-#pragma omp simd
-    for (std::int64_t d = 0; d < width; ++d) residual_sum[row + d] = x[row + d] + delta[row + d];
-    // The row is still in the first-level cache.
-    rstd[t] = normalise_row(residual_sum + row, weight, y + row, width, args.eps);
-  }
+  visit_elements(args.y, [&](auto* y) { add_and_normalise(args, y); });
 }
 
 void rms_norm_backward(Context& ctx, const RmsNormBackwardArgs& args) {

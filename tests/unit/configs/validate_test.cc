@@ -129,7 +129,7 @@ INSTANTIATE_TEST_SUITE_P(
             "every expert answers; valid: dense"},
         BrokenRule{"model: {kind: mixture_regression}\ndata: {regression: {path: a.csv}}\n"
                    "moe: {experts: 2, router: dense, layers: [{blocks: [0], experts: 4}]}\n",
-                   "run.yaml:3:36: moe.layers: has no meaning for model.kind: mixture_regression, one layer of "
+                   "run.yaml:3:42: moe.layers: has no meaning for model.kind: mixture_regression, one layer of "
                    "experts and a gate; valid: no moe.layers"},
         BrokenRule{kSource + "train: {objective: masked}\n",
                    "run.yaml:2:20: train.objective: masked predicts tokens from both sides, and model.causal "

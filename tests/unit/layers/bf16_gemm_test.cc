@@ -135,16 +135,18 @@ void expect_matches_reference(const Case& c) {
     }
   }
 
-  std::vector<float> dweights(static_cast<std::size_t>(c.experts() * c.n * c.k), 0.5F);
-  bf16_grouped_gemm_weight_gradient(
-      ctx, {dy.view({c.rows(), c.n}), x.view({c.rows(), c.k}), c.offsets, view(dweights, weights.shape())});
-  for (std::int64_t e = 0; e < c.experts(); ++e) {
-    for (std::int64_t n = 0; n < c.n; ++n) {
-      for (std::int64_t k = 0; k < c.k; ++k) {
-        Sum sum;
-        sum.add(0.5, 1);
-        for (std::int64_t r = c.begin(e); r < c.begin(e + 1); ++r) sum.add(dy[r * c.n + n], x[r * c.k + k]);
-        expect_near(dweights[static_cast<std::size_t>((e * c.n + n) * c.k + k)], sum, 0, "dweights", n, k);
+  for (const bool accumulate : {false, true}) {
+    std::vector<float> dweights(static_cast<std::size_t>(c.experts() * c.n * c.k), accumulate ? 0.5F : NAN);
+    bf16_grouped_gemm_weight_gradient(ctx, {dy.view({c.rows(), c.n}), x.view({c.rows(), c.k}), c.offsets,
+                                            view(dweights, weights.shape()), accumulate});
+    for (std::int64_t e = 0; e < c.experts(); ++e) {
+      for (std::int64_t n = 0; n < c.n; ++n) {
+        for (std::int64_t k = 0; k < c.k; ++k) {
+          Sum sum;
+          sum.add(accumulate ? 0.5 : 0.0, 1);
+          for (std::int64_t r = c.begin(e); r < c.begin(e + 1); ++r) sum.add(dy[r * c.n + n], x[r * c.k + k]);
+          expect_near(dweights[static_cast<std::size_t>((e * c.n + n) * c.k + k)], sum, 0, "dweights", n, k);
+        }
       }
     }
   }
@@ -165,6 +167,25 @@ TEST_F(Bf16GemmTest, NoRowsNoExpertsNoColumns) {
   expect_matches_reference({{0, 1, 2}, 1, 1});
 }
 TEST_F(Bf16GemmTest, MoreRowsThanABlock) { expect_matches_reference({{0, 97, 697, 698}, 100, 33}); }
+
+TEST_F(Bf16GemmTest, RowsInPlaceGiveTheBitsOfTheirPanel) {
+  for (const std::int64_t k : {2, 64, 70, 2048}) {  // a multiple of 2048 is packed in any case
+    const std::int64_t rows = 31;
+    const std::int64_t n = 45;
+    std::vector<float> values = random_values(rows * k, "x");
+    for (float& value : values) value = static_cast<float>(bfloat16(value));
+    const Values in_place(values, DType::kBFloat16);
+    const Values w(random_values(n * k, "weights"), DType::kFloat32);
+    LocalContext ctx;
+    const TensorView packed = packed_weights(ctx, w.view({1, n, k}), true);
+    const std::vector<std::int64_t> offsets{0, rows};
+    std::vector<float> y(static_cast<std::size_t>(rows * n));
+    std::vector<float> y_of_panel = y;
+    bf16_grouped_gemm(ctx, {in_place.view({rows, k}), packed, offsets, view(y, {rows, n})});
+    bf16_grouped_gemm(ctx, {view(values, {rows, k}), packed, offsets, view(y_of_panel, {rows, n})});
+    EXPECT_EQ(y, y_of_panel) << k;
+  }
+}
 
 TEST_F(Bf16GemmTest, BitsDependNeitherOnThreadsNorOnOtherRows) {
   const std::int64_t k = 70;

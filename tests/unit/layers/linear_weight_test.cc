@@ -2,7 +2,10 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
+#include <cstdint>
+#include <vector>
 
 #include "layers/ops/bf16_gemm/bf16_gemm.h"
 #include "tests/support/operator_test.h"
@@ -48,6 +51,54 @@ TEST(LinearWeight, PackedCopiesFollowTheParameter) {
     expect_near(bf16.y, fp32.y);
     expect_near(bf16.dx, fp32.dx);
   }
+}
+
+// Rows that follow an update have the bits of copies that are made anew, and nothing is packed twice.
+TEST(LinearWeight, CopiesFollowAnUpdateRowByRow) {
+  if (!has_bf16_products()) GTEST_SKIP() << "this processor has no AVX512-BF16";
+  constexpr std::int64_t kExperts = 3;
+  Parameter parameter("w", {kExperts, kOutputs, kInputs}, {0, kExperts});
+  parameter.initialise_normal(1, 1.0);
+  LinearWeight weight(parameter);
+  LocalContext ctx;
+  ctx.compute = DType::kBFloat16;
+  ASSERT_EQ(parameter.followers().size(), 1U);
+  ValueFollower& follower = *parameter.followers().front();
+  EXPECT_FALSE(follower.begin_update()) << "nothing is packed yet";
+
+  weight.packed_for_forward(ctx);
+  weight.packed_for_input_gradient(ctx);
+  ASSERT_TRUE(follower.begin_update());
+  const TensorView value = parameter.mutable_value();
+  for (std::int64_t expert = 0; expert < kExperts; expert += 2) {  // the second keeps its value
+    for (std::int64_t first = 0; first < kOutputs; first += ValueFollower::kRowsAtOnce) {
+      const std::int64_t begin = expert * kOutputs + first;
+      const std::int64_t end = expert * kOutputs + std::min(first + ValueFollower::kRowsAtOnce, kOutputs);
+      for (float& element :
+           value.values<float>().subspan(static_cast<std::size_t>(begin * kInputs),
+                                         static_cast<std::size_t>((end - begin) * kInputs))) {
+        element *= -3.0F;
+      }
+      follower.follow({begin, end});
+    }
+  }
+  follower.end_update();
+
+  Parameter same("same", {kExperts, kOutputs, kInputs}, {0, kExperts});
+  std::ranges::copy(parameter.value().values<float>(), same.mutable_value().values<float>().begin());
+  LinearWeight anew(same);
+  const auto bits = [](ConstTensorView packed) {
+    std::vector<std::uint16_t> words;
+    for (const bfloat16 element : packed.values<bfloat16>()) words.push_back(element.bits);
+    return words;
+  };
+  EXPECT_EQ(bits(weight.packed_for_forward(ctx)), bits(anew.packed_for_forward(ctx)));
+  EXPECT_EQ(bits(weight.packed_for_input_gradient(ctx)), bits(anew.packed_for_input_gradient(ctx)));
+
+  // Without a word to the follower the copies are stale, and made anew.
+  parameter.mutable_value().values<float>()[0] = 100.0F;
+  EXPECT_FALSE(follower.begin_update());
+  EXPECT_NE(bits(weight.packed_for_forward(ctx)), bits(anew.packed_for_forward(ctx)));
 }
 
 TEST(LinearWeight, RowsOfAParameterAreItsOwnMatrix) {

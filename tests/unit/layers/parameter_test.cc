@@ -72,6 +72,13 @@ TEST(Parameter, GradientStartsAtZeroAndIsClearedToIt) {
   parameter.gradient().data<float>()[3] = 1.0F;
   parameter.zero_gradient();
   EXPECT_EQ(copy_of(parameter.gradient()), std::vector<float>(4, 0.0F));
+
+  // A target is assigned once, then added to.
+  parameter.zero_gradient();
+  EXPECT_FALSE(parameter.gradient_target().accumulate);
+  EXPECT_TRUE(parameter.gradient_target().accumulate);
+  parameter.gradient_target().gradient.data<float>()[3] = 1.0F;
+  EXPECT_EQ(parameter.gradient().data<float>()[3], 1.0F);
 }
 
 }  // namespace

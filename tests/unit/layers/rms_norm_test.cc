@@ -103,6 +103,25 @@ TEST_P(RmsNormTest, Forward) {
   expect_forward(x);
 }
 
+TEST_P(RmsNormTest, ResultsInBf16AreThoseOfFp32Rounded) {
+  const TensorView in_bf16 = ctx.memory.allocate(shape, DType::kBFloat16);
+  const auto expect_rounded = [&] {
+    for (std::size_t i = 0; i < y.size(); ++i) {
+      EXPECT_EQ(in_bf16.values<bfloat16>()[i], bfloat16(y[i])) << i;
+    }
+  };
+  for (const TensorView result : {view(y, shape), in_bf16}) {
+    rms_norm(ctx, {view(x, shape), view(weight, {width}), result, view(rstd, {rows}), kEps});
+  }
+  expect_rounded();
+  std::vector<float> sum(x.size());
+  for (const TensorView result : {view(y, shape), in_bf16}) {
+    add_rms_norm(ctx, {view(x, shape), view(delta, shape), view(weight, {width}), view(sum, shape), result,
+                       view(rstd, {rows}), kEps});
+  }
+  expect_rounded();
+}
+
 TEST_P(RmsNormTest, Backward) {
   rms_norm(ctx, {view(x, shape), view(weight, {width}), view(y, shape), view(rstd, {rows}), kEps});
   const auto before = random_values(width, "dweight before");
