@@ -49,11 +49,11 @@ compare() {
 }
 
 compare none moe.balance_loss=0
-compare balance_loss_sequence moe.balance_loss=0.3 moe.balance_scope=sequence
-compare balance_loss_batch moe.balance_loss=1 moe.balance_scope=batch
-compare balance_loss_global moe.balance_loss=1 moe.balance_scope=global_batch
+compare balance_loss_sequence moe.balance_loss=0.5 moe.balance_scope=sequence
+compare balance_loss_batch moe.balance_loss=2 moe.balance_scope=batch
+compare balance_loss_global moe.balance_loss=2 moe.balance_scope=global_batch
 compare importance_and_load moe.router=noisy_top_k moe.balance_loss=0 moe.importance_loss=0.1 moe.load_loss=0.1
-compare gshard moe.router=gshard moe.balance_loss=1 moe.balance_scope=batch
-compare sigmoid_bias moe.router=sigmoid moe.balance_loss=0 moe.bias_update_rate=0.01
+compare gshard moe.router=gshard moe.balance_loss=2 moe.balance_scope=batch
+compare sigmoid_bias moe.router=sigmoid moe.balance_loss=0 moe.bias_update_rate=0.003
 compare expert_choice moe.router=expert_choice moe.balance_loss=0 moe.capacity_factor=1 model.causal=false \
   train.objective=masked

@@ -78,7 +78,7 @@ void AdamW::update(double learning_rate, double gradient_scale) {
     coefficients.kept = parameter.decays ? static_cast<float>(1.0 - rate * group.weight_decay) : 1.0F;
     begin_update(parameter);
     const TensorView value = parameter.mutable_value();
-    for (const Range& rows : owned.trained_rows()) update_rows(slot, rows, coefficients, value);
+    for (const Range& rows : owned.trained) update_rows(slot, rows, coefficients, value);
     for (ValueFollower* follower : following_) follower->end_update();
   }
 }

@@ -31,16 +31,17 @@ double block_sum_of_squares(std::span<const float> values) {
   return sum;
 }
 
-// The sums of squares of all blocks of the parameters of one sharding, in the order of parameters, global
-// units (experts) and blocks. A rank fills in the blocks that it owns; the others, and frozen ones, are 0.
-std::vector<double> block_sums(const Ownership& ownership, Sharding sharding) {
-  struct Block {
-    std::span<const float> gradient;
-    std::size_t place;
-  };
-  std::vector<Block> owned_blocks;
+}  // namespace
+
+GradientNorm::GradientNorm(const Ownership& ownership)
+    : ownership_(&ownership),
+      replicated_(part_of(Sharding::kReplicated)),
+      experts_(part_of(Sharding::kExpert)) {}
+
+GradientNorm::Part GradientNorm::part_of(Sharding sharding) const {
+  Part part{.sharding = sharding, .blocks = {}, .sums = {}};
   std::size_t places = 0;
-  for (const OwnedParameter& owned : ownership.parameters()) {
+  for (const OwnedParameter& owned : ownership_->parameters()) {
     const Parameter& parameter = *owned.parameter;
     if (parameter.sharding() != sharding) continue;
     const bool is_expert = sharding == Sharding::kExpert;
@@ -51,28 +52,33 @@ std::vector<double> block_sums(const Ownership& ownership, Sharding sharding) {
       for (std::int64_t block = 0; block < of_unit; ++block) {
         const Range rows = owned.block(unit, block);
         if (rows.begin < owned.mine.begin || rows.end > owned.mine.end) continue;
-        owned_blocks.push_back({owned.elements(parameter.gradient(), rows),
-                                places + static_cast<std::size_t>((first_unit + unit) * of_unit + block)});
+        part.blocks.push_back(
+            {&owned, rows, places + static_cast<std::size_t>((first_unit + unit) * of_unit + block)});
       }
     }
     places += static_cast<std::size_t>((is_expert ? parameter.global_shape()[0] : 1) * of_unit);
   }
+  part.sums.resize(places);
+  return part;
+}
 
-  std::vector<double> sums(places);
-#pragma omp parallel for schedule(static) if (owned_blocks.size() > 16)
-  for (std::size_t i = 0; i < owned_blocks.size(); ++i) {
-    sums[owned_blocks[i].place] = block_sum_of_squares(owned_blocks[i].gradient);
+void GradientNorm::sum_blocks(Part& part) {
+  std::ranges::fill(part.sums, 0.0);  // those of others came in by the reduction before
+#pragma omp parallel for schedule(static) if (part.blocks.size() > 16)
+  for (std::size_t i = 0; i < part.blocks.size(); ++i) {
+    const Block& block = part.blocks[i];
+    const ConstTensorView gradient = block.owned->parameter->gradient();
+    part.sums[block.place] = block_sum_of_squares(block.owned->elements(gradient, block.rows));
   }
-  return sums;
 }
 
 // Adds up block by block within a unit, then unit by unit.
-double sum_units(const Ownership& ownership, Sharding sharding, std::span<const double> block_sums) {
+double GradientNorm::sum_units(const Part& part) const {
   double sum = 0.0;
-  auto next = block_sums.begin();
-  for (const OwnedParameter& owned : ownership.parameters()) {
-    if (owned.parameter->sharding() != sharding) continue;
-    const std::int64_t units = sharding == Sharding::kExpert ? owned.parameter->global_shape()[0] : 1;
+  auto next = part.sums.begin();
+  for (const OwnedParameter& owned : ownership_->parameters()) {
+    if (owned.parameter->sharding() != part.sharding) continue;
+    const std::int64_t units = part.sharding == Sharding::kExpert ? owned.parameter->global_shape()[0] : 1;
     for (std::int64_t unit = 0; unit < units; ++unit) {
       double term = 0.0;
       for (std::int64_t block = 0; block < owned.blocks_of_unit(); ++block) term += *next++;
@@ -82,18 +88,17 @@ double sum_units(const Ownership& ownership, Sharding sharding, std::span<const 
   return sum;
 }
 
-}  // namespace
-
-double global_gradient_norm(const Ownership& ownership) {
-  const ProcessGrid& grid = ownership.grid();
-  std::vector<double> replicated = block_sums(ownership, Sharding::kReplicated);
-  std::vector<double> experts = block_sums(ownership, Sharding::kExpert);
+double GradientNorm::compute() {
+  // A gradient that nobody has touched is zeros that are still to be written: not by several threads at once.
+  for (const OwnedParameter& owned : ownership_->parameters()) owned.parameter->gradient();
+  sum_blocks(replicated_);
+  sum_blocks(experts_);
+  const ProcessGrid& grid = ownership_->grid();
   // Each block is filled in by one rank of the group that adds up; the zeros of the others change nothing.
-  if (ownership.sharded()) grid.world().all_reduce(buffer_view(std::span(replicated)));
-  Communicator& holders = ownership.sharded() ? grid.world() : grid.expert_parallel();
-  holders.all_reduce(buffer_view(std::span(experts)));
-  return std::sqrt(sum_units(ownership, Sharding::kReplicated, replicated) +
-                   sum_units(ownership, Sharding::kExpert, experts));
+  if (ownership_->sharded()) grid.world().all_reduce(buffer_view(std::span(replicated_.sums)));
+  Communicator& holders = ownership_->sharded() ? grid.world() : grid.expert_parallel();
+  holders.all_reduce(buffer_view(std::span(experts_.sums)));
+  return std::sqrt(sum_units(replicated_) + sum_units(experts_));
 }
 
 double clip_scale(double norm, double max_norm) {

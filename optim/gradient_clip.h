@@ -2,16 +2,48 @@
 // neural networks", 2013).
 #pragma once
 
+#include <span>
+#include <vector>
+
 #include "optim/ownership.h"
 
 namespace conclave {
 
 // sqrt(sum over all elements of all parameters of gradient^2), of reduced gradients: each replicated
-// parameter and each expert counted once, frozen ones not at all. Collective over the world. Accumulated in
-// double in an order that depends on neither threads nor layout, so that equal gradients give the same bits
-// on every rank, for every expert_parallel_size, and with state sharded or not. NaN or infinity in any
-// gradient makes the norm NaN or infinite.
-double global_gradient_norm(const Ownership& ownership);
+// parameter and each expert counted once, frozen ones not at all. Accumulated in double in an order that
+// depends on neither threads nor layout, so that equal gradients give the same bits on every rank, for every
+// expert_parallel_size, and with state sharded or not. NaN or infinity in any gradient makes the norm NaN or
+// infinite.
+class GradientNorm {
+ public:
+  // `ownership` must outlive the object; what is frozen must be so already.
+  explicit GradientNorm(const Ownership& ownership);
+
+  // Collective over the world.
+  double compute();
+
+ private:
+  // Rows of a parameter that this rank sums up, and where their sum belongs.
+  struct Block {
+    const OwnedParameter* owned;
+    Range rows;
+    std::size_t place;
+  };
+  // The parameters of one sharding, their blocks in the order of parameters, global units (experts) and
+  // blocks. A rank fills in the sums of the blocks that it owns; the others, and frozen ones, are 0.
+  struct Part {
+    Sharding sharding;
+    std::vector<Block> blocks;
+    std::vector<double> sums;
+  };
+  Part part_of(Sharding sharding) const;
+  static void sum_blocks(Part& part);
+  double sum_units(const Part& part) const;
+
+  const Ownership* ownership_;
+  Part replicated_;
+  Part experts_;
+};
 
 // The factor for all gradients that limits their norm to max_norm: min(1, max_norm / norm). max_norm == 0
 // switches clipping off. NaN if the norm is not finite: such a step must be skipped, and nobody can take it

@@ -17,6 +17,23 @@ Range rows_of_blocks(const OwnedParameter& owned, Range blocks) {
           owned.block(last / of_unit, last % of_unit).end};
 }
 
+// Of `owned.mine`.
+std::vector<Range> trained_rows(const OwnedParameter& owned) {
+  std::vector<Range> trained;
+  for (std::int64_t unit = 0; unit < owned.units(); ++unit) {
+    if (!owned.is_trained(unit)) continue;
+    const Range rows{std::max(owned.mine.begin, unit * owned.unit_rows),
+                     std::min(owned.mine.end, (unit + 1) * owned.unit_rows)};
+    if (rows.size() <= 0) continue;
+    if (!trained.empty() && trained.back().end == rows.begin) {
+      trained.back().end = rows.end;
+    } else {
+      trained.push_back(rows);
+    }
+  }
+  return trained;
+}
+
 OwnedParameter deal(Parameter& parameter, std::int64_t index, const ProcessGrid& grid, bool sharded) {
   const bool is_expert = parameter.sharding() == Sharding::kExpert;
   const Shape shape = parameter.value().shape();
@@ -39,6 +56,7 @@ OwnedParameter deal(Parameter& parameter, std::int64_t index, const ProcessGrid&
     owned.rows_of_rank.push_back(sharded ? rows_of_blocks(owned, dealt) : Range{0, rows});
   }
   owned.mine = owned.rows_of_rank[static_cast<std::size_t>(owned.replicas->rank())];
+  owned.trained = trained_rows(owned);
   return owned;
 }
 
@@ -87,24 +105,9 @@ std::int64_t OwnedParameter::first_global_row() const {
 }
 
 bool OwnedParameter::is_trained(std::int64_t unit) const {
-  const std::vector<Range>& trained = parameter->trained_local_rows();
-  if (parameter->sharding() != Sharding::kExpert) return !trained.empty();
-  return std::ranges::any_of(trained, [&](const Range& units) { return units.contains(unit); });
-}
-
-std::vector<Range> OwnedParameter::trained_rows() const {
-  std::vector<Range> trained;
-  for (std::int64_t unit = 0; unit < units(); ++unit) {
-    if (!is_trained(unit)) continue;
-    const Range rows{std::max(mine.begin, unit * unit_rows), std::min(mine.end, (unit + 1) * unit_rows)};
-    if (rows.size() <= 0) continue;
-    if (!trained.empty() && trained.back().end == rows.begin) {
-      trained.back().end = rows.end;
-    } else {
-      trained.push_back(rows);
-    }
-  }
-  return trained;
+  const std::vector<Range>& ranges = parameter->trained_local_rows();
+  if (parameter->sharding() != Sharding::kExpert) return !ranges.empty();
+  return std::ranges::any_of(ranges, [&](const Range& units) { return units.contains(unit); });
 }
 
 std::span<float> OwnedParameter::elements(TensorView tensor, Range rows) const {

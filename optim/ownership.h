@@ -26,6 +26,7 @@ struct OwnedParameter {
   std::int64_t block_rows = 1;       // of a block; the last one of a unit may have fewer
   std::vector<Range> rows_of_rank;   // [replicas->size()], rows of the local matrix that each updates
   Range mine;                        // those of this rank
+  std::vector<Range> trained;  // those of `mine` that are: all but frozen units' (Parameter::freeze_rows)
 
   std::int64_t blocks_of_unit() const { return (unit_rows + block_rows - 1) / block_rows; }
   // Units on this rank: its experts; 1 for a replicated parameter.
@@ -36,8 +37,6 @@ struct OwnedParameter {
   std::int64_t first_global_row() const;
   // True if the unit (an expert, by its place on this rank; 0 of a replicated parameter) is trained.
   bool is_trained(std::int64_t unit) const;
-  // Those of `mine` that are trained: all but frozen units' (Parameter::freeze_rows).
-  std::vector<Range> trained_rows() const;
   // The elements of rows of a tensor of the parameter's local shape.
   std::span<float> elements(TensorView tensor, Range rows) const;
   std::span<const float> elements(ConstTensorView tensor, Range rows) const;
@@ -45,7 +44,8 @@ struct OwnedParameter {
 
 class Ownership {
  public:
-  // `parameters` in the same order on every rank. They, and the grid, must outlive the object.
+  // `parameters` in the same order on every rank, frozen as far as they are to be. They, and the grid, must
+  // outlive the object.
   Ownership(const std::vector<Parameter*>& parameters, const ProcessGrid& grid, bool sharded);
 
   const std::vector<OwnedParameter>& parameters() const { return parameters_; }

@@ -88,7 +88,7 @@ StepResult train_step(Trainer& trainer, std::int64_t step, const std::function<v
   result.tokens = cut.global_batch * trainer.dataset.sequence_length() - padding_tokens;
   {
     const Span norm(&trainer.clock, "gradient norm", TimePart::kOptimizer);
-    result.gradient_norm = global_gradient_norm(trainer.ownership);
+    result.gradient_norm = trainer.gradient_norm.compute();
   }
   result.learning_rate =
       learning_rate(experiment.schedule(), experiment.optim().lr(), experiment.train().steps(), step);

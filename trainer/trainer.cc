@@ -9,6 +9,16 @@
 #include "trainer/shared_error.h"
 
 namespace conclave {
+namespace {
+
+// The parameters of `model`, frozen as train.freeze says: before anyone deals them out or counts them.
+const std::vector<Parameter*>& freeze_as_configured(const config::Experiment& experiment, Model& model) {
+  const auto& patterns = experiment.train().freeze();
+  freeze(std::vector<std::string>(patterns.begin(), patterns.end()), model.parameters());
+  return model.parameters();
+}
+
+}  // namespace
 
 Trainer::Trainer(const config::Experiment& resolved, Communicator& all_ranks)
     : Trainer(resolved, all_ranks, on_all_ranks(all_ranks, [&] { return data::open_data(resolved); })) {}
@@ -23,8 +33,9 @@ Trainer::Trainer(const config::Experiment& resolved, Communicator& all_ranks,
       owned_model(make_model(experiment, grid)),
       model(*owned_model),
       compute(compute_format(resolved, all_ranks)),
-      ownership(model.parameters(), grid, experiment.optim().zero() == 1),
+      ownership(freeze_as_configured(experiment, model), grid, experiment.optim().zero() == 1),
       gradient_reduction(ownership),
+      gradient_norm(ownership),
       optimizer(make_optimizer(experiment.optim(), ownership)),
       value_gather(ownership),
       routing_recorder(experiment, model, dataset, world) {
@@ -33,8 +44,6 @@ Trainer::Trainer(const config::Experiment& resolved, Communicator& all_ranks,
     omp_set_num_threads(1);
     for (Parameter* parameter : model.parameters()) parameter->sum_gradients_exactly();
   }
-  const auto& patterns = experiment.train().freeze();
-  freeze(std::vector<std::string>(patterns.begin(), patterns.end()), model.parameters());
 }
 
 std::vector<ShardedTensor> Trainer::replicated_tensors() {

@@ -7,6 +7,7 @@
 #include "comm/process_grid.h"
 #include "configs/run.pb.h"
 #include "layers/model/model.h"
+#include "optim/gradient_clip.h"
 #include "optim/gradient_reduction.h"
 #include "optim/optimizer.h"
 #include "optim/ownership.h"
@@ -38,6 +39,7 @@ struct Trainer {
   DType compute;  // precision.compute, as this job can
   Ownership ownership;
   GradientReduction gradient_reduction;
+  GradientNorm gradient_norm;
   std::unique_ptr<Optimizer> optimizer;
   ValueGather value_gather;
 

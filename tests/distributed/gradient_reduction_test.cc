@@ -23,6 +23,8 @@
 namespace conclave::test {
 namespace {
 
+double norm_of(const Ownership& ownership) { return GradientNorm(ownership).compute(); }
+
 constexpr std::int64_t kExperts = 5;  // over 2, 3 or 4 ranks: uneven shards
 constexpr std::int64_t kMoreThanABucket = (std::int64_t{1} << 20) + 12'345;
 constexpr std::int64_t kEmbeddingColumns = 131;
@@ -128,7 +130,7 @@ TEST(GradientNorm, CountsEachReplicaAndEachExpertOnceInEveryArrangement) {
     const ProcessGrid grid(world(), expert_parallel_size);
     const Model model(grid);
     set_gradients(model, 0);
-    return global_gradient_norm(Ownership(model.parameters, grid, /*sharded=*/false));
+    return norm_of(Ownership(model.parameters, grid, /*sharded=*/false));
   };
   // The reference holds every expert on this rank.
   const double with_all_experts = norm_with(1);
@@ -152,7 +154,7 @@ TEST(GradientNorm, EqualsTheRootOfTheSumOfSquares) {
   }
   const auto wanted = static_cast<double>(std::sqrt(sum));
   const double additions = static_cast<double>(kMoreThanABucket) + 1e4;
-  EXPECT_NEAR(global_gradient_norm(Ownership(model.parameters, grid, /*sharded=*/false)), wanted,
+  EXPECT_NEAR(norm_of(Ownership(model.parameters, grid, /*sharded=*/false)), wanted,
               additions * 0.5 * std::numeric_limits<double>::epsilon() * wanted);
 }
 
@@ -164,7 +166,7 @@ TEST(GradientNorm, ANaNInOneExpertReachesEveryRank) {
   if (experts.local_rows().contains(kExperts - 1)) {
     experts.gradient().values<float>().back() = std::numeric_limits<float>::quiet_NaN();
   }
-  EXPECT_TRUE(std::isnan(global_gradient_norm(Ownership(model.parameters, grid, /*sharded=*/false))));
+  EXPECT_TRUE(std::isnan(norm_of(Ownership(model.parameters, grid, /*sharded=*/false))));
 }
 
 // optim.zero: 1 must change nothing but the place where state is kept.
@@ -179,7 +181,7 @@ TEST(ShardedState, RowsAreOwnedOnceAndSumsNormAndValuesAreThoseOfTheUnshardedWay
     const Ownership ownership(model.parameters, grid, /*sharded=*/true);
     GradientReduction(everything).reduce();
     GradientReduction(ownership).reduce();
-    EXPECT_EQ(global_gradient_norm(everything), global_gradient_norm(ownership));
+    EXPECT_EQ(norm_of(everything), norm_of(ownership));
 
     std::int64_t owned_elements = 0;
     for (std::size_t p = 0; p < model.parameters.size(); ++p) {

@@ -110,8 +110,9 @@ job=$(submit --time=1 --signal=USR1@55 "$source_dir/launch/slurm.sbatch" train "
 wait_for wrote 1 "received User defined signal 1; the same command continues"
 wait_for wrote 1 "slurm.sbatch: the state is saved; requeueing job $job"
 stopped=$(sed --quiet 's/^stopped after step \([0-9]*\):.*/\1/p' "$output" | head -n 1)
-# Slurm lets a requeued job wait for two minutes. It may be told not to.
-wait_for job_shows "Restarts=1"
+# Slurm lets a requeued job wait for two minutes. It may be told not to, once the job has ended and that is decided.
+wait_for job_shows "JobState=PENDING Reason=BeginTime"
+job_shows "Restarts=1" || fail "$(scontrol show job "$job")"
 scontrol update JobId="$job" StartTime=now
 wait_for wrote 1 "resumed from $workspace/run/checkpoints/step_$(printf %06d "$stopped"), step $stopped"
 verdict "the time limit of a Slurm job" "SIGUSR1 before it; saved, exit 75, requeued, resumed at the same step"

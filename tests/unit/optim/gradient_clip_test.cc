@@ -15,16 +15,16 @@
 namespace conclave {
 namespace {
 
-class GradientNorm : public testing::Test {
+class GradientNormTest : public testing::Test {
  protected:
-  GradientNorm() {
+  GradientNormTest() {
     for (Parameter* parameter : parameters) {
       const RandomStream random(5, parameter->name());
       const auto gradient = parameter->gradient().values<float>();
       for (std::size_t i = 0; i < gradient.size(); ++i) gradient[i] = random.normal(i);
     }
   }
-  double norm() { return global_gradient_norm(Ownership(parameters, grid, /*sharded=*/false)); }
+  double norm() { return GradientNorm(Ownership(parameters, grid, /*sharded=*/false)).compute(); }
 
   std::unique_ptr<Communicator> world = make_self_communicator();
   ProcessGrid grid{*world, 1};
@@ -35,7 +35,7 @@ class GradientNorm : public testing::Test {
   std::vector<Parameter*> parameters = {&large, &experts, &small, &empty};
 };
 
-TEST_F(GradientNorm, EqualsTheRootOfTheSumOfSquares) {
+TEST_F(GradientNormTest, EqualsTheRootOfTheSumOfSquares) {
   long double sum = 0;
   std::int64_t elements = 0;
   for (const Parameter* parameter : parameters) {
@@ -51,7 +51,7 @@ TEST_F(GradientNorm, EqualsTheRootOfTheSumOfSquares) {
   EXPECT_GT(wanted, 1.0);
 }
 
-TEST_F(GradientNorm, LeavesOutWhatIsFrozen) {
+TEST_F(GradientNormTest, LeavesOutWhatIsFrozen) {
   const double all = norm();
   const auto squares = [](std::span<const float> values) {
     double sum = 0;
@@ -65,7 +65,7 @@ TEST_F(GradientNorm, LeavesOutWhatIsFrozen) {
   EXPECT_NEAR(norm() * norm(), all * all - frozen, 1e-11 * all * all);
 }
 
-TEST_F(GradientNorm, DoesNotDependOnThreads) {
+TEST_F(GradientNormTest, DoesNotDependOnThreads) {
   const auto norm_on = [&](int threads) {
     const test::ThreadCount scope(threads);
     return norm();
@@ -73,7 +73,7 @@ TEST_F(GradientNorm, DoesNotDependOnThreads) {
   EXPECT_EQ(norm_on(3), norm_on(1));
 }
 
-TEST_F(GradientNorm, SeesValuesWhoseSquaresOverflowFloats) {
+TEST_F(GradientNormTest, SeesValuesWhoseSquaresOverflowFloats) {
   for (Parameter* parameter : parameters) parameter->zero_gradient();
   EXPECT_EQ(norm(), 0.0);
   small.gradient().data<float>()[0] = 3e30F;
@@ -81,7 +81,7 @@ TEST_F(GradientNorm, SeesValuesWhoseSquaresOverflowFloats) {
   EXPECT_DOUBLE_EQ(norm(), std::hypot(static_cast<double>(3e30F), static_cast<double>(4e30F)));
 }
 
-TEST_F(GradientNorm, PassesNaNAndInfinityOn) {
+TEST_F(GradientNormTest, PassesNaNAndInfinityOn) {
   for (float* bad : {small.gradient().data<float>() + 2, experts.gradient().data<float>() + 104,
                      large.gradient().data<float>() + 90'000}) {
     const float good = *bad;
