@@ -5,7 +5,7 @@
 
 #include "layers/ops/attention/attention.h"
 #include "layers/ops/attention/attention_block.h"
-#include "layers/ops/attention/block_gemm.h"
+#include "layers/ops/attention/block_products.h"
 #include "layers/ops/vector_math.h"
 
 namespace conclave::cpu {
@@ -60,26 +60,40 @@ void clear_padding(float* p, float* ds, const std::uint8_t* padding, std::int64_
   }
 }
 
+// The keys and values of a head as the products want them.
+template <class Products>
+struct KeyValueSides {
+  typename Products::Right keys_transposed;    // [hd, S]
+  typename Products::Right keys;               // [S, hd]
+  typename Products::Right values_transposed;  // [hd, S]
+};
+
 // Assigns dq of this head and adds its part of dk and dv.
-template <class Gemm>
-void backward_head(const QueryHead& head, const KeyValueHead& shared, const Visibility& visibility,
-                   std::int64_t head_dim, const Scratch& scratch, Gemm& gemm) {
+template <class Products>
+void backward_head(const QueryHead& head, const KeyValueHead& shared, const KeyValueSides<Products>& sides,
+                   const Visibility& visibility, std::int64_t head_dim, const Scratch& scratch,
+                   Products& products) {
+  using enum Transpose;
   const float scale = 1.0F / std::sqrt(static_cast<float>(head_dim));
   for (std::int64_t q0 = 0; q0 < visibility.queries; q0 += kQueryBlock) {
+    const typename Products::Frame of_block(products);
     const std::int64_t rows = std::min(kQueryBlock, visibility.queries - q0);
-    const std::int64_t keys = visibility.keys_of(q0 + rows - 1);  // blocks beyond are hidden from every row
+    const std::int64_t seen = visibility.keys_of(q0 + rows - 1);  // blocks beyond are hidden from every row
     const ConstMatrix q = head.q.from(q0);
     const ConstMatrix dy = head.dy.from(q0);
+    const auto q_left = products.left(kNo, rows, head_dim, q);
+    const auto q_right = products.right(kNo, rows, head_dim, q);
+    const auto dy_left = products.left(kNo, rows, head_dim, dy);
+    const auto dy_right = products.right(kNo, rows, head_dim, dy);
     std::array<float, kQueryBlock> dy_dot_y;
     for (std::int64_t r = 0; r < rows; ++r) {
       dy_dot_y[static_cast<std::size_t>(r)] = dot(dy.row(r), head.y.row(q0 + r), head_dim);
     }
-    for (std::int64_t k0 = 0; k0 < keys; k0 += kKeyBlock) {
-      const std::int64_t columns = std::min(kKeyBlock, keys - k0);
-      const ConstMatrix k = shared.k.from(k0);
-      const ConstMatrix v = shared.v.from(k0);
-      gemm(Transpose::kNo, Transpose::kYes, rows, columns, head_dim, q, k, false, scratch.p);
-      gemm(Transpose::kNo, Transpose::kYes, rows, columns, head_dim, dy, v, false, scratch.ds);
+    for (std::int64_t k0 = 0; k0 < seen; k0 += kKeyBlock) {
+      const std::int64_t columns = std::min(kKeyBlock, seen - k0);
+      products.multiply(q_left, sides.keys_transposed.columns(k0), rows, columns, head_dim, false, scratch.p);
+      products.multiply(dy_left, sides.values_transposed.columns(k0), rows, columns, head_dim, false,
+                        scratch.ds);
       for (std::int64_t r = 0; r < rows; ++r) {
         const std::int64_t visible = std::clamp<std::int64_t>(visibility.keys_of(q0 + r) - k0, 0, columns);
         softmax_backward_row(scratch.p.row(r), scratch.ds.row(r), static_cast<int>(visible),
@@ -89,9 +103,14 @@ void backward_head(const QueryHead& head, const KeyValueHead& shared, const Visi
           clear_padding(scratch.p.row(r), scratch.ds.row(r), visibility.padding + k0, columns);
         }
       }
-      gemm(Transpose::kYes, Transpose::kNo, columns, head_dim, rows, scratch.p, dy, true, shared.dv.from(k0));
-      gemm(Transpose::kYes, Transpose::kNo, columns, head_dim, rows, scratch.ds, q, true, shared.dk.from(k0));
-      gemm(Transpose::kNo, Transpose::kNo, rows, head_dim, columns, scratch.ds, k, k0 > 0, head.dq.from(q0));
+      const auto add_product = [&](Transpose transpose, std::int64_t m, std::int64_t k, const Matrix& scores,
+                                   const typename Products::Right& right, bool accumulate, Matrix sum) {
+        const typename Products::Frame of_scores(products);
+        products.multiply(products.left(transpose, m, k, scores), right, m, head_dim, k, accumulate, sum);
+      };
+      add_product(kYes, columns, rows, scratch.p, dy_right, true, shared.dv.from(k0));
+      add_product(kYes, columns, rows, scratch.ds, q_right, true, shared.dk.from(k0));
+      add_product(kNo, rows, columns, scratch.ds, sides.keys.inner(k0), k0 > 0, head.dq.from(q0));
     }
   }
 }
@@ -100,7 +119,7 @@ void clear_rows(const Matrix& matrix, std::int64_t rows, std::int64_t columns) {
   for (std::int64_t r = 0; r < rows; ++r) std::fill_n(matrix.row(r), columns, 0.0F);
 }
 
-template <class Gemm>
+template <class Products>
 void backward_heads(Context& ctx, const AttentionBackwardArgs& args) {
   const AttentionShape shape = args.shape;
   const std::int64_t head_dim = shape.head_dim;
@@ -121,7 +140,7 @@ void backward_heads(Context& ctx, const AttentionBackwardArgs& args) {
 
   const Arena::Mark mark(*ctx.arena);
   float* scratch_memory = ctx.arena->allocate({omp_get_max_threads(), 2 * kScores}).data<float>();
-  const BlockGemmScratch<Gemm> gemm_scratch(ctx, omp_get_max_threads(), head_dim);
+  const ProductsScratch<Products> products_scratch(ctx, omp_get_max_threads(), sequence_length, head_dim);
   bool failed = false;
   // A key/value head and all queries that share it belong to one thread: dk and dv need no other's sums.
 #pragma omp parallel for schedule(static) reduction(|| : failed)
@@ -139,7 +158,11 @@ void backward_heads(Context& ctx, const AttentionBackwardArgs& args) {
                               .dv = dv.from(first_token, kv_column)};
     clear_rows(shared.dk, sequence_length, head_dim);
     clear_rows(shared.dv, sequence_length, head_dim);
-    Gemm gemm = gemm_scratch.gemm_of_thread(omp_get_thread_num());
+    Products products = products_scratch.of_thread(omp_get_thread_num());
+    const KeyValueSides<Products> sides{
+        .keys_transposed = products.right(Transpose::kYes, head_dim, sequence_length, shared.k),
+        .keys = products.right(Transpose::kNo, sequence_length, head_dim, shared.k),
+        .values_transposed = products.right(Transpose::kYes, head_dim, sequence_length, shared.v)};
     for (std::int64_t head = kv_head * group; head < (kv_head + 1) * group; ++head) {
       const std::int64_t column = head * head_dim;
       const QueryHead query_head{.q = q.from(first_token, column),
@@ -147,20 +170,20 @@ void backward_heads(Context& ctx, const AttentionBackwardArgs& args) {
                                  .log_sum_exp = log_sum_exp.from(first_token, head),
                                  .dy = dy.from(first_token, column),
                                  .dq = dq.from(first_token, column)};
-      backward_head(query_head, shared, visibility, head_dim, scratch, gemm);
+      backward_head(query_head, shared, sides, visibility, head_dim, scratch, products);
     }
-    failed = failed || gemm.failed();
+    failed = failed || products.failed();
   }
-  CONCLAVE_CHECK(!failed, "oneDNN refused a block gemm of attention backward (out of memory?)");
+  CONCLAVE_CHECK(!failed, "oneDNN refused a product of attention's blocks (out of memory?)");
 }
 
 }  // namespace
 
 void attention_backward(Context& ctx, const AttentionBackwardArgs& args) {
   if (ctx.compute == DType::kBFloat16) {
-    backward_heads<Bf16BlockGemm>(ctx, args);
+    backward_heads<Bf16Products>(ctx, args);
   } else {
-    backward_heads<Fp32BlockGemm>(ctx, args);
+    backward_heads<Fp32Products>(ctx, args);
   }
 }
 

@@ -60,6 +60,10 @@ void multiply_tile(const std::uint32_t* left, const std::uint32_t* right, std::i
 // True if rows of k bf16 elements, one after the other, can be a left side as they lie: they are whole pairs,
 // and their distance does not map all rows of a tile to the same few lines of the first-level cache.
 constexpr bool is_left_side(std::int64_t k) { return k % 2 == 0 && k % 2048 != 0; }
+// a [rows, k] rounded to bf16 -> rows `to_stride` apart, k rounded up to an even number with a 0; in whole
+// vectors, so that to_stride is a multiple of 32.
+void round_rows(const float* a, std::int64_t stride, std::int64_t rows, std::int64_t k, bfloat16* to,
+                std::int64_t to_stride);
 // The same product with left [rows, 2 pair_count], `left_stride` elements from one row to the next, read
 // where it lies: to the last bit what its panel gives.
 void multiply_rows(const bfloat16* left, std::int64_t left_stride, const std::uint32_t* right,

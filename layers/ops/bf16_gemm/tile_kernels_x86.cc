@@ -277,6 +277,15 @@ void multiply_tile(const std::uint32_t* left, const std::uint32_t* right, std::i
   multiply_panel_and_store(left, right, rows, columns, pair_count, accumulate, c, stride);
 }
 
+void round_rows(const float* a, std::int64_t stride, std::int64_t rows, std::int64_t k, bfloat16* to,
+                std::int64_t to_stride) {
+  for (std::int64_t row = 0; row < rows; ++row) {
+    for (std::int64_t k0 = 0; k0 < k; k0 += 2 * kLanes) {
+      _mm512_storeu_si512(to + row * to_stride + k0, load_pairs(a + row * stride + k0, k - k0));
+    }
+  }
+}
+
 void multiply_rows(const bfloat16* left, std::int64_t left_stride, const std::uint32_t* right,
                    std::int64_t rows, std::int64_t columns, std::int64_t pair_count, bool accumulate,
                    float* c, std::int64_t stride) {
@@ -334,6 +343,9 @@ void multiply_tile(const std::uint32_t*, const std::uint32_t*, std::int64_t, std
 }
 void multiply_tile(const std::uint32_t*, const std::uint32_t*, std::int64_t, std::int64_t, std::int64_t, bool,
                    bfloat16*, std::int64_t) {
+  std::abort();
+}
+void round_rows(const float*, std::int64_t, std::int64_t, std::int64_t, bfloat16*, std::int64_t) {
   std::abort();
 }
 void multiply_rows(const bfloat16*, std::int64_t, const std::uint32_t*, std::int64_t, std::int64_t,
