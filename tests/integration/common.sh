@@ -97,7 +97,7 @@ same_state() {
   done
   (( compared == ranks )) || fail "$compared files of tensors in $1/$name, expected $ranks"
   local field
-  for field in loss grad_norm balance_loss z_loss; do
+  for field in tokens loss grad_norm balance_loss z_loss; do
     [[ $(metric "$1" step "$field" | wc -l) -eq $3 ]] || fail "$1 has not one record for each of $3 steps"
     diff <(metric "$1" step "$field") <(metric "$2" step "$field") || fail "$field differs between $1 and $2"
   done
