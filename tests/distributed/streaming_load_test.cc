@@ -9,13 +9,16 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <chrono>
 #include <cstdlib>
 #include <fstream>
-#include <map>
-#include <memory>
+#include <functional>
+#include <set>
+#include <utility>
 #include <vector>
 
+#include "layers/tensor/arena.h"
 #include "tests/support/mpi_environment.h"
 #include "tests/support/temporary_directory.h"
 #include "trainer/interop/import_model.h"
@@ -27,6 +30,7 @@ namespace fs = std::filesystem;
 using test::world;
 
 constexpr std::int64_t kFileBytes = 500'000'000;
+constexpr std::size_t kReadBytes = std::size_t{4} << 20;
 
 std::int64_t wanted_bytes() {
   const char* value = std::getenv("CONCLAVE_STREAM_BYTES");
@@ -81,9 +85,9 @@ void write_files(const fs::path& directory, const config::Experiment& experiment
   if (!entries.empty()) flush();
 }
 
-// The tensors that this rank owns, not touched yet.
+// The tensors that this rank owns, as a model has them.
 struct Share {
-  std::vector<std::unique_ptr<float[]>> memory;
+  std::vector<Buffer> memory;
   std::vector<ShardedTensor> tensors;
   std::int64_t bytes = 0;
   std::int64_t largest_tensor_bytes = 0;
@@ -93,9 +97,8 @@ struct Share {
       Range rows{0, name.shape[0]};
       if (name.sharding == Sharding::kExpert) rows = partition(name.shape[0], world().size(), world().rank());
       const Shape local = name.shape.with_rows(rows.size());
-      memory.push_back(std::make_unique_for_overwrite<float[]>(static_cast<std::size_t>(local.elements())));
-      const auto values = std::span(memory.back().get(), static_cast<std::size_t>(local.elements()));
-      tensors.push_back({name.name, name.shape, name.sharding, rows, tensor_view(values, local)});
+      memory.emplace_back(local, DType::kFloat32);
+      tensors.push_back({name.name, name.shape, name.sharding, rows, memory.back().view()});
       const std::int64_t of_tensor = local.elements() * static_cast<std::int64_t>(sizeof(float));
       bytes += of_tensor;
       largest_tensor_bytes = std::max(largest_tensor_bytes, of_tensor);
@@ -116,7 +119,7 @@ std::int64_t peak_bytes() {
 }
 void reset_peak() { std::ofstream("/proc/self/clear_refs") << "5"; }
 
-// The files leave the page cache, so that both ways of reading meet the same disk.
+// The files leave the page cache.
 void forget(const fs::path& directory) {
   for (const auto& entry : fs::directory_iterator(directory)) {
     const int file = ::open(entry.path().c_str(), O_RDONLY | O_CLOEXEC);
@@ -125,31 +128,40 @@ void forget(const fs::path& directory) {
   }
 }
 
-// The same bytes by read(), a few megabytes at a time, those of this rank's experts and all dense ones.
-void plain_read(const fs::path& directory, const config::Experiment& experiment) {
-  std::vector<char> buffer(std::size_t{4} << 20);
-  std::map<std::string, Range> wanted;  // bytes of each tensor
-  for (const TensorNames& tensor : tensor_names(experiment, Architecture::kMixtral)) {
+// Names of the files' tensors that this rank wants: those of its experts and all dense ones.
+std::set<std::string> wanted_tensors(std::span<const TensorNames> names) {
+  std::set<std::string> wanted;
+  for (const TensorNames& tensor : names) {
     const Range rows = tensor.sharding == Sharding::kExpert
                            ? partition(tensor.shape[0], world().size(), world().rank())
                            : Range{0, tensor.shape[0]};
     for (const TensorPiece& piece : tensor.written()) {
       const std::int64_t row = piece.first_element / tensor.shape.row_elements();
       if (tensor.sharding == Sharding::kReplicated || (row >= rows.begin && row < rows.end))
-        wanted[piece.name] = {};
+        wanted.insert(piece.name);
     }
   }
+  return wanted;
+}
+
+// read() of these tensors, one after the other, 4 MB at a time, into the buffer: when it is full, from its
+// beginning again.
+void plain_read(const fs::path& directory, const std::set<std::string>& wanted,
+                std::span<std::uint8_t> buffer) {
+  std::size_t filled = 0;
   for (const auto& entry : fs::directory_iterator(directory)) {
-    if (entry.path().extension() != ".safetensors") continue;
     const SafetensorsReader header(entry.path());
     const int file = ::open(entry.path().c_str(), O_RDONLY | O_CLOEXEC);
     for (const auto& [name, tensor] : header.entries()) {
       if (!wanted.contains(name)) continue;
       off_t at = tensor.bytes.data() - header.header().data();
       for (std::size_t left = tensor.bytes.size(); left > 0;) {
-        const ssize_t got = ::pread(file, buffer.data(), std::min(left, buffer.size()), at);
+        const std::size_t now = std::min(left, kReadBytes);
+        if (filled + now > buffer.size()) filled = 0;
+        const ssize_t got = ::pread(file, buffer.data() + filled, now, at);
         ASSERT_GT(got, 0);
         left -= static_cast<std::size_t>(got);
+        filled += static_cast<std::size_t>(got);
         at += got;
       }
     }
@@ -167,39 +179,67 @@ double timed(const Action& action) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
-TEST(StreamingLoad, HoldsNoMoreThanTheRanksOwnShare) {
-  if (wanted_bytes() == 0) GTEST_SKIP() << "set CONCLAVE_STREAM_BYTES=2e9 to run it";
-  const test::TemporaryDirectory directory(world());
-  const config::Experiment experiment = large_experiment(wanted_bytes());
-  if (world().rank() == 0) write_files(directory.path(), experiment);
-  world().barrier().wait();
-  const std::vector<TensorNames> names = tensor_names(experiment, Architecture::kMixtral);
-
-  for (int round = 0; round < 3; ++round) {
+class StreamingLoad : public testing::Test {
+ protected:
+  StreamingLoad() : experiment_(large_experiment(wanted_bytes())) {
+    if (wanted_bytes() > 0 && world().rank() == 0) write_files(directory_.path(), experiment_);
     world().barrier().wait();
-    if (world().rank() == 0) forget(directory.path());
-    const double plain_seconds = timed([&] { plain_read(directory.path(), experiment); });
-    if (world().rank() == 0) forget(directory.path());
-    Share share(names);
-    reset_peak();
-    const std::int64_t before = peak_bytes();
-    const double seconds = timed([&] {
-      const ModelFiles files(directory.path());
-      read_parameters(files, names, share.tensors);
-    });
-    const std::int64_t held = peak_bytes() - before;
-    // The share itself, a tenth of it, and one tensor.
-    EXPECT_LE(held, share.bytes + share.bytes / 10 + share.largest_tensor_bytes);
-    for (const ShardedTensor& tensor : share.tensors)
-      EXPECT_EQ(ConstTensorView(tensor.local).values<float>().back(), 0.015625F) << tensor.name;
-    const double file_bytes = static_cast<double>(share.bytes) / 2;  // bf16
-    fmt::print(
-        "rank {}: {:.0f} MB of files, share {:.0f} MB, peak {:.0f} MB ({:+.1f} %); {:.2f} s, {:.0f} MB/s; "
-        "plain read {:.2f} s, {:.0f} MB/s; ratio {:.2f}\n",
-        world().rank(), file_bytes / 1e6, static_cast<double>(share.bytes) / 1e6,
-        static_cast<double>(held) / 1e6,
-        100.0 * (static_cast<double>(held) / static_cast<double>(share.bytes) - 1), seconds,
-        file_bytes / 1e6 / seconds, plain_seconds, file_bytes / 1e6 / plain_seconds, plain_seconds / seconds);
+  }
+  void read_into(Share& share) const {
+    const ModelFiles files(directory_.path());
+    read_parameters(files, names_, share.tensors);
+  }
+
+  const test::TemporaryDirectory directory_{world()};
+  const config::Experiment experiment_;
+  const std::vector<TensorNames> names_ = tensor_names(experiment_, Architecture::kMixtral);
+};
+
+TEST_F(StreamingLoad, HoldsNoMoreThanTheRanksOwnShare) {
+  if (wanted_bytes() == 0) GTEST_SKIP() << "set CONCLAVE_STREAM_BYTES=2e9 to run it";
+  reset_peak();
+  const std::int64_t before = peak_bytes();
+  Share share(names_);
+  read_into(share);
+  const std::int64_t held = peak_bytes() - before;
+  // The share itself, a tenth of it, and one tensor.
+  EXPECT_LE(held, share.bytes + share.bytes / 10 + share.largest_tensor_bytes);
+  for (const ShardedTensor& tensor : share.tensors)
+    EXPECT_EQ(ConstTensorView(tensor.local).values<float>().back(), 0.015625F) << tensor.name;
+  fmt::print("rank {}: share {:.0f} MB, peak {:.0f} MB ({:+.1f} %)\n", world().rank(),
+             static_cast<double>(share.bytes) / 1e6, static_cast<double>(held) / 1e6,
+             100.0 * (static_cast<double>(held) / static_cast<double>(share.bytes) - 1));
+}
+
+// Rounds of each way in turn, from the disk and from the page cache, all ranks at once. All memory is there
+// before.
+TEST_F(StreamingLoad, Speed) {
+  if (wanted_bytes() == 0) GTEST_SKIP() << "set CONCLAVE_STREAM_BYTES=2e9 to run it";
+  const std::set<std::string> wanted = wanted_tensors(names_);
+  Share share(names_);
+  const std::int64_t file_bytes = share.bytes / 2;  // bf16
+  Buffer holds_all({file_bytes}, DType::kUInt8);
+  const std::span<std::uint8_t> bytes = holds_all.view().values<std::uint8_t>();
+  const std::array<std::pair<const char*, std::function<void()>>, 3> ways{
+      {{"weights", [&] { read_into(share); }},
+       {"read() of all", [&] { plain_read(directory_.path(), wanted, bytes); }},
+       {"read() over 4 MB", [&] { plain_read(directory_.path(), wanted, bytes.first(kReadBytes)); }}}};
+  for (const bool from_disk : {true, false}) {
+    for (int round = 0; round < (from_disk ? 3 : 7); ++round) {
+      std::array<double, ways.size()> seconds{};
+      for (std::size_t way = 0; way < ways.size(); ++way) {
+        world().barrier().wait();
+        if (from_disk && world().rank() == 0) forget(directory_.path());
+        seconds[way] = timed(ways[way].second);
+      }
+      if (world().rank() != 0) continue;
+      std::string line = from_disk ? "disk: " : "cache:";
+      for (std::size_t way = 0; way < ways.size(); ++way) {
+        line += fmt::format("  {} {:.2f} s, {:.0f} MB/s", ways[way].first, seconds[way],
+                            static_cast<double>(file_bytes) / 1e6 / seconds[way]);
+      }
+      fmt::print("{}; shares {:.2f}, {:.2f}\n", line, seconds[1] / seconds[0], seconds[2] / seconds[0]);
+    }
   }
 }
 

@@ -12,7 +12,7 @@ GOLDEN = SOURCE / "tests" / "interop" / "golden"
 def conclave(*words, ranks=1, code=0):
     """Runs the program; returns what it wrote to stdout, as bytes."""
     launcher = [] if ranks == 1 else [str(SOURCE / "launch" / "mpirun.sh"), str(ranks)]
-    done = subprocess.run([*launcher, BINARY, *map(str, words)], capture_output=True, timeout=300)
+    done = subprocess.run([*launcher, BINARY, *map(str, words)], capture_output=True, timeout=1800)
     if done.returncode != code:
         sys.stderr.write(done.stdout.decode(errors="replace") + done.stderr.decode(errors="replace"))
         raise SystemExit(f"exit code {done.returncode}, expected {code}: conclave {' '.join(map(str, words))}")

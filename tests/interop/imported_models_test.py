@@ -6,6 +6,7 @@ from safetensors import safe_open
 from transformers import AutoModelForCausalLM
 
 from common import GOLDEN, check, conclave, records
+from make_golden_models import adamw_losses, balance_of, gradients_by_saved_name, loss_of
 
 
 def tensors_of(directory):
@@ -16,6 +17,26 @@ def tensors_of(directory):
         with safe_open(file, "pt") as contents:
             tensors |= {name: contents.get_tensor(name) for name in contents.keys()}
     return tensors
+
+
+def check_golden(name):
+    """The recorded numbers, which tests without Python compare with, are those of this transformers and PyTorch."""
+    model = AutoModelForCausalLM.from_pretrained(GOLDEN / name, dtype=torch.float32).train()
+    model.set_attn_implementation("eager")
+    model.set_experts_implementation("eager")
+    with safe_open(GOLDEN / name / "reference.safetensors", "pt") as file:
+        reference = {key: file.get_tensor(key) for key in file.keys()}
+    loss, output = loss_of(model, reference["tokens"], output_router_logits=True)
+    loss.backward()
+    now = {"logits": output.logits.detach(), "loss": loss.detach().reshape(1)}
+    for layer, logits in enumerate(output.router_logits):
+        now[f"balance/{layer}"] = balance_of(logits)
+    gradients = gradients_by_saved_name(model, pathlib.Path(name))
+    now |= {f"gradient/{tensor}": gradient for tensor, gradient in gradients.items()}
+    now["adamw_losses"] = adamw_losses(model, reference["tokens"])
+    check(now.keys() == reference.keys() - {"tokens"}, f"{name}: {len(now)} recorded tensors")
+    worst = max((now[key] - reference[key]).abs().max() / reference[key].abs().max() for key in now)
+    check(worst < 1e-5, f"{name}: they are computed again, within {worst:.1e} of the largest of each")
 
 
 def check_imported(name):
@@ -60,5 +81,6 @@ log: {{every: 1}}
 if __name__ == "__main__":
     torch.set_num_threads(1)
     for golden in ("mixtral", "qwen3_moe", "olmoe"):
+        check_golden(golden)
         check_imported(golden)
         check_fine_tuning(golden)

@@ -108,6 +108,12 @@ def loss_of(model, tokens, **arguments):
     return loss, output
 
 
+def balance_of(router_logits):
+    """Of one layer."""
+    balance = load_balancing_loss_func((router_logits,), router_logits.shape[-1], COMMON["num_experts_per_tok"])
+    return balance.detach().reshape(1)
+
+
 def gradients_by_saved_name(model, directory):
     """Saves the model with its gradients in place of its weights, so that names and shapes are those of files."""
     values = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
@@ -158,9 +164,7 @@ def make(name, build):
     loss.backward()
     reference = {"tokens": tokens, "logits": output.logits.detach(), "loss": loss.detach().reshape(1)}
     for layer, logits in enumerate(output.router_logits):
-        experts = logits.shape[-1]
-        balance = load_balancing_loss_func((logits,), experts, COMMON["num_experts_per_tok"])
-        reference[f"balance/{layer}"] = balance.detach().reshape(1)
+        reference[f"balance/{layer}"] = balance_of(logits)
     for tensor, gradient in gradients_by_saved_name(model, directory).items():
         reference[f"gradient/{tensor}"] = gradient
     reference["adamw_losses"] = adamw_losses(model, tokens)

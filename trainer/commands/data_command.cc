@@ -75,11 +75,16 @@ int prepare(Options& options) {
 
 // Terminals get text: line breaks and other control characters as escapes.
 std::string visible(const std::string& text) {
-  std::vector<std::int32_t> bytes;
-  for (const char byte : text) bytes.push_back(static_cast<std::uint8_t>(byte));
   std::string result;
-  for (const std::string& character : page_texts(bytes, /*tokens_are_bytes=*/true))
-    result += character == "\n" ? "\\n" : character == "\t" ? "\\t" : character;
+  for (const char character : page_text(text)) {
+    if (character == '\n') {
+      result += "\\n";
+    } else if (character == '\t') {
+      result += "\\t";
+    } else {
+      result += character;
+    }
+  }
   return result;
 }
 

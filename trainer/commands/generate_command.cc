@@ -11,9 +11,9 @@
 #include "comm/mpi/mpi_communicator.h"
 #include "comm/self/self_communicator.h"
 #include "configs/resolve.h"
-#include "trainer/data/tokenizer/tokenizer.h"
 #include "trainer/generate.h"
 #include "trainer/loaded_model.h"
+#include "trainer/model_tokenizer.h"
 
 namespace conclave {
 namespace {
@@ -26,13 +26,6 @@ struct Options {
   SamplingOptions sampling;
   std::vector<std::string> overrides;
 };
-
-// What the model reads and writes text with; null for one that was trained on ids alone.
-std::unique_ptr<data::Tokenizer> tokenizer_of(const config::Experiment& experiment) {
-  const config::Data& data = experiment.data();
-  if (data.tokenizer() == config::Data::bytes) return data::open_tokenizer("bytes");
-  return data.tokenizer_file().empty() ? nullptr : data::open_tokenizer(data.tokenizer_file());
-}
 
 std::vector<std::int32_t> prompt_tokens(const Options& options, const config::Experiment& experiment,
                                         const data::Tokenizer* tokenizer) {
@@ -53,11 +46,7 @@ std::vector<std::int32_t> prompt_tokens(const Options& options, const config::Ex
   if (options.prompt.empty()) throw ConfigError("--prompt is empty; give at least one character");
   std::vector<std::int32_t> ids;
   tokenizer->encode(options.prompt, /*begins=*/true, ids);
-  if (std::ranges::any_of(ids, [&](std::int32_t id) { return id >= experiment.model().vocab_size(); })) {
-    throw ConfigError(fmt::format(
-        "data.tokenizer_file: {} gives ids beyond model.vocab_size, {}: it is not this model's tokenizer",
-        experiment.data().tokenizer_file(), experiment.model().vocab_size()));
-  }
+  check_vocabulary(ids, experiment);
   return ids;
 }
 
@@ -107,7 +96,7 @@ int generate_text(const Options& options) {
         "to generate");
   }
   const bool is_text = options.prompt_ids.empty();
-  const auto tokenizer = is_text ? tokenizer_of(experiment) : nullptr;
+  const auto tokenizer = is_text ? model_tokenizer(experiment) : nullptr;
   const std::vector<std::int32_t> prompt = prompt_tokens(options, experiment, tokenizer.get());
   const LoadedModel loaded = load_model(checkpoint, experiment, *world);
 

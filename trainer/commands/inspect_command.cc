@@ -15,10 +15,12 @@
 #include "trainer/inspect/inspect_page.h"
 #include "trainer/inspect/layer_summary.h"
 #include "trainer/inspect/routing_record.h"
+#include "trainer/inspect/token_text.h"
 #include "trainer/inspect/trace_tables.h"
 #include "trainer/inspect/trace_text.h"
 #include "trainer/metrics/console.h"
 #include "trainer/metrics/table.h"
+#include "trainer/model_tokenizer.h"
 #include "trainer/shared_error.h"
 #include "trainer/world.h"
 
@@ -29,6 +31,7 @@ struct Options {
   std::string checkpoint;
   std::vector<std::string> texts;
   std::string routing;
+  std::string tokenizer;
   std::string html;
   std::vector<std::int64_t> layers;
   std::int64_t max_tokens = 1024;
@@ -72,14 +75,29 @@ void choose_layers(RoutingTrace& trace, const std::vector<std::int64_t>& blocks)
   });
 }
 
+// The experiment of a checkpoint, with the tokenizer that --tokenizer names.
+config::Experiment inspected_experiment(const Options& options, const std::filesystem::path& checkpoint) {
+  std::vector<std::string> overrides;
+  if (!options.tokenizer.empty()) overrides.push_back("data.tokenizer_file=" + options.tokenizer);
+  return checkpoint_experiment(checkpoint, overrides);
+}
+
+std::string amount_text(const InspectedText& text) {
+  const auto read = static_cast<std::int64_t>(text.tokens.size());
+  if (!text.file_tokens) return fmt::format("the first {} tokens", format_count(read));
+  if (read == *text.file_tokens) return fmt::format("{} tokens", format_count(read));
+  return fmt::format("the first {} of {} tokens", format_count(read), format_count(*text.file_tokens));
+}
+
 // Collective. Loads the model, runs the texts through it.
 Subject of_texts(const Options& options, Communicator& world) {
   const auto checkpoint = on_all_ranks(world, [&] { return resolve_checkpoint(options.checkpoint); });
-  const auto experiment = on_all_ranks(world, [&] { return checkpoint_experiment(checkpoint, {}); });
+  const auto experiment = on_all_ranks(world, [&] { return inspected_experiment(options, checkpoint); });
+  const auto tokenizer = on_all_ranks(world, [&] { return model_tokenizer(experiment); });
   const auto texts = on_all_ranks(world, [&] {
     std::vector<InspectedText> read;
     for (const std::string& text : options.texts)
-      read.push_back(read_inspected_text(text, experiment, options.max_tokens));
+      read.push_back(read_inspected_text(text, experiment, tokenizer.get(), options.max_tokens));
     return read;
   });
   config::check_for_world(experiment, world.size());
@@ -88,13 +106,7 @@ Subject of_texts(const Options& options, Communicator& world) {
 
   Subject subject;
   subject.title = fmt::format("{}, step {}", checkpoint.string(), loaded.progress.step);
-  for (const InspectedText& text : texts) {
-    const auto read = static_cast<std::int64_t>(text.tokens.size());
-    subject.facts.emplace_back(text.name, read < text.file_tokens
-                                              ? fmt::format("the first {} of {} tokens", format_count(read),
-                                                            format_count(text.file_tokens))
-                                              : fmt::format("{} tokens", format_count(read)));
-  }
+  for (const InspectedText& text : texts) subject.facts.emplace_back(text.name, amount_text(text));
   if (traced.targets > 0 && experiment.train().objective() == config::Train::next_token) {
     const double loss = traced.loss_sum / static_cast<double>(traced.targets);
     subject.facts.emplace_back(
@@ -102,8 +114,28 @@ Subject of_texts(const Options& options, Communicator& world) {
         fmt::format("{:.3f}", tokens_are_bytes(experiment) ? bits_per_byte(loss) : loss));
   }
   subject.trace = std::move(traced.trace);
+  if (tokenizer != nullptr && !subject.trace.tokens_are_bytes) look_up_tokens(*tokenizer, subject.trace);
   choose_layers(subject.trace, options.layers);
   return subject;
+}
+
+// What the recorded ids stand for, by the tokenizer that the run named or by another.
+void look_up_recorded_tokens(const Options& options, Subject& subject) {
+  if (subject.trace.tokens_are_bytes) {
+    if (!options.tokenizer.empty())
+      throw ConfigError("--tokenizer: the recorded tokens are bytes, which need none");
+    return;
+  }
+  const std::string& recorded = subject.trace.tokenizer_file;
+  std::error_code ignored;  // what can't be looked at isn't there
+  if (!options.tokenizer.empty()) {
+    look_up_tokens(*data::open_tokenizer(options.tokenizer), subject.trace);
+  } else if (std::filesystem::exists(recorded, ignored)) {
+    look_up_tokens(*data::open_tokenizer(recorded), subject.trace);
+  } else if (!recorded.empty()) {
+    subject.facts.emplace_back(
+        "tokens", fmt::format("ids; {}, which made them, isn't there: --tokenizer names it", recorded));
+  }
 }
 
 // The last record, and the loads of all.
@@ -127,6 +159,7 @@ Subject of_records(const Options& options) {
                                      record.trace.size() / record.sequence_length, record.sequence_length)}};
     subject.trace = std::move(record.trace);
   }
+  look_up_recorded_tokens(options, subject);
   return subject;
 }
 
@@ -184,6 +217,8 @@ void add_inspect_command(CLI::App& app, std::function<int()>& selected) {
       ->allow_extra_args(false);
   command->add_option("--routing", options->routing,
                       "In place of both: records of a training run (log.routing), a file or their directory");
+  command->add_option("--tokenizer", options->tokenizer,
+                      "In place of data.tokenizer_file: what texts are encoded and tokens shown with");
   command->add_option("--html", options->html,
                       "Write a page to read and click through, in place of the tokens");
   command

@@ -25,6 +25,13 @@ struct Descriptor {
   }
 };
 
+// From the beginning of the first page of `part` on.
+std::span<std::byte> pages_around(std::span<const std::byte> part) {
+  const auto page = static_cast<std::uintptr_t>(::sysconf(_SC_PAGESIZE));
+  const std::uintptr_t before = reinterpret_cast<std::uintptr_t>(part.data()) % page;
+  return {const_cast<std::byte*>(part.data()) - before, part.size() + before};
+}
+
 }  // namespace
 
 MappedFile::MappedFile(std::string path) : path_(std::move(path)) {
@@ -49,10 +56,20 @@ MappedFile::~MappedFile() {
 }
 
 void MappedFile::read_ahead(std::span<const std::byte> part) {
-  const auto page = static_cast<std::uintptr_t>(::sysconf(_SC_PAGESIZE));
-  const auto begin = reinterpret_cast<std::uintptr_t>(part.data()) / page * page;
-  const auto end = reinterpret_cast<std::uintptr_t>(part.data() + part.size());
-  if (begin < end) ::madvise(reinterpret_cast<void*>(begin), end - begin, MADV_WILLNEED);  // only advice
+  const std::span<std::byte> pages = pages_around(part);
+  ::madvise(pages.data(), pages.size(), MADV_WILLNEED);  // only advice
+}
+
+void MappedFile::populate(std::span<const std::byte> part, const std::string& path) {
+  const std::span<std::byte> pages = pages_around(part);
+  int result = 0;
+  do result = ::madvise(pages.data(), pages.size(), MADV_POPULATE_READ);
+  while (result != 0 && errno == EINTR);
+  // Linux before 5.14 doesn't know it; then pages come as they are touched.
+  CONCLAVE_CHECK(result == 0 || errno == EINVAL,
+                 "{}: {} bytes that were there when it was opened can't be read any more: {}", path,
+                 part.size(),
+                 errno == EFAULT ? "the file is shorter, or its disk fails" : std::strerror(errno));
 }
 
 void MappedFile::release(std::span<const std::byte> part) {

@@ -24,6 +24,9 @@ class MappedFile {
 
   // Lets the system read `part` of bytes() while other work is done.
   static void read_ahead(std::span<const std::byte> part);
+  // Maps all pages of `part` of the bytes of the file at `path`. Throws Error where they can't be read (the
+  // file has become shorter, the disk fails): touching them would kill the process.
+  static void populate(std::span<const std::byte> part, const std::string& path);
   // Gives the pages that lie wholly in `part` of bytes() back to the system: what has been read once needn't
   // count as this process's memory. They are read again when touched.
   static void release(std::span<const std::byte> part);

@@ -37,9 +37,9 @@
     }
     const shown = data.tokens[t];
     const span = document.createElement("i");
-    span.textContent = shown === "" ? "·" : shown === "\n" ? "↵\n" : shown;
-    if (!data.bytes) span.className = "id";
-    else if (data.ids[t] < 0 || shown === "" || (shown.length > 1 && shown.startsWith("\\x"))) span.className = "byte";
+    span.textContent = shown === "" ? "·" : shown.replaceAll("\n", "↵\n");
+    if (!data.has_text) span.className = "id";
+    else if (data.ids[t] < 0 || shown === "" || /^(\\x[0-9a-f]{2})+$/.test(shown)) span.className = "byte";
     span.dataset.t = t;
     spans.push(span);
     text.append(span);
@@ -70,7 +70,8 @@
       if (expertAt(layer, t, 0) < 0) cell.append("none");
       return element("tr", {}, element("th", {scope: "row"}, `layer ${layer.block}`), cell);
     });
-    const shown = {" ": "space", "\n": "newline", "\t": "tab", "": "…"}[data.tokens[t]] || data.tokens[t];
+    const shown = {" ": "space", "\n": "newline", "\t": "tab", "": "…"}[data.tokens[t]] ||
+      data.tokens[t].replaceAll(" ", "␣").replaceAll("\n", "↵").replaceAll("\t", "⇥");
     detail.replaceChildren(element("div", {class: "what"}, shown),
       element("div", {class: "hint"}, data.ids[t] < 0 ? "padding" : `no. ${t}, ${data.bytes ? "byte" : "id"} ${data.ids[t]}`),
       element("table", {}, element("tbody", {}, ...rows)));

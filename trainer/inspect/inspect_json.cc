@@ -45,7 +45,7 @@ ordered_json token_json(const RoutingTrace& trace, std::int64_t token) {
     layers.push_back(std::move(choices));
   }
   return {{"id", trace.tokens[i]},
-          {"text", token_label(trace.tokens[i], trace.tokens_are_bytes)},
+          {"text", token_label(trace, trace.tokens[i])},
           {"source", trace.sources[static_cast<std::size_t>(trace.source_of_token[i])]},
           {"layers", std::move(layers)}};
 }

@@ -43,6 +43,10 @@ class RecordReader {
     CONCLAVE_CHECK(found != file_.metadata().end(), "{} has no \"{}\" in its metadata", name(), key);
     return found->second;
   }
+  std::string metadata_or_empty(const std::string& key) const {
+    const auto found = file_.metadata().find(key);
+    return found == file_.metadata().end() ? "" : found->second;
+  }
   std::int64_t number(const std::string& key) const {
     return whole_number(metadata(key), fmt::format("{}: \"{}\"", name(), key));
   }
@@ -122,6 +126,7 @@ void write_routing_record(const std::filesystem::path& path, const RoutingRecord
       {"sequence_length", std::to_string(record.sequence_length)},
       {"tokenizer", trace.tokens_are_bytes ? "bytes" : "pretokenized"},
       {"source_names", nlohmann::json(trace.sources).dump()}};
+  if (!trace.tokenizer_file.empty()) metadata["tokenizer_file"] = trace.tokenizer_file;
   std::vector<std::int32_t> source_of_sequence;  // [T / S]
   for (std::int64_t t = 0; t < tokens; t += record.sequence_length)
     source_of_sequence.push_back(trace.source_of_token[static_cast<std::size_t>(t)]);
@@ -155,6 +160,7 @@ RoutingRecord read_routing_record(const std::filesystem::path& path) {
   record.sequence_length = file.number("sequence_length");
   RoutingTrace& trace = record.trace;
   trace.tokens_are_bytes = file.metadata("tokenizer") == "bytes";
+  trace.tokenizer_file = file.metadata_or_empty("tokenizer_file");
   trace.tokens = file.values<std::int32_t>("tokens");
   const auto names =
       nlohmann::json::parse(file.metadata("source_names"), nullptr, /*allow_exceptions=*/false);

@@ -10,8 +10,9 @@
 //   layers.N.entropy    fp32  [T]     entropy of the router's distribution in nats, where it has one
 //
 // Metadata (strings): "conclave_routing" the version of this format, "step" optimizer steps done with this
-// one, "sequence_length" S, "tokenizer" ("bytes" or "pretokenized"), "source_names" a JSON list, and
-// "layers.N.experts" the number of experts E of each layer.
+// one, "sequence_length" S, "tokenizer" ("bytes" or "pretokenized"), "tokenizer_file" where
+// data.tokenizer_file says it, "source_names" a JSON list, and "layers.N.experts" the number of experts E of
+// each layer.
 #pragma once
 
 #include <cstdint>

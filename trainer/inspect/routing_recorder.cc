@@ -6,7 +6,6 @@
 
 #include "comm/base/error.h"
 #include "trainer/checkpoint/agreement.h"
-#include "trainer/evaluation_report.h"
 
 namespace conclave {
 namespace {
@@ -77,7 +76,7 @@ RoutingRecorder::RoutingRecorder(const config::Experiment& experiment, const Mod
     : directory_(model.moe_layers().empty() ? "" : experiment.log().routing()),
       every_(experiment.log().routing_every()),
       global_batch_(experiment.train().global_batch()),
-      tokens_are_bytes_(tokens_are_bytes(experiment)),
+      experiment_(experiment),
       model_(model),
       dataset_(dataset),
       world_(world) {}
@@ -88,7 +87,7 @@ bool RoutingRecorder::records(std::int64_t step) const {
 
 void RoutingRecorder::after_forward(const BatchPosition& position, const data::MicroBatch& batch) {
   if (!records(position.step) || position.sequences == 0) return;
-  RoutingTrace trace = empty_trace(model_, tokens_are_bytes_);
+  RoutingTrace trace = empty_trace(model_, experiment_);
   append_last_forward(model_, token_ids(batch), 0, trace);
   std::string part;
   pack_trace(part, trace);
@@ -129,7 +128,7 @@ RoutingRecord RoutingRecorder::joined(std::int64_t step,
   RoutingRecord record;
   record.step = step + 1;
   record.sequence_length = dataset_.sequence_length();
-  record.trace = empty_trace(model_, tokens_are_bytes_);
+  record.trace = empty_trace(model_, experiment_);
   for (auto& [first_sequence, part] : by_first_sequence) unpack_trace_onto(record.trace, part);
   CONCLAVE_CHECK_EQ(record.trace.size(), global_batch_ * record.sequence_length,
                     "tokens of the global batch");

@@ -13,7 +13,7 @@ namespace conclave {
 
 class RoutingRecorder {
  public:
-  // `model`, `dataset` and `world` must outlive the recorder. With log.routing empty, or a dense model, it
+  // All of these must outlive the recorder. With log.routing empty, or a dense model, it
   // does nothing.
   RoutingRecorder(const config::Experiment& experiment, const Model& model, const data::TrainingData& dataset,
                   Communicator& world);
@@ -34,7 +34,7 @@ class RoutingRecorder {
   std::string directory_;
   std::int64_t every_;
   std::int64_t global_batch_;
-  bool tokens_are_bytes_;
+  const config::Experiment& experiment_;
   const Model& model_;
   const data::TrainingData& dataset_;
   Communicator& world_;

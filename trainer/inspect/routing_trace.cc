@@ -5,6 +5,7 @@
 #include <limits>
 
 #include "comm/base/error.h"
+#include "trainer/evaluation_report.h"
 
 namespace conclave {
 namespace {
@@ -40,9 +41,10 @@ std::vector<std::int32_t> first_experts(const LayerRouting& layer) {
   return firsts;
 }
 
-RoutingTrace empty_trace(const Model& model, bool tokens_are_bytes) {
+RoutingTrace empty_trace(const Model& model, const config::Experiment& experiment) {
   RoutingTrace trace;
-  trace.tokens_are_bytes = tokens_are_bytes;
+  trace.tokens_are_bytes = tokens_are_bytes(experiment);
+  trace.tokenizer_file = experiment.data().tokenizer_file();
   for (const auto& [block, layer] : model.moe_layers()) {
     LayerRouting& routing = trace.layers.emplace_back();
     routing.block = block;

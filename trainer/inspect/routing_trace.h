@@ -2,9 +2,11 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <string>
 #include <vector>
 
+#include "configs/run.pb.h"
 #include "layers/model/model.h"
 
 namespace conclave {
@@ -22,6 +24,10 @@ struct LayerRouting {
 
 struct RoutingTrace {
   bool tokens_are_bytes = true;
+  // Of tokens that are not bytes, where it is known: the tokenizer that made them, and the bytes that each id
+  // among them stands for.
+  std::string tokenizer_file;
+  std::map<std::int32_t, std::string> bytes_of_id;
   std::vector<std::int32_t> tokens;           // [T]; kNoToken for padding, which has no expert
   std::vector<std::string> sources;           // names of the texts
   std::vector<std::int32_t> source_of_token;  // [T], index into `sources`
@@ -40,8 +46,8 @@ std::vector<Choice> choices_of(const LayerRouting& layer, std::int64_t token);
 // The expert with the largest weight of each token [T]; kNoExpert where it has none.
 std::vector<std::int32_t> first_experts(const LayerRouting& layer);
 
-// A trace without tokens of the MoE layers of `model`.
-RoutingTrace empty_trace(const Model& model, bool tokens_are_bytes);
+// A trace without tokens of the MoE layers of `model`, which `experiment` describes.
+RoutingTrace empty_trace(const Model& model, const config::Experiment& experiment);
 // Appends `tokens` of the source with this index and what the model's last forward, of just these tokens,
 // decided for them; before its arena is reset.
 void append_last_forward(const Model& model, std::span<const std::int32_t> tokens, std::int32_t source,

@@ -136,8 +136,10 @@ std::string token_table(const RoutingTrace& trace, const TokenTableStyle& style)
   const std::int64_t rows = style.tokens > 0 ? std::min(style.tokens, trace.size()) : trace.size();
   const std::size_t number_columns = std::to_string(std::max<std::int64_t>(rows - 1, 0)).size();
   std::size_t label_columns = 5;
-  for (std::int64_t t = 0; t < rows && !trace.tokens_are_bytes; ++t)
-    label_columns = std::max(label_columns, std::to_string(trace.tokens[static_cast<std::size_t>(t)]).size());
+  for (std::int64_t t = 0; t < rows; ++t) {
+    const std::string label = token_label(trace, trace.tokens[static_cast<std::size_t>(t)]);
+    label_columns = std::max(label_columns, static_cast<std::size_t>(terminal_columns(label)));
+  }
 
   // Cells by layer, and how many layers fit.
   std::vector<std::vector<Cell>> cells;
@@ -171,8 +173,9 @@ std::string token_table(const RoutingTrace& trace, const TokenTableStyle& style)
       source = trace.source_of_token[index];
       table += trace.sources[static_cast<std::size_t>(source)] + "\n";
     }
-    const std::string label = token_label(trace.tokens[index], trace.tokens_are_bytes);
-    std::string line = fmt::format("{:>{}}  {:<{}}", t, number_columns, label, label_columns);
+    const std::string label = token_label(trace, trace.tokens[index]);
+    const std::string padding(label_columns - static_cast<std::size_t>(terminal_columns(label)), ' ');
+    std::string line = fmt::format("{:>{}}  {}{}", t, number_columns, label, padding);
     for (std::size_t i = 0; i < cells.size(); ++i)
       line += "  " + padded(cells[i][index], widths[i], style.colour);
     line.erase(line.find_last_not_of(' ') + 1);

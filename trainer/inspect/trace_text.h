@@ -1,9 +1,11 @@
 // Runs texts through a trained model and keeps what its routers decide.
 #pragma once
 
+#include <optional>
 #include <string>
 #include <vector>
 
+#include "trainer/data/tokenizer/tokenizer.h"
 #include "trainer/inspect/routing_trace.h"
 #include "trainer/loaded_model.h"
 
@@ -11,15 +13,16 @@ namespace conclave {
 
 struct InspectedText {
   std::string name;
-  std::vector<std::int32_t> tokens;  // the first of the file
-  std::int64_t file_tokens = 0;      // all of the file
+  std::vector<std::int32_t> tokens;         // the first of the file
+  std::optional<std::int64_t> file_tokens;  // all of the file; nothing where that isn't known
 };
 
 // "kjv=data/kjv.txt", or a path alone, whose file name is then its name. Reads at most `max_tokens` tokens
-// (0: all) by the tokenizer of `experiment`: text, or a file of token ids. Throws Error for a file that can't
-// be read, is empty, or has ids outside the vocabulary.
+// (0: all): of text, encoded by `tokenizer` no further than needed, or of a file of token ids, which is any
+// for a model without a tokenizer (null), and .bin, .idx and their prefix for one with a data.tokenizer_file.
+// Throws Error for a file that can't be read, is empty, or has ids outside the vocabulary.
 InspectedText read_inspected_text(const std::string& argument, const config::Experiment& experiment,
-                                  std::int64_t max_tokens);
+                                  const data::Tokenizer* tokenizer, std::int64_t max_tokens);
 
 struct TracedTexts {
   RoutingTrace trace;

@@ -18,7 +18,8 @@ void to_float(std::span<const std::byte> bytes, DType dtype, std::span<float> ou
 // values -> elements of `dtype`, rounded to nearest even; `out` holds as many.
 void from_float(std::span<const float> values, DType dtype, std::span<std::byte> out);
 
-// Index of the first NaN or infinity.
-std::optional<std::size_t> first_not_finite(std::span<const float> values);
+// Index of the first NaN or infinity among elements of `dtype`. Throws Error for a type that is none of the
+// above.
+std::optional<std::size_t> first_not_finite(std::span<const std::byte> bytes, DType dtype);
 
 }  // namespace conclave

@@ -1,6 +1,7 @@
 #include "trainer/interop/import_model.h"
 
 #include <algorithm>
+#include <array>
 #include <sstream>
 #include <vector>
 
@@ -31,7 +32,7 @@ void stream_rows(const ModelFiles& files, const TensorNames& tensor, Range rows,
   for (Range block{all.begin, all.begin}; block.end < all.end; block.begin = block.end) {
     block.end = std::min(block.begin + kBlockElements, all.end);
     values.resize(static_cast<std::size_t>(block.size()));
-    files.read(tensor, block, values);
+    files.read(std::array{ModelFiles::Wanted{&tensor, block, values}});
     sink(std::as_bytes(std::span<const float>(values)));
   }
 }
@@ -67,6 +68,7 @@ std::string experiment_text(const ImportedModel& imported, const std::filesystem
 
 void read_parameters(const ModelFiles& files, std::span<const TensorNames> names,
                      std::span<const ShardedTensor> tensors) {
+  std::vector<ModelFiles::Wanted> wanted;
   for (const ShardedTensor& tensor : tensors) {
     const auto found = std::ranges::find(names, tensor.name, &TensorNames::name);
     CONCLAVE_CHECK(found != names.end(), "{}: nothing there is {}", files.directory().string(), tensor.name);
@@ -75,8 +77,10 @@ void read_parameters(const ModelFiles& files, std::span<const TensorNames> names
                    tensor.name, found->shape.text(), tensor.global_shape.text());
     const Range rows = tensor.held_rows();
     const std::int64_t row_elements = tensor.global_shape.row_elements();
-    files.read(*found, {rows.begin * row_elements, rows.end * row_elements}, tensor.local.values<float>());
+    wanted.push_back(
+        {&*found, {rows.begin * row_elements, rows.end * row_elements}, tensor.local.values<float>()});
   }
+  files.read(wanted);
 }
 
 Import import_model(const std::filesystem::path& directory, const std::filesystem::path& target) {

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <fstream>
 #include <nlohmann/json.hpp>
+#include <optional>
 
 #include "comm/base/error.h"
 #include "trainer/data/mapped_file.h"
@@ -15,8 +16,12 @@ constexpr const char* kIndexName = "model.safetensors.index.json";
 constexpr const char* kOnlyFile = "model.safetensors";
 constexpr const char* kEmbedding = "model.embed_tokens.weight";
 constexpr const char* kHead = "lm_head.weight";
-constexpr std::int64_t kBlockElements = std::int64_t{1} << 20;
-constexpr std::size_t kReadAheadBytes = std::size_t{16} << 20;
+// Enough for disks that want several requests at once; what is asked for at once; what a thread maps,
+// converts and gives back; what it checks and converts while it is in its cache.
+constexpr std::size_t kReadAheadBytes = std::size_t{32} << 20;
+constexpr std::int64_t kPartElements = std::int64_t{4} << 20;
+constexpr std::size_t kBlockElements = std::size_t{1} << 20;
+constexpr std::size_t kCachedElements = std::size_t{1} << 14;
 
 // weight_map: which file each tensor stands in.
 std::map<std::string, std::string> read_index(const std::filesystem::path& path) {
@@ -38,6 +43,22 @@ std::set<std::string> safetensors_in(const std::filesystem::path& directory) {
                  "{}: no *.safetensors file; other formats (pytorch_model.bin) have to be converted first",
                  directory.string());
   return files;
+}
+
+// Elements of the file at `path` as fp32. Returns the index of the first that is not finite.
+std::optional<std::size_t> convert(std::span<const std::byte> bytes, DType dtype, const std::string& path,
+                                   std::span<float> out) {
+  data::MappedFile::populate(bytes, path);
+  std::optional<std::size_t> bad;
+  for (std::size_t first = 0; first < out.size() && !bad; first += kCachedElements) {
+    const std::size_t count = std::min(kCachedElements, out.size() - first);
+    const auto part = bytes.subspan(first * size_of(dtype), count * size_of(dtype));
+    bad = first_not_finite(part, dtype);
+    if (bad) *bad += first;
+    to_float(part, dtype, out.subspan(first, count));
+  }
+  data::MappedFile::release(bytes);
+  return bad;
 }
 
 }  // namespace
@@ -109,43 +130,69 @@ ModelFiles::Stored ModelFiles::stored(const TensorPiece& piece) const {
   return stored;
 }
 
-void ModelFiles::read(const TensorNames& tensor, Range elements, std::span<float> out) const {
-  CONCLAVE_CHECK_EQ(static_cast<std::int64_t>(out.size()), elements.size(),
-                    "elements to be read of " + tensor.name);
-  for (const TensorPiece& piece : way_of(tensor)) {
-    const Range shared{std::max(elements.begin, piece.elements().begin),
-                       std::min(elements.end, piece.elements().end)};
+std::span<const std::byte> ModelFiles::Part::bytes() const {
+  const std::size_t element_bytes = size_of(from.entry->dtype);
+  return from.entry->bytes.subspan(
+      static_cast<std::size_t>(elements.begin - piece->first_element) * element_bytes,
+      static_cast<std::size_t>(elements.size()) * element_bytes);
+}
+
+void ModelFiles::append_parts(const Wanted& wanted, std::vector<Part>& parts) const {
+  CONCLAVE_CHECK_EQ(static_cast<std::int64_t>(wanted.out.size()), wanted.elements.size(),
+                    "elements to be read of " + wanted.tensor->name);
+  for (const TensorPiece& piece : way_of(*wanted.tensor)) {
+    const Range shared{std::max(wanted.elements.begin, piece.elements().begin),
+                       std::min(wanted.elements.end, piece.elements().end)};
     if (shared.size() <= 0) continue;
     const Stored from = stored(piece);
-    // Converted in blocks, so that little more than what the reader keeps is in memory.
-    for (Range block{shared.begin, shared.begin}; block.end < shared.end; block.begin = block.end) {
-      block.end = std::min(block.begin + kBlockElements, shared.end);
-      read_block(piece, from, block,
-                 out.subspan(static_cast<std::size_t>(block.begin - elements.begin),
-                             static_cast<std::size_t>(block.size())));
+    for (Range part{shared.begin, shared.begin}; part.end < shared.end; part.begin = part.end) {
+      part.end = std::min(part.begin + kPartElements, shared.end);
+      const auto out = wanted.out.subspan(static_cast<std::size_t>(part.begin - wanted.elements.begin),
+                                          static_cast<std::size_t>(part.size()));
+      parts.push_back({&piece, from, part, out});
     }
   }
 }
 
-// `block`: elements of the Conclave tensor, all of them in `piece`.
-void ModelFiles::read_block(const TensorPiece& piece, const Stored& from, Range block,
-                            std::span<float> out) const {
-  const std::size_t element_bytes = size_of(from.entry->dtype);
-  const std::int64_t first = block.begin - piece.first_element;
-  read_ahead(from, static_cast<std::size_t>(first) * element_bytes);
-  const std::span<const std::byte> bytes =
-      from.entry->bytes.subspan(static_cast<std::size_t>(first) * element_bytes, out.size() * element_bytes);
-  to_float(bytes, from.entry->dtype, out);
-  data::MappedFile::release(bytes);
-  const auto bad = first_not_finite(out);
-  CONCLAVE_CHECK(!bad, "{}: tensor {} holds {} at element {}", from.file->path().string(), piece.name,
-                 out[*bad], first + static_cast<std::int64_t>(*bad));
+void ModelFiles::read(std::span<const Wanted> wanted) const {
+  std::vector<Part> parts;
+  for (const Wanted& one : wanted) append_parts(one, parts);
+  std::size_t asked = 0;  // parts that the disk was asked for
+  std::size_t bytes_ahead = 0;
+  for (const Part& part : parts) {
+    for (; asked < parts.size() && bytes_ahead < kReadAheadBytes; ++asked) {
+      data::MappedFile::read_ahead(parts[asked].bytes());
+      bytes_ahead += parts[asked].bytes().size();
+    }
+    read_part(part);
+    bytes_ahead -= part.bytes().size();
+  }
 }
 
-// The disk reads the next blocks while this one is converted.
-void ModelFiles::read_ahead(const Stored& from, std::size_t at) {
-  const std::span<const std::byte> rest = from.entry->bytes.subspan(at);
-  data::MappedFile::read_ahead(rest.first(std::min(rest.size(), kReadAheadBytes)));
+// Block by block, by all threads.
+void ModelFiles::read_part(const Part& part) {
+  const std::span<float> out = part.out;
+  const DType dtype = part.from.entry->dtype;
+  const std::string path = part.from.file->path().string();
+  const auto blocks = static_cast<std::int64_t>((out.size() + kBlockElements - 1) / kBlockElements);
+  std::vector<std::optional<Error>> failures(static_cast<std::size_t>(blocks));
+#pragma omp parallel for schedule(dynamic) if (blocks > 1)
+  for (std::int64_t b = 0; b < blocks; ++b) {
+    const auto first = static_cast<std::size_t>(b) * kBlockElements;
+    const std::span<float> block = out.subspan(first, std::min(kBlockElements, out.size() - first));
+    const auto bytes = part.bytes().subspan(first * size_of(dtype), block.size() * size_of(dtype));
+    try {
+      const auto bad = convert(bytes, dtype, path, block);
+      const std::int64_t in_piece = part.elements.begin - part.piece->first_element;
+      CONCLAVE_CHECK(!bad, "{}: tensor {} holds {} at element {}", path, part.piece->name, block[*bad],
+                     in_piece + static_cast<std::int64_t>(first + *bad));
+    } catch (const Error& error) {
+      failures[static_cast<std::size_t>(b)] = error;
+    }
+  }
+  for (const std::optional<Error>& failure : failures) {
+    if (failure) throw Error(*failure);
+  }
 }
 
 void ModelFiles::check_complete(std::span<const TensorNames> known) const {

@@ -53,6 +53,12 @@ std::string bytes_of(const std::vector<T>& values) {
   return {reinterpret_cast<const char*>(values.data()), values.size() * sizeof(T)};
 }
 
+std::string token_of(const sentencepiece::SentencePieceProcessor& processor, int id) {
+  const std::string& token = processor.IdToPiece(id);
+  if (!processor.IsByte(id)) return token;
+  return {static_cast<char>(std::stoi(token.substr(3, 2), nullptr, 16))};  // "<0xE2>"
+}
+
 bool serve(const sentencepiece::SentencePieceProcessor& processor, WorkerRequest request,
            const std::string& payload) {
   switch (request) {
@@ -67,6 +73,11 @@ bool serve(const sentencepiece::SentencePieceProcessor& processor, WorkerRequest
       std::string text;
       const auto status = processor.Decode(ids, &text);
       return answer(status, text);
+    }
+    case WorkerRequest::kToken: {
+      int id = 0;
+      if (payload.size() == sizeof id) std::memcpy(&id, payload.data(), sizeof id);
+      return answer({}, token_of(processor, id));
     }
     case WorkerRequest::kId: {
       const int id = processor.PieceToId(payload);

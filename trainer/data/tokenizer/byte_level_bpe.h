@@ -26,6 +26,9 @@ class ByteLevelBpe : public Tokenizer {
   std::int64_t vocab_size() const override { return static_cast<std::int64_t>(vocabulary_.tokens.size()); }
   void encode(std::string_view text, bool begins, std::vector<std::int32_t>& ids) const override;
   std::string decode(std::span<const std::int32_t> ids) const override;
+  std::string token_bytes(std::int32_t id) const override {
+    return token_bytes_[checked_id(id, vocab_size())];
+  }
   // After a line break between two visible ASCII characters: no pattern looks across it.
   std::size_t cut(std::string_view text, std::size_t from) const override;
   std::int64_t id_of(std::string_view token) const override { return vocabulary_.id_of(token); }

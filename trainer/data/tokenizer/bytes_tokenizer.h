@@ -10,6 +10,7 @@ class BytesTokenizer : public Tokenizer {
   std::int64_t vocab_size() const override { return 256; }
   void encode(std::string_view text, bool begins, std::vector<std::int32_t>& ids) const override;
   std::string decode(std::span<const std::int32_t> ids) const override;
+  std::string token_bytes(std::int32_t id) const override { return decode({&id, 1}); }
   std::size_t cut(std::string_view, std::size_t from) const override { return from; }
   std::int64_t id_of(std::string_view token) const override;
 };

@@ -4,25 +4,13 @@
 
 #include <algorithm>
 
+#include "trainer/data/tokenizer/metaspace.h"
 #include "trainer/data/tokenizer/utf8.h"
 
 namespace conclave::data {
 namespace {
 
-constexpr std::string_view kSpace = "\u2581";
-
 bool is_visible_ascii(char c) { return c > ' ' && c < '\x7F'; }
-
-// "▁" becomes a space.
-std::string with_spaces(std::string_view token) {
-  std::string text;
-  while (!token.empty()) {
-    const bool is_space = token.starts_with(kSpace);
-    text += is_space ? ' ' : token.front();
-    token.remove_prefix(is_space ? kSpace.size() : 1);
-  }
-  return text;
-}
 
 }  // namespace
 
@@ -43,8 +31,8 @@ MetaspaceBpe::MetaspaceBpe(Vocabulary vocabulary, MetaspaceOptions options)
 // No merge joins what ends in another character with what begins with a space.
 bool MetaspaceBpe::no_token_crosses_spaces() const {
   return std::ranges::none_of(vocabulary_.merges, [&](const BytePairMerges::Merge& merge) {
-    return !vocabulary_.tokens[static_cast<std::size_t>(merge.left)].ends_with(kSpace) &&
-           vocabulary_.tokens[static_cast<std::size_t>(merge.right)].starts_with(kSpace);
+    return !vocabulary_.tokens[static_cast<std::size_t>(merge.left)].ends_with(kMetaspace) &&
+           vocabulary_.tokens[static_cast<std::size_t>(merge.right)].starts_with(kMetaspace);
   });
 }
 
@@ -66,15 +54,15 @@ void MetaspaceBpe::encode(std::string_view text, bool begins, std::vector<std::i
 
 std::string MetaspaceBpe::spaced(std::string_view segment, bool begins, bool is_first) const {
   using Prepend = MetaspaceOptions::Prepend;
-  const bool has_space = segment.starts_with(' ') || segment.starts_with(kSpace);
+  const bool has_space = segment.starts_with(' ') || segment.starts_with(kMetaspace);
   bool prepends = begins || !is_first;
   if (options_.prepend == Prepend::kNever) prepends = false;
   if (options_.prepend == Prepend::kFirst) prepends = prepends && is_first && !has_space;
   if (options_.prepend == Prepend::kAlways) prepends = prepends && !has_space;
-  std::string text(prepends ? kSpace : "");
+  std::string text(prepends ? kMetaspace : "");
   for (const char c : segment) {
     if (c == ' ') {
-      text += kSpace;
+      text += kMetaspace;
     } else {
       text += c;
     }
@@ -86,11 +74,11 @@ std::string MetaspaceBpe::spaced(std::string_view segment, bool begins, bool is_
 std::size_t MetaspaceBpe::word_bytes(std::string_view text) const {
   std::size_t at = 0;
   if (!options_.split_at_spaces) {
-    while (text.substr(at).starts_with(kSpace)) at += kSpace.size();
-  } else if (text.starts_with(kSpace)) {
-    at = kSpace.size();
+    while (text.substr(at).starts_with(kMetaspace)) at += kMetaspace.size();
+  } else if (text.starts_with(kMetaspace)) {
+    at = kMetaspace.size();
   }
-  return std::min(text.find(kSpace, at), text.size());
+  return std::min(text.find(kMetaspace, at), text.size());
 }
 
 std::vector<std::int32_t> MetaspaceBpe::word_ids(std::string_view word) const {

@@ -4,6 +4,7 @@
 #include <filesystem>
 
 #include "comm/base/error.h"
+#include "trainer/data/tokenizer/metaspace.h"
 #include "trainer/data/tokenizer/shelf.h"
 #include "trainer/data/tokenizer/utf8.h"
 #include "trainer/data/tokenizer/worker_process.h"
@@ -41,6 +42,12 @@ class SentencePieceTokenizer : public Tokenizer {
     for (const std::int32_t id : ids) checked_id(id, vocab_size());
     return workers_.take()->call(WorkerRequest::kDecode,
                                  {reinterpret_cast<const char*>(ids.data()), ids.size_bytes()});
+  }
+
+  std::string token_bytes(std::int32_t id) const override {
+    checked_id(id, vocab_size());
+    return with_spaces(
+        workers_.take()->call(WorkerRequest::kToken, {reinterpret_cast<const char*>(&id), sizeof id}));
   }
 
   // What it may join, only the library knows.

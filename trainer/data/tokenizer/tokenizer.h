@@ -25,6 +25,11 @@ class Tokenizer {
   // The bytes that the ids stand for. Throws Error for an id outside the vocabulary.
   virtual std::string decode(std::span<const std::int32_t> ids) const = 0;
 
+  // The bytes of one token where it stands within a text, a leading space and parts of characters included;
+  // of one that stands for none, such as <s>, its name. "" for an id that is given to no token. Throws Error
+  // for an id outside the vocabulary.
+  virtual std::string token_bytes(std::int32_t id) const = 0;
+
   // The first place from `from` on where `text` may be cut: the ids of its parts, one after the other, are
   // those of the whole. text.size() if there is none.
   virtual std::size_t cut(std::string_view text, std::size_t from) const = 0;

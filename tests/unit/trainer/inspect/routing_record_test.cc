@@ -49,6 +49,7 @@ TEST_F(RoutingRecordTest, IsReadAsItWasWritten) {
   EXPECT_EQ(read.step, 100);
   EXPECT_EQ(read.sequence_length, 2);
   EXPECT_TRUE(read.trace.tokens_are_bytes);
+  EXPECT_EQ(read.trace.tokenizer_file, "");
   EXPECT_EQ(read.trace.tokens, record_.trace.tokens);
   EXPECT_EQ(read.trace.sources, record_.trace.sources);
   EXPECT_EQ(read.trace.source_of_token, record_.trace.source_of_token);
@@ -63,6 +64,15 @@ TEST_F(RoutingRecordTest, IsReadAsItWasWritten) {
     EXPECT_EQ(layer.weights, written.weights);
     EXPECT_EQ(layer.entropy, written.entropy);
   }
+}
+
+TEST_F(RoutingRecordTest, KnowsTheTokenizer) {
+  record_.trace.tokens_are_bytes = false;
+  record_.trace.tokenizer_file = "some/tokenizer.json";
+  write_routing_record(path_, record_);
+  const RoutingRecord read = read_routing_record(path_);
+  EXPECT_FALSE(read.trace.tokens_are_bytes);
+  EXPECT_EQ(read.trace.tokenizer_file, "some/tokenizer.json");
 }
 
 TEST_F(RoutingRecordTest, AnySafetensorsReaderFindsTheDocumentedTensors) {

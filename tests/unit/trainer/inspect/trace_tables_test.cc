@@ -83,7 +83,7 @@ TEST(SummaryTables, PaddingIsShownAndNotCounted) {
   RoutingTrace trace = test::small_trace();
   trace.tokens[2] = kNoToken;
   EXPECT_THAT(token_table(trace, {}), HasSubstr("2  pad    -  "));
-  EXPECT_THAT(page_texts(trace.tokens, true), testing::ElementsAre("a", "B", "pad", "\\xc3"));
+  EXPECT_THAT(page_texts(trace, 4), testing::ElementsAre("a", "B", "pad", "\\xc3"));
   const std::string tables = summary_tables(trace, summarise(trace));
   EXPECT_THAT(tables, HasSubstr("    0           1.67  "));
   EXPECT_THAT(tables, Not(HasSubstr("control")));
@@ -129,10 +129,27 @@ TEST(ByteClass, CoversEveryByte) {
   EXPECT_THAT(counts, testing::ElementsAre(26, 26, 10, 2, 2, 32, 30, 128));
 }
 
+RoutingTrace trace_of(std::vector<std::int32_t> tokens) {
+  RoutingTrace trace;
+  trace.tokens = std::move(tokens);
+  trace.sources = {"text"};
+  trace.source_of_token.resize(trace.tokens.size(), 0);
+  return trace;
+}
+
 std::vector<std::string> texts_of(const std::string& bytes) {
   std::vector<std::int32_t> tokens;
   for (const char c : bytes) tokens.push_back(static_cast<unsigned char>(c));
-  return page_texts(tokens, true);
+  return page_texts(trace_of(tokens), static_cast<std::int64_t>(tokens.size()));
+}
+
+// Tokens of a made-up vocabulary, in which a character of three bytes may be spread over two of them.
+RoutingTrace tokenized_trace(std::vector<std::int32_t> tokens) {
+  RoutingTrace trace = trace_of(std::move(tokens));
+  trace.tokens_are_bytes = false;
+  trace.bytes_of_id = {{0, "<s>"},      {1, " the"}, {2, "\xe2\x82"},     {3, "\xac\n\n"},
+                       {4, "\xff\x07"}, {5, ""},     {6, "\u65e5\u672c"}, {7, "e\u0301\u00a0"}};
+  return trace;
 }
 
 TEST(PageTexts, CharactersOfSeveralBytesStandAtTheirFirst) {
@@ -151,8 +168,62 @@ TEST(PageTexts, BytesThatAreNoUtf8AreEscaped) {
   EXPECT_THAT(texts_of("\x07"), testing::ElementsAre("\\x07"));
 }
 
-TEST(PageTexts, OtherTokenizersShowIds) {
-  EXPECT_THAT(page_texts(std::vector<std::int32_t>{50256, 65}, false), testing::ElementsAre("50256", "65"));
+TEST(PageTexts, TokensWithoutATokenizerShowIds) {
+  RoutingTrace trace = trace_of({50256, 65});
+  trace.tokens_are_bytes = false;
+  EXPECT_FALSE(has_text(trace));
+  EXPECT_THAT(page_texts(trace, 2), testing::ElementsAre("50256", "65"));
+}
+
+TEST(PageTexts, TokensOfATokenizerShowTheirText) {
+  const RoutingTrace trace = tokenized_trace({0, 1, 2, 3, 4, 5, 2, kNoToken, 3, 99});
+  EXPECT_TRUE(has_text(trace));
+  // A character that spans two tokens is whole at its first, unless padding parts them.
+  EXPECT_THAT(page_texts(trace, trace.size()),
+              testing::ElementsAre("<s>", " the", "\u20ac", "\n\n", "\\xff\\x07", "5", "\\xe2\\x82", "pad",
+                                   "\\xac\n\n", "99"));
+  EXPECT_THAT(page_texts(trace, 3), testing::ElementsAre("<s>", " the", "\\xe2\\x82"));
+}
+
+TEST(PageTexts, NoCharacterSpansTwoSources) {
+  RoutingTrace trace = tokenized_trace({2, 3});
+  trace.source_of_token = {0, 1};
+  EXPECT_THAT(page_texts(trace, 2), testing::ElementsAre("\\xe2\\x82", "\\xac\n\n"));
+}
+
+TEST(PageText, IsTheWholeText) {
+  EXPECT_EQ(page_text("a\n\u20ac\xe2\x82\x1b[1m"), "a\n\u20ac\\xe2\\x82\\x1b[1m");
+}
+
+TEST(TokenLabel, ShowsWhatCanBeSeen) {
+  const RoutingTrace trace = tokenized_trace({});
+  EXPECT_EQ(token_label(trace, 0), "<s>");
+  EXPECT_EQ(token_label(trace, 1), "\u2423the");
+  EXPECT_EQ(token_label(trace, 2), "\\xe2\\x82");
+  EXPECT_EQ(token_label(trace, 3), "\\xac\\n\\n");
+  EXPECT_EQ(token_label(trace, 4), "\\xff\\x07");
+  EXPECT_EQ(token_label(trace, 5), "5");
+  EXPECT_EQ(token_label(trace, 6), "\u65e5\u672c");
+  EXPECT_EQ(token_label(trace, 7), "e\u0301\\xc2\\xa0");
+  EXPECT_EQ(token_label(trace, 99), "99");
+  EXPECT_EQ(token_label(trace, kNoToken), "pad");
+}
+
+TEST(TerminalColumns, WideCharactersTakeTwoAndMarksNone) {
+  EXPECT_EQ(terminal_columns(""), 0);
+  EXPECT_EQ(terminal_columns("\u2423the"), 4);
+  EXPECT_EQ(terminal_columns("\u65e5\u672c"), 4);
+  EXPECT_EQ(terminal_columns("e\u0301"), 1);
+}
+
+TEST(TokenTable, WideTokensKeepTheColumns) {
+  RoutingTrace trace = test::small_trace();
+  trace.tokens_are_bytes = false;
+  trace.tokens = {1, 6, 6, 99};
+  trace.bytes_of_id = {{1, " greatest"}, {6, "\u65e5\u672c"}};
+  EXPECT_THAT(token_table(trace, {}), HasSubstr("0  \u2423greatest  e3 .75"));
+  EXPECT_THAT(token_table(trace, {}), HasSubstr("1  \u65e5\u672c       e3 .60"));
+  EXPECT_THAT(token_table(trace, {}), HasSubstr("3  99         e3 1.0"));
 }
 
 }  // namespace

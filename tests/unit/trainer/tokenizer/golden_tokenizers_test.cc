@@ -68,6 +68,20 @@ TEST_P(GoldenTokenizer, DecodesWhatItEncoded) {
       Error);
 }
 
+// Token by token: the same text, but for the space that some put before it.
+TEST_P(GoldenTokenizer, TheBytesOfTokensMakeUpTheText) {
+  const auto tokenizer = open_tokenizer(golden() / GetParam());
+  for (const std::string text : {"Hello, world!\n  two lines", "x = y[0] + z_1;\n\tif", "naïve 日本語 😀"}) {
+    std::string joined;
+    for (const std::int32_t id : encode(*tokenizer, text)) joined += tokenizer->token_bytes(id);
+    EXPECT_TRUE(joined == text || joined == " " + text) << joined;
+  }
+  const bool is_byte_level = tokenizer->id_of("<|end|>") == 0;
+  EXPECT_EQ(tokenizer->token_bytes(1 - is_byte_level), is_byte_level ? "<|end|>" : "<s>");
+  EXPECT_THROW(tokenizer->token_bytes(-1), Error);
+  EXPECT_THROW(tokenizer->token_bytes(static_cast<std::int32_t>(tokenizer->vocab_size())), Error);
+}
+
 // All strings together, cut wherever that is allowed: the ids are those of the whole.
 TEST_P(GoldenTokenizer, PartsHaveTheIdsOfTheWhole) {
   const auto tokenizer = open_tokenizer(golden() / GetParam());
