@@ -9,6 +9,34 @@
 #include "trainer/shared_error.h"
 
 namespace conclave {
+namespace {
+
+PathOptions path_options(const config::Parallel& parallel) {
+  PathOptions options{.ranks_per_node = static_cast<int>(parallel.ranks_per_node())};
+  switch (parallel.exchange()) {
+    case config::Parallel::auto_:
+      options.path = Path::kAuto;
+      break;
+    case config::Parallel::shared:
+      options.path = Path::kShared;
+      break;
+    case config::Parallel::mpi:
+      options.path = Path::kMpi;
+      break;
+    case config::Parallel::hierarchical:
+      options.path = Path::kHierarchical;
+      break;
+  }
+  return options;
+}
+
+// Before any group is split from `world`.
+Communicator& with_paths(Communicator& world, const config::Experiment& experiment) {
+  world.set_paths(path_options(experiment.parallel()));
+  return world;
+}
+
+}  // namespace
 
 Trainer::Trainer(const config::Experiment& resolved, Communicator& all_ranks)
     : Trainer(resolved, all_ranks, on_all_ranks(all_ranks, [&] { return data::open_data(resolved); })) {}
@@ -16,7 +44,7 @@ Trainer::Trainer(const config::Experiment& resolved, Communicator& all_ranks)
 Trainer::Trainer(const config::Experiment& resolved, Communicator& all_ranks,
                  std::unique_ptr<data::TrainingData> data)
     : experiment(resolved),
-      world(all_ranks),
+      world(with_paths(all_ranks, resolved)),
       grid(all_ranks, expert_parallel_size(resolved, all_ranks.size())),
       owned_dataset(std::move(data)),
       dataset(*owned_dataset),
@@ -24,7 +52,7 @@ Trainer::Trainer(const config::Experiment& resolved, Communicator& all_ranks,
       model(*owned_model),
       compute(compute_format(resolved, all_ranks)),
       ownership(model.parameters(), grid, experiment.optim().zero() == 1),
-      gradient_reduction(ownership),
+      gradient_reduction(ownership, experiment.parallel().overlap_reduction()),
       optimizer(make_optimizer(experiment.optim(), ownership)),
       value_gather(ownership),
       routing_recorder(experiment, model, dataset, world) {

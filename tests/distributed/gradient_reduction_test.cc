@@ -122,6 +122,40 @@ TEST(GradientReduction, AddsDenseOverTheWorldAndExpertsOverTheirReplicas) {
   }
 }
 
+// The same bits, whatever is announced early and in which pieces.
+TEST(GradientReduction, OverlapChangesNoBit) {
+  for (const int expert_parallel_size : expert_parallel_sizes()) {
+    const ProcessGrid grid(world(), expert_parallel_size);
+    const Model model(grid);
+    const Model early(grid);
+    const Ownership ownership(model.parameters, grid, /*sharded=*/false);
+    const Ownership early_ownership(early.parameters, grid, /*sharded=*/false);
+    GradientReduction reduction(ownership);
+    GradientReduction overlapped(early_ownership, /*overlaps=*/true);
+    EXPECT_FALSE(reduction.overlaps());
+    for (std::size_t announced = 0; announced <= early.parameters.size(); ++announced) {
+      set_gradients(model, world().rank());
+      set_gradients(early, world().rank());
+      reduction.gradients_complete(model.parameters);  // it doesn't overlap: nothing happens
+      // From the last parameter on, as backward does it; the rest is left to reduce().
+      for (std::size_t i = 0; i < announced; ++i) {
+        const std::size_t parameter = early.parameters.size() - 1 - i;
+        overlapped.gradients_complete(std::span(early.parameters).subspan(parameter, 1));
+        // What backward does meanwhile.
+        std::vector<float> others(10'000);
+        world().all_reduce(buffer_view(std::span(others)));
+      }
+      reduction.reduce();
+      overlapped.reduce();
+      for (std::size_t p = 0; p < model.parameters.size(); ++p) {
+        EXPECT_TRUE(std::ranges::equal(model.parameters[p]->gradient().values<float>(),
+                                       early.parameters[p]->gradient().values<float>()))
+            << model.parameters[p]->name() << ", " << announced << " announced";
+      }
+    }
+  }
+}
+
 TEST(GradientNorm, CountsEachReplicaAndEachExpertOnceInEveryArrangement) {
   // The same global gradients on every arrangement, as after a reduction.
   const auto norm_with = [](int expert_parallel_size) {
