@@ -6,7 +6,6 @@
 #include <cstddef>
 #include <cstring>
 #include <exception>
-#include <numeric>
 #include <optional>
 #include <string>
 #include <utility>
@@ -95,6 +94,9 @@ class MpiCommunicator final : public Communicator {
 
   Transfers make_transfers() const { return {comm_, channels_.get(), *site_.channels}; }
   std::string describe_paths() const override;
+  void progress() override {
+    if (size() > 1) transfers_->progress();
+  }
 
   // Throws Error if `code` is one.
   void check(int code, const MpiOperation& operation, const std::string& problem = {}) const {
@@ -116,8 +118,8 @@ class MpiCommunicator final : public Communicator {
   }
 
  protected:
-  Work do_all_to_all_v(ConstBufferView send, std::span<const std::int64_t> send_counts, BufferView recv,
-                       std::span<const std::int64_t> recv_counts) override;
+  Work do_all_to_all_v(ConstBufferView send, Blocks send_blocks, BufferView recv,
+                       Blocks recv_blocks) override;
   Work do_all_reduce(BufferView data, ReduceOp op) override;
   Work do_reduce_scatter(ConstBufferView send, BufferView recv, ReduceOp op) override;
   Work do_all_gather(ConstBufferView send, BufferView recv) override;
@@ -177,8 +179,6 @@ class MpiCommunicator final : public Communicator {
   std::vector<std::byte> scratch_;                     // grows to the largest gather_small()
   std::vector<std::vector<std::byte>> spare_buffers_;  // of reductions that are complete
   std::vector<const void*> sources_;
-  std::vector<std::int64_t> send_offsets_;  // of the blocks of the last all_to_all_v
-  std::vector<std::int64_t> recv_offsets_;
 };
 
 class PendingTransfers final : public PendingOperation {
@@ -326,43 +326,46 @@ void MpiCommunicator::exchange_between_nodes(std::span<HierarchicalExchange::Mes
   finish(*transfers_, operation);
 }
 
-Work MpiCommunicator::do_all_to_all_v(ConstBufferView send, std::span<const std::int64_t> send_counts,
-                                      BufferView recv, std::span<const std::int64_t> recv_counts) {
+Work MpiCommunicator::do_all_to_all_v(ConstBufferView send, Blocks send_blocks, BufferView recv,
+                                      Blocks recv_blocks) {
   const DType dtype = send.dtype;
   if (hierarchy_ != nullptr) {
-    const auto in_bytes = [&](std::span<const std::int64_t> counts) {
-      std::vector<std::int64_t> bytes(counts.begin(), counts.end());
+    const auto in_bytes = [&](std::span<const std::int64_t> elements) {
+      std::vector<std::int64_t> bytes(elements.begin(), elements.end());
       for (std::int64_t& count : bytes) count = bytes_of(count, dtype);
       return bytes;
     };
+    const std::vector<std::int64_t> send_counts = in_bytes(send_blocks.counts);
+    const std::vector<std::int64_t> send_offsets = in_bytes(send_blocks.offsets);
+    const std::vector<std::int64_t> recv_counts = in_bytes(recv_blocks.counts);
+    const std::vector<std::int64_t> recv_offsets = in_bytes(recv_blocks.offsets);
     hierarchy_->run(
-        static_cast<const std::byte*>(send.data), in_bytes(send_counts), static_cast<std::byte*>(recv.data),
-        in_bytes(recv_counts),
+        static_cast<const std::byte*>(send.data), {send_counts, send_offsets},
+        static_cast<std::byte*>(recv.data), {recv_counts, recv_offsets},
         [&](std::span<HierarchicalExchange::Message> messages) { exchange_between_nodes(messages); });
     return {};
   }
-  auto pending = std::make_unique<PendingTransfers>(
-      *this, next(Operation::kAllToAllV, bytes_of(send.count + recv.count, dtype)));
+  const auto self = static_cast<std::size_t>(rank());
+  std::int64_t elements = 0;
+  for (std::size_t peer = 0; peer < send_blocks.counts.size(); ++peer)
+    elements += send_blocks.counts[peer] + recv_blocks.counts[peer];
+  auto pending =
+      std::make_unique<PendingTransfers>(*this, next(Operation::kAllToAllV, bytes_of(elements, dtype)));
   const MpiOperation& operation = pending->operation;
-
-  send_offsets_.resize(send_counts.size());
-  std::exclusive_scan(send_counts.begin(), send_counts.end(), send_offsets_.begin(), std::int64_t{0});
-  recv_offsets_.resize(recv_counts.size());
-  std::exclusive_scan(recv_counts.begin(), recv_counts.end(), recv_offsets_.begin(), std::int64_t{0});
-  const auto send_block = [&](std::size_t to) { return at(send.data, send_offsets_[to], dtype); };
-  const auto recv_block = [&](std::size_t from) { return at(recv.data, recv_offsets_[from], dtype); };
+  const auto send_block = [&](std::size_t to) { return at(send.data, send_blocks.offsets[to], dtype); };
+  const auto recv_block = [&](std::size_t from) { return at(recv.data, recv_blocks.offsets[from], dtype); };
 
   for_each_peer([&](int to, int from) {
     const auto source = static_cast<std::size_t>(from);
     const auto target = static_cast<std::size_t>(to);
-    check(
-        pending->transfers.receive(recv_block(source), bytes_of(recv_counts[source], dtype), from, operation),
-        operation);
-    check(pending->transfers.send(send_block(target), bytes_of(send_counts[target], dtype), to, operation),
+    check(pending->transfers.receive(recv_block(source), bytes_of(recv_blocks.counts[source], dtype), from,
+                                     operation),
+          operation);
+    check(pending->transfers.send(send_block(target), bytes_of(send_blocks.counts[target], dtype), to,
+                                  operation),
           operation);
   });
-  const auto self = static_cast<std::size_t>(rank());
-  if (const std::int64_t own = send_counts[self]; own > 0) {
+  if (const std::int64_t own = send_blocks.counts[self]; own > 0) {
     std::memcpy(recv_block(self), send_block(self), static_cast<std::size_t>(bytes_of(own, dtype)));
   }
   return Work(std::move(pending));
