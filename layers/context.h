@@ -72,6 +72,13 @@ struct Context {
   // it isn't known.
   ConstTensorView source_of_sequence = {};
 
+  // For modules that compute for long while rows travel (layers/moe/round_trip.h): between their products.
+  void progress() const {
+    if (grid == nullptr) return;
+    const Span span(clock, "progress", TimePart::kExchange);
+    grid->expert_parallel().progress();
+  }
+
   bool is_padding(std::int64_t token) const {
     return padding.elements() > 0 && padding.data<std::uint8_t>()[token] != 0;
   }

@@ -113,6 +113,9 @@ std::string exchange_lines(const Trainer& trainer) {
   std::string text = fmt::format("exchange   {}", all);
   if (experts.size() > 1 && experts.describe_paths() != all)
     text += fmt::format("; between experts {}", experts.describe_paths());
+  const std::int64_t chunks = trainer.experiment.parallel().exchange_chunks();
+  if (experts.size() > 1 && chunks > 1 && !trainer.model.moe_layers().empty())
+    text += fmt::format("; tokens travel in {} chunks while experts compute", chunks);
   if (trainer.gradient_reduction.overlaps()) text += "; gradients are added up during backward";
   return text + "\n";
 }
