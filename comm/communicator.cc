@@ -59,17 +59,22 @@ void Communicator::check_pair(const char* operation, ConstBufferView send, Const
 }
 
 void Communicator::check_blocks(const char* operation, const char* argument, std::int64_t count,
-                                std::span<const std::int64_t> block_counts) const {
-  CONCLAVE_CHECK(static_cast<int>(block_counts.size()) == size_,
-                 "{} in group \"{}\": {} counts for {}, and the group has {} ranks", operation, name_,
-                 block_counts.size(), argument, size_);
-  for (std::size_t peer = 0; peer < block_counts.size(); ++peer) {
-    CONCLAVE_CHECK(block_counts[peer] >= 0, "{} in group \"{}\": the count of {} for rank {} is {}",
-                   operation, name_, argument, peer, block_counts[peer]);
+                                const Blocks& blocks) const {
+  CONCLAVE_CHECK(
+      static_cast<int>(blocks.counts.size()) == size_ && static_cast<int>(blocks.offsets.size()) == size_,
+      "{} in group \"{}\": {} counts for {} and {} offsets, and the group has {} ranks", operation, name_,
+      blocks.counts.size(), argument, blocks.offsets.size(), size_);
+  for (std::size_t peer = 0; peer < blocks.counts.size(); ++peer) {
+    CONCLAVE_CHECK(blocks.counts[peer] >= 0, "{} in group \"{}\": the count of {} for rank {} is {}",
+                   operation, name_, argument, peer, blocks.counts[peer]);
   }
-  const std::int64_t total = std::reduce(block_counts.begin(), block_counts.end(), std::int64_t{0});
-  CONCLAVE_CHECK(total == count, "{} in group \"{}\": {} has {} elements, and its counts add up to {}",
-                 operation, name_, argument, count, total);
+  for (std::size_t peer = 0; peer < blocks.counts.size(); ++peer) {
+    const std::int64_t begin = blocks.offsets[peer];
+    const std::int64_t end = begin + blocks.counts[peer];
+    CONCLAVE_CHECK(0 <= begin && end <= count,
+                   "{} in group \"{}\": the block of {} for rank {} is [{}, {}), and there are {} elements",
+                   operation, name_, argument, peer, begin, end, count);
+  }
 }
 
 Work Communicator::all_to_all(ConstBufferView send, BufferView recv) {
@@ -83,15 +88,33 @@ Work Communicator::all_to_all(ConstBufferView send, BufferView recv) {
 
 Work Communicator::all_to_all_v(ConstBufferView send, std::span<const std::int64_t> send_counts,
                                 BufferView recv, std::span<const std::int64_t> recv_counts) {
+  const auto check_total = [&](const char* argument, std::int64_t count,
+                               std::span<const std::int64_t> counts) {
+    const std::int64_t total = std::reduce(counts.begin(), counts.end(), std::int64_t{0});
+    CONCLAVE_CHECK(total == count,
+                   "all_to_all_v in group \"{}\": {} has {} elements, and its counts add up to {}", name_,
+                   argument, count, total);
+  };
+  check_total("send", send.count, send_counts);
+  check_total("recv", recv.count, recv_counts);
+  send_offsets_.resize(send_counts.size());
+  std::exclusive_scan(send_counts.begin(), send_counts.end(), send_offsets_.begin(), std::int64_t{0});
+  recv_offsets_.resize(recv_counts.size());
+  std::exclusive_scan(recv_counts.begin(), recv_counts.end(), recv_offsets_.begin(), std::int64_t{0});
+  return all_to_all_v(send, Blocks{send_counts, send_offsets_}, recv, Blocks{recv_counts, recv_offsets_});
+}
+
+Work Communicator::all_to_all_v(ConstBufferView send, Blocks send_blocks, BufferView recv,
+                                Blocks recv_blocks) {
   check_pair("all_to_all_v", send, recv);
-  check_blocks("all_to_all_v", "send", send.count, send_counts);
-  check_blocks("all_to_all_v", "recv", recv.count, recv_counts);
+  check_blocks("all_to_all_v", "send", send.count, send_blocks);
+  check_blocks("all_to_all_v", "recv", recv.count, recv_blocks);
   CONCLAVE_CHECK(!overlap(send, recv), "all_to_all_v in group \"{}\": send and recv overlap", name_);
   const auto self = static_cast<std::size_t>(rank_);
-  CONCLAVE_CHECK(send_counts[self] == recv_counts[self],
+  CONCLAVE_CHECK(send_blocks.counts[self] == recv_blocks.counts[self],
                  "all_to_all_v in group \"{}\": rank {} sends {} elements to itself and expects {}", name_,
-                 rank_, send_counts[self], recv_counts[self]);
-  return do_all_to_all_v(send, send_counts, recv, recv_counts);
+                 rank_, send_blocks.counts[self], recv_blocks.counts[self]);
+  return do_all_to_all_v(send, send_blocks, recv, recv_blocks);
 }
 
 Work Communicator::all_reduce(BufferView data, ReduceOp op) {

@@ -22,6 +22,7 @@
 #include <span>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "comm/base/buffer_view.h"
 #include "comm/base/device.h"
@@ -56,6 +57,13 @@ class Work {
   std::unique_ptr<PendingOperation> pending_;
 };
 
+// Where the blocks of one side of an all_to_all_v lie: that for rank r, or from it, is counts[r] elements from
+// offsets[r] on.
+struct Blocks {
+  std::span<const std::int64_t> counts;   // [ranks]
+  std::span<const std::int64_t> offsets;  // [ranks]
+};
+
 class Communicator {
  public:
   virtual ~Communicator() = default;
@@ -79,6 +87,9 @@ class Communicator {
   // The counts are read during the call and may be changed after it.
   Work all_to_all_v(ConstBufferView send, std::span<const std::int64_t> send_counts, BufferView recv,
                     std::span<const std::int64_t> recv_counts);
+  // The same with blocks that lie anywhere in the buffers; those of recv must not overlap. Only the blocks
+  // belong to the operation: others of the same buffers may take part in one that is under way beside it.
+  Work all_to_all_v(ConstBufferView send, Blocks send_blocks, BufferView recv, Blocks recv_blocks);
 
   // In place: data = op over ranks of data, added in rank order.
   Work all_reduce(BufferView data, ReduceOp op = ReduceOp::kSum);
@@ -94,6 +105,10 @@ class Communicator {
   Work broadcast(BufferView data, int root);
 
   Work barrier();
+
+  // Moves what is under way, of any group of this process, as far as it goes without waiting. For those who
+  // compute for long between the start of an operation and its end; some microseconds.
+  virtual void progress() {}
 
   // A new group of the ranks that pass the same color, ordered by key, then by rank. Collective and blocking.
   std::unique_ptr<Communicator> split(int color, int key, std::string name);
@@ -116,8 +131,8 @@ class Communicator {
 
   const std::shared_ptr<Watchdog>& shared_watchdog() const { return watchdog_; }
 
-  virtual Work do_all_to_all_v(ConstBufferView send, std::span<const std::int64_t> send_counts,
-                               BufferView recv, std::span<const std::int64_t> recv_counts) = 0;
+  virtual Work do_all_to_all_v(ConstBufferView send, Blocks send_blocks, BufferView recv,
+                               Blocks recv_blocks) = 0;
   virtual Work do_all_reduce(BufferView data, ReduceOp op) = 0;
   virtual Work do_reduce_scatter(ConstBufferView send, BufferView recv, ReduceOp op) = 0;
   virtual Work do_all_gather(ConstBufferView send, BufferView recv) = 0;
@@ -132,11 +147,13 @@ class Communicator {
   std::string name_;
   std::shared_ptr<Watchdog> watchdog_;
   DeviceKind device_kind_;
+  std::vector<std::int64_t> send_offsets_;  // of the blocks of the last all_to_all_v without gaps
+  std::vector<std::int64_t> recv_offsets_;
 
   void check_buffer(const char* operation, const char* argument, ConstBufferView buffer) const;
   void check_pair(const char* operation, ConstBufferView send, ConstBufferView recv) const;
   void check_blocks(const char* operation, const char* argument, std::int64_t count,
-                    std::span<const std::int64_t> block_counts) const;
+                    const Blocks& blocks) const;
 };
 
 }  // namespace conclave

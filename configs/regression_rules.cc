@@ -78,6 +78,12 @@ void check_regression(const Experiment& experiment, std::vector<Violation>& brok
                      Moe::Router_Name(experiment.moe().router()))});
   }
   check_unused_moe_keys(experiment.moe(), broken);
+  if (experiment.parallel().exchange_chunks() > 1) {
+    broken.push_back({{"parallel.exchange_chunks", "model.kind"},
+                      fmt::format("parallel.exchange_chunks: {} chunks are for MoE layers, and model.kind: "
+                                  "mixture_regression has none; valid: 1",
+                                  experiment.parallel().exchange_chunks())});
+  }
   if (data.path().empty() && data.regions_size() == 0) {
     broken.push_back(
         {{"data.regression"},

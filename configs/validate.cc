@@ -31,7 +31,9 @@ std::vector<Violation> violations(const Experiment& experiment) {
   return broken;
 }
 
-void check_for_world(const Experiment& experiment, int world_size) {
+namespace {
+
+void check_expert_parallel_size(const Experiment& experiment, int world_size) {
   const std::int64_t size = experiment.parallel().expert_parallel_size();
   if (size == 0) return;
   const std::int64_t experts = most_experts(experiment);
@@ -44,6 +46,30 @@ void check_for_world(const Experiment& experiment, int world_size) {
                                             : fmt::format("is more than moe.experts, {}", experts);
   throw ConfigError(fmt::format("parallel.expert_parallel_size: {} {}; valid: {}, or auto", size, reason,
                                 fmt::join(divisors(world_size, largest), ", ")));
+}
+
+// Where one rank holds all experts nothing travels, and any number does no harm: a file for many ranks runs
+// on one, too.
+void check_exchange_chunks(const Experiment& experiment, int world_size) {
+  const std::int64_t chunks = experiment.parallel().exchange_chunks();
+  const std::int64_t experts = most_experts(experiment);
+  std::int64_t ranks = experiment.parallel().expert_parallel_size();
+  if (ranks == 0) {  // auto: the largest that fits
+    ranks = std::stoll(divisors(world_size, std::max<std::int64_t>(experts, 1)).back());
+  }
+  const std::int64_t held = (experts + ranks - 1) / ranks;
+  if (ranks == 1 || chunks <= held) return;
+  throw ConfigError(
+      fmt::format("parallel.exchange_chunks: {} chunks of the experts of a rank, and none holds more than {} "
+                  "(moe.experts {} over {} ranks); valid: 1 to {}",
+                  chunks, held, experts, ranks, held));
+}
+
+}  // namespace
+
+void check_for_world(const Experiment& experiment, int world_size) {
+  check_expert_parallel_size(experiment, world_size);
+  check_exchange_chunks(experiment, world_size);
 }
 
 }  // namespace conclave::config

@@ -21,8 +21,9 @@ std::vector<Violation> violations(const Experiment& experiment);
 // The divisors of `number` up to `largest`, ascending, for messages.
 std::vector<std::string> divisors(std::int64_t number, std::int64_t largest);
 
-// Throws ConfigError, naming the sizes that would work, unless parallel.expert_parallel_size is auto or
-// divides world_size and is at most the experts of the largest MoE layer (1 for a dense model).
+// Throws ConfigError, naming the values that would work, unless parallel.expert_parallel_size is auto or
+// divides world_size and is at most the experts of the largest MoE layer (1 for a dense model), and a rank
+// holds as many experts of that layer as there are parallel.exchange_chunks.
 void check_for_world(const Experiment& experiment, int world_size);
 
 }  // namespace conclave::config

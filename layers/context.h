@@ -3,12 +3,15 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <span>
 
 #include "comm/process_grid.h"
 #include "layers/step_clock.h"
 #include "layers/tensor/arena.h"
 
 namespace conclave {
+
+class Parameter;
 
 // Which part of which global batch is being computed. T = sequences * sequence_length tokens on this rank.
 struct BatchPosition {
@@ -38,6 +41,14 @@ struct BatchPosition {
   }
 };
 
+// Whoever wants to know early that gradients are complete.
+class GradientListener {
+ public:
+  virtual ~GradientListener() = default;
+  // Nothing will be added any more to the gradients of `parameters` in this step, on this rank.
+  virtual void gradients_complete(std::span<Parameter* const> parameters) = 0;
+};
+
 struct Context {
   Device device = {};
   Arena* arena = nullptr;  // activations of this micro-batch
@@ -49,6 +60,7 @@ struct Context {
   // counts or remembers it must do so once only.
   bool recomputing = false;
   BatchPosition batch = {};
+  GradientListener* gradient_listener = nullptr;  // optional; told in the last backward of a step
   std::int64_t layer = -1;  // block of the model that is being computed, from 0; -1: none
   // The ids of the tokens of this micro-batch, int32 [T]; empty where the input is not tokens.
   ConstTensorView token_ids = {};
@@ -59,6 +71,13 @@ struct Context {
   // The source (its index in data.train) of each sequence of this micro-batch, int32 [sequences]; empty where
   // it isn't known.
   ConstTensorView source_of_sequence = {};
+
+  // For modules that compute for long while rows travel (layers/moe/round_trip.h): between their products.
+  void progress() const {
+    if (grid == nullptr) return;
+    const Span span(clock, "progress", TimePart::kExchange);
+    grid->expert_parallel().progress();
+  }
 
   bool is_padding(std::int64_t token) const {
     return padding.elements() > 0 && padding.data<std::uint8_t>()[token] != 0;

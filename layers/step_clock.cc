@@ -34,8 +34,9 @@ TimePart StepClock::switch_to(TimePart part, TimePoint now) {
   return std::exchange(current_, part);
 }
 
-Span::Span(StepClock* clock, const char* name, TimePart part, ComparedCall call, std::int64_t index)
-    : clock_(clock), name_(name), index_(index), call_(call) {
+Span::Span(StepClock* clock, const char* name, TimePart part, ComparedCall call, std::int64_t index,
+           bool continues_call)
+    : clock_(clock), name_(name), index_(index), call_(call), continues_call_(continues_call) {
   if (clock_ == nullptr) return;
   begin_ = std::chrono::steady_clock::now();
   outer_ = clock_->switch_to(part, begin_);
@@ -45,8 +46,11 @@ Span::~Span() {
   if (clock_ == nullptr) return;
   const StepClock::TimePoint end = std::chrono::steady_clock::now();
   clock_->switch_to(outer_, end);
-  if (call_ != ComparedCall::kNone)
-    clock_->calls_[static_cast<std::size_t>(call_)].push_back(seconds_between(begin_, end));
+  if (call_ != ComparedCall::kNone) {
+    std::vector<double>& calls = clock_->calls_[static_cast<std::size_t>(call_)];
+    if (!continues_call_ || calls.empty()) calls.push_back(0);
+    calls.back() += seconds_between(begin_, end);
+  }
   if (clock_->is_tracing_) clock_->trace_.push_back({name_, index_, begin_, end});
 }
 

@@ -75,11 +75,12 @@ class StepClock {
 };
 
 // Costs two readings of the clock; nothing without a clock. Spans end in the reverse order of their
-// beginnings.
+// beginnings. One that continues a call adds to the last call of its kind: what ranks do in several pieces,
+// which need not be even between them, is compared as a whole.
 class Span {
  public:
   Span(StepClock* clock, const char* name, TimePart part, ComparedCall call = ComparedCall::kNone,
-       std::int64_t index = -1);
+       std::int64_t index = -1, bool continues_call = false);
   ~Span();
   Span(const Span&) = delete;
   Span& operator=(const Span&) = delete;
@@ -89,6 +90,7 @@ class Span {
   const char* name_;
   std::int64_t index_ = -1;
   ComparedCall call_ = ComparedCall::kNone;
+  bool continues_call_ = false;
   TimePart outer_ = TimePart::kNone;
   StepClock::TimePoint begin_{};
 };

@@ -1,6 +1,8 @@
 #include "optim/gradient_reduction.h"
 
 #include <algorithm>
+#include <ranges>
+#include <utility>
 
 #include "comm/ordered_reduction.h"
 
@@ -18,48 +20,78 @@ std::size_t elements_of(const std::vector<std::span<float>>& gradients) {
 
 }  // namespace
 
-GradientReduction::GradientReduction(const Ownership& ownership)
-    : ownership_(&ownership), owner_buckets_(make_owner_buckets(ownership)) {
+GradientReduction::GradientReduction(const Ownership& ownership, bool overlaps)
+    : ownership_(&ownership), overlaps_(overlaps), owner_buckets_(make_owner_buckets(ownership)) {
   if (ownership.sharded()) return;
   plan(ownership, ownership.grid().world());
   plan(ownership, ownership.grid().expert_data());
-
-  std::size_t largest = 0;
-  for (const Bucket& bucket : buckets_) {
-    if (bucket.gradients.size() > 1) largest = std::max(largest, elements_of(bucket.gradients));
-  }
-  packed_.resize(largest);
+  expect_all();
 }
 
+// Backwards, as gradients are completed.
 void GradientReduction::plan(const Ownership& ownership, Communicator& group) {
   if (group.size() == 1) return;
-  Bucket shared{&group, {}};
-  for (const OwnedParameter& owned : ownership.parameters()) {
+  Bucket shared{.group = &group};
+  const auto end_shared = [&] {
+    if (!shared.gradients.empty()) buckets_.push_back(std::move(shared));
+    shared = Bucket{.group = &group};
+  };
+  for (const OwnedParameter& owned : std::views::reverse(ownership.parameters())) {
     if (owned.replicas != &group) continue;
     std::span<float> gradient = owned.parameter->gradient().values<float>();
     while (gradient.size() >= kBucketElements) {
-      buckets_.push_back({&group, {gradient.first(kBucketElements)}});
+      buckets_.push_back(
+          {.group = &group, .gradients = {gradient.first(kBucketElements)}, .parameters = {owned.parameter}});
       gradient = gradient.subspan(kBucketElements);
     }
     if (gradient.empty()) continue;
-    if (elements_of(shared.gradients) + gradient.size() > kBucketElements) {
-      buckets_.push_back(std::move(shared));
-      shared = {&group, {}};
-    }
+    if (elements_of(shared.gradients) + gradient.size() > kBucketElements) end_shared();
     shared.gradients.push_back(gradient);
+    shared.parameters.push_back(owned.parameter);
   }
-  if (!shared.gradients.empty()) buckets_.push_back(std::move(shared));
+  end_shared();
+}
+
+bool GradientReduction::overlaps() const { return overlaps_ && !buckets_.empty() && !sums_exactly(); }
+
+bool GradientReduction::sums_exactly() const {
+  return std::ranges::any_of(ownership_->parameters(), [](const OwnedParameter& owned) {
+    return owned.parameter->exact_gradient() != nullptr;
+  });
+}
+
+void GradientReduction::expect_all() {
+  for (Bucket& bucket : buckets_) {
+    bucket.incomplete = bucket.parameters.size();
+    bucket.is_started = false;
+  }
+}
+
+void GradientReduction::gradients_complete(std::span<Parameter* const> parameters) {
+  if (!overlaps()) return;
+  for (Bucket& bucket : buckets_) {
+    for (const Parameter* parameter : parameters) {
+      bucket.incomplete -= static_cast<std::size_t>(std::ranges::count(bucket.parameters, parameter));
+    }
+    if (bucket.incomplete == 0 && !bucket.is_started) start(bucket);
+  }
 }
 
 void GradientReduction::reduce() {
-  const bool is_exact = std::ranges::any_of(ownership_->parameters(), [](const OwnedParameter& owned) {
-    return owned.parameter->exact_gradient() != nullptr;
-  });
-  if (is_exact) {
+  if (sums_exactly()) {
     for (const OwnedParameter& owned : ownership_->parameters()) sum_exactly(owned);
     return;
   }
-  for (const Bucket& bucket : buckets_) sum_on_every_rank(bucket);
+  // Those that are under way were started first, and are waited for in that order.
+  for (Bucket& bucket : buckets_) {
+    if (bucket.is_started) finish(bucket);
+  }
+  for (Bucket& bucket : buckets_) {
+    if (bucket.is_started) continue;
+    start(bucket);
+    finish(bucket);
+  }
+  expect_all();
   for (const OwnerBucket& bucket : owner_buckets_) sum_on_owners(bucket);
 }
 
@@ -68,19 +100,31 @@ void GradientReduction::sum_exactly(const OwnedParameter& owned) {
   owned.parameter->unfold_gradient();
 }
 
-void GradientReduction::sum_on_every_rank(const Bucket& bucket) {
+void GradientReduction::start(Bucket& bucket) {
+  bucket.is_started = true;
   if (bucket.gradients.size() == 1) {
-    bucket.group->all_reduce(buffer_view(bucket.gradients.front()));
+    bucket.sum = bucket.group->all_reduce(buffer_view(bucket.gradients.front()));
     return;
   }
-  auto packed = packed_.begin();
+  if (!spare_.empty()) {
+    bucket.packed = std::move(spare_.back());
+    spare_.pop_back();
+  }
+  bucket.packed.resize(elements_of(bucket.gradients));
+  auto packed = bucket.packed.begin();
   for (const auto gradient : bucket.gradients) packed = std::ranges::copy(gradient, packed).out;
-  bucket.group->all_reduce(buffer_view(std::span(packed_.begin(), packed)));
-  auto reduced = packed_.cbegin();
+  bucket.sum = bucket.group->all_reduce(buffer_view(std::span(bucket.packed)));
+}
+
+void GradientReduction::finish(Bucket& bucket) {
+  bucket.sum.wait();
+  if (bucket.gradients.size() == 1) return;
+  auto reduced = bucket.packed.cbegin();
   for (const auto gradient : bucket.gradients) {
     std::copy_n(reduced, gradient.size(), gradient.begin());
     reduced += static_cast<std::ptrdiff_t>(gradient.size());
   }
+  spare_.push_back(std::move(bucket.packed));
 }
 
 void GradientReduction::sum_on_owners(const OwnerBucket& bucket) {

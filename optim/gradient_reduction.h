@@ -5,6 +5,7 @@
 #include <span>
 #include <vector>
 
+#include "layers/context.h"
 #include "optim/ownership.h"
 
 namespace conclave {
@@ -14,31 +15,51 @@ namespace conclave {
 // the group, repeatable, and does not depend on how tensors share buckets. Where state is sharded each rank
 // gets the same sums of the rows that it owns (a reduce-scatter), and what other rows hold afterwards is of
 // no use.
-class GradientReduction {
+//
+// Where it overlaps, the sum of a bucket starts as soon as gradients_complete() has named all of its
+// parameters, while backward goes on, and reduce() waits for it. Every rank names the same parameters in the
+// same order. Exact sums and sharded state are added up in reduce() alone.
+class GradientReduction : public GradientListener {
  public:
   // `ownership` must outlive the object.
-  explicit GradientReduction(const Ownership& ownership);
+  explicit GradientReduction(const Ownership& ownership, bool overlaps = false);
+
+  void gradients_complete(std::span<Parameter* const> parameters) override;
 
   // Collective over the world; once per optimizer step, when the gradients of all micro-batches are in.
   // Parameters whose gradients are summed exactly have them unfolded.
   void reduce();
 
+  // True where sums start during backward.
+  bool overlaps() const;
+
  private:
   // What one collective sums: a piece of one large gradient, in place, or several small gradients, packed.
   struct Bucket {
-    Communicator* group;
-    std::vector<std::span<float>> gradients;
+    Communicator* group = nullptr;
+    std::vector<std::span<float>> gradients = {};
+    std::vector<const Parameter*> parameters = {};  // whose gradients these are
+    std::size_t incomplete = 0;                     // of them, in this step
+    std::vector<float> packed = {};                 // of several gradients, while their sum is under way
+    bool is_started = false;
+    Work sum = {};
   };
   void plan(const Ownership& ownership, Communicator& group);
   // Exact sums are integers; where state is sharded every rank gets all of them.
   void sum_exactly(const OwnedParameter& owned);
-  void sum_on_every_rank(const Bucket& bucket);
+  bool sums_exactly() const;
+  // Begins a new step.
+  void expect_all();
+  void start(Bucket& bucket);
+  void finish(Bucket& bucket);
   void sum_on_owners(const OwnerBucket& bucket);
 
   const Ownership* ownership_;
-  std::vector<Bucket> buckets_;             // without sharding
+  bool overlaps_;
+  std::vector<Bucket> buckets_;             // without sharding; the last layer's first
   std::vector<OwnerBucket> owner_buckets_;  // with it
-  std::vector<float> packed_;               // the bucket under way
+  std::vector<std::vector<float>> spare_;   // memory for packed gradients
+  std::vector<float> packed_;               // the owner bucket under way
   std::vector<float> received_;             // every rank's part of the rows of this one
   std::vector<const void*> sources_;        // where they begin
 };

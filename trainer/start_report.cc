@@ -107,6 +107,19 @@ std::string model_lines(const Trainer& trainer) {
   return text;
 }
 
+std::string exchange_lines(const Trainer& trainer) {
+  const std::string all = trainer.world.describe_paths();
+  const Communicator& experts = trainer.grid.expert_parallel();
+  std::string text = fmt::format("exchange   {}", all);
+  if (experts.size() > 1 && experts.describe_paths() != all)
+    text += fmt::format("; between experts {}", experts.describe_paths());
+  const std::int64_t chunks = trainer.experiment.parallel().exchange_chunks();
+  if (experts.size() > 1 && chunks > 1 && !trainer.model.moe_layers().empty())
+    text += fmt::format("; tokens travel in {} chunks while experts compute", chunks);
+  if (trainer.gradient_reduction.overlaps()) text += "; gradients are added up during backward";
+  return text + "\n";
+}
+
 std::string layout_lines(const Trainer& trainer) {
   const config::Experiment& experiment = trainer.experiment;
   const int ranks = trainer.world.size();
@@ -117,6 +130,7 @@ std::string layout_lines(const Trainer& trainer) {
     text += trainer.grid.describe(config::most_experts(experiment));
   if (ranks > 1 && layer_kinds(trainer).size() > 1)
     text += "           experts of the largest layer; those of the others are dealt to the same ranks\n";
+  if (ranks > 1) text += exchange_lines(trainer);
   const data::BatchCut cut = batch_cut(experiment, ranks);
   const std::int64_t global_batch = experiment.train().global_batch();
   if (is_regression(experiment)) {

@@ -62,6 +62,8 @@ StepResult train_step(Trainer& trainer, std::int64_t step, const std::function<v
     position.global_targets = trainer.dataset.masked_targets(position.global_sequences);
 
     Context ctx = trainer.context(position, /*training=*/true);
+    const bool is_last = micro_step + 1 == cut.micro_steps();
+    if (is_last) ctx.gradient_listener = &trainer.gradient_reduction;  // starts while backward goes on
     ctx.padding = trainer.batch.padding_view();
     ctx.source_of_sequence = trainer.batch.source_view();
     const auto sum = trainer.model.forward(ctx, trainer.batch.input_view(), trainer.batch.target_view());

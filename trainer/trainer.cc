@@ -18,6 +18,31 @@ const std::vector<Parameter*>& freeze_as_configured(const config::Experiment& ex
   return model.parameters();
 }
 
+PathOptions path_options(const config::Parallel& parallel) {
+  PathOptions options{.ranks_per_node = static_cast<int>(parallel.ranks_per_node())};
+  switch (parallel.exchange()) {
+    case config::Parallel::auto_:
+      options.path = Path::kAuto;
+      break;
+    case config::Parallel::shared:
+      options.path = Path::kShared;
+      break;
+    case config::Parallel::mpi:
+      options.path = Path::kMpi;
+      break;
+    case config::Parallel::hierarchical:
+      options.path = Path::kHierarchical;
+      break;
+  }
+  return options;
+}
+
+// Before any group is split from `world`.
+Communicator& with_paths(Communicator& world, const config::Experiment& experiment) {
+  world.set_paths(path_options(experiment.parallel()));
+  return world;
+}
+
 }  // namespace
 
 Trainer::Trainer(const config::Experiment& resolved, Communicator& all_ranks)
@@ -26,7 +51,7 @@ Trainer::Trainer(const config::Experiment& resolved, Communicator& all_ranks)
 Trainer::Trainer(const config::Experiment& resolved, Communicator& all_ranks,
                  std::unique_ptr<data::TrainingData> data)
     : experiment(resolved),
-      world(all_ranks),
+      world(with_paths(all_ranks, resolved)),
       grid(all_ranks, expert_parallel_size(resolved, all_ranks.size())),
       owned_dataset(std::move(data)),
       dataset(*owned_dataset),
@@ -34,7 +59,7 @@ Trainer::Trainer(const config::Experiment& resolved, Communicator& all_ranks,
       model(*owned_model),
       compute(compute_format(resolved, all_ranks)),
       ownership(freeze_as_configured(experiment, model), grid, experiment.optim().zero() == 1),
-      gradient_reduction(ownership),
+      gradient_reduction(ownership, experiment.parallel().overlap_reduction()),
       gradient_norm(ownership),
       optimizer(make_optimizer(experiment.optim(), ownership)),
       value_gather(ownership),

@@ -11,12 +11,6 @@ void append(std::vector<std::byte>& to, const std::byte* from, std::int64_t byte
   to.insert(to.end(), from, from + bytes);
 }
 
-std::vector<std::int64_t> offsets_of(std::span<const std::int64_t> counts) {
-  std::vector<std::int64_t> offsets(counts.size());
-  std::exclusive_scan(counts.begin(), counts.end(), offsets.begin(), std::int64_t{0});
-  return offsets;
-}
-
 std::int64_t& at(std::vector<std::int64_t>& values, int index) {
   return values[static_cast<std::size_t>(index)];
 }
@@ -48,14 +42,13 @@ std::int64_t HierarchicalExchange::got(int place, int rank) const {
   return counts_[2 * ranks * static_cast<std::size_t>(place) + ranks + static_cast<std::size_t>(rank)];
 }
 
-void HierarchicalExchange::run(const std::byte* send, std::span<const std::int64_t> send_bytes,
-                               std::byte* recv, std::span<const std::int64_t> recv_bytes,
-                               const Between& between) {
-  share_counts(send_bytes, recv_bytes);
-  gather(send, send_bytes);
-  pack_messages(recv, recv_bytes);
+void HierarchicalExchange::run(const std::byte* send, const Blocks& send_blocks, std::byte* recv,
+                               const Blocks& recv_blocks, const Between& between) {
+  share_counts(send_blocks.counts, recv_blocks.counts);
+  gather(send, send_blocks);
+  pack_messages(recv, recv_blocks);
   between(messages_);
-  scatter(recv, recv_bytes);
+  scatter(recv, recv_blocks);
 }
 
 void HierarchicalExchange::share_counts(std::span<const std::int64_t> send_bytes,
@@ -67,11 +60,10 @@ void HierarchicalExchange::share_counts(std::span<const std::int64_t> send_bytes
 }
 
 // To each rank of the node: what is for itself, then what is for the nodes that it carries.
-void HierarchicalExchange::gather(const std::byte* send, std::span<const std::int64_t> send_bytes) {
-  const std::vector<std::int64_t> offsets = offsets_of(send_bytes);
+void HierarchicalExchange::gather(const std::byte* send, const Blocks& send_blocks) {
   const auto append_block = [&](int rank) {
     const auto r = static_cast<std::size_t>(rank);
-    append(outgoing_, send + offsets[r], send_bytes[r]);
+    append(outgoing_, send + send_blocks.offsets[r], send_blocks.counts[r]);
   };
   outgoing_.clear();
   send_counts_.assign(static_cast<std::size_t>(places()), 0);
@@ -90,7 +82,7 @@ void HierarchicalExchange::gather(const std::byte* send, std::span<const std::in
   exchange_inside();
 }
 
-void HierarchicalExchange::pack_messages(std::byte* recv, std::span<const std::int64_t> recv_bytes) {
+void HierarchicalExchange::pack_messages(std::byte* recv, const Blocks& recv_blocks) {
   messages_.clear();
   for (int node = 0; node < nodes(); ++node) {
     if (!carries(place_, node)) continue;
@@ -102,12 +94,11 @@ void HierarchicalExchange::pack_messages(std::byte* recv, std::span<const std::i
     message.received.resize(static_cast<std::size_t>(bytes));
   }
 
-  const std::vector<std::int64_t> offsets = offsets_of(recv_bytes);
   const std::byte* block = incoming_.data();
   for (int place = 0; place < places(); ++place) {
     const auto source = static_cast<std::size_t>(members(here_)[static_cast<std::size_t>(place)]);
-    std::copy_n(block, recv_bytes[source], recv + offsets[source]);
-    block += recv_bytes[source];
+    std::copy_n(block, recv_blocks.counts[source], recv + recv_blocks.offsets[source]);
+    block += recv_blocks.counts[source];
     auto message = messages_.begin();
     for (int node = 0; node < nodes(); ++node) {
       if (!carries(place_, node)) continue;
@@ -121,7 +112,7 @@ void HierarchicalExchange::pack_messages(std::byte* recv, std::span<const std::i
 }
 
 // To each rank of the node: what came for it from the nodes that this rank carries.
-void HierarchicalExchange::scatter(std::byte* recv, std::span<const std::int64_t> recv_bytes) {
+void HierarchicalExchange::scatter(std::byte* recv, const Blocks& recv_blocks) {
   outgoing_.clear();
   send_counts_.assign(static_cast<std::size_t>(places()), 0);
   recv_counts_.assign(static_cast<std::size_t>(places()), 0);
@@ -147,15 +138,14 @@ void HierarchicalExchange::scatter(std::byte* recv, std::span<const std::int64_t
   }
   exchange_inside();
 
-  const std::vector<std::int64_t> offsets = offsets_of(recv_bytes);
   const std::byte* block = incoming_.data();
   for (int place = 0; place < places(); ++place) {
     for (int node = 0; node < nodes(); ++node) {
       if (!carries(place, node)) continue;
       for (const int rank : members(node)) {
         const auto source = static_cast<std::size_t>(rank);
-        std::copy_n(block, recv_bytes[source], recv + offsets[source]);
-        block += recv_bytes[source];
+        std::copy_n(block, recv_blocks.counts[source], recv + recv_blocks.offsets[source]);
+        block += recv_blocks.counts[source];
       }
     }
   }

@@ -35,9 +35,9 @@ class HierarchicalExchange {
   // `map` is that of the group, `node` its ranks on the node of `rank`, in the same order.
   HierarchicalExchange(NodeMap map, int rank, std::unique_ptr<Communicator> node);
 
-  // Collective over the group. [ranks] bytes to and from each rank; blocks lie in rank order without gaps.
-  void run(const std::byte* send, std::span<const std::int64_t> send_bytes, std::byte* recv,
-           std::span<const std::int64_t> recv_bytes, const Between& between);
+  // Collective over the group. Blocks are in bytes.
+  void run(const std::byte* send, const Blocks& send_blocks, std::byte* recv, const Blocks& recv_blocks,
+           const Between& between);
 
  private:
   // The rank of node `from` that deals with node `to`.
@@ -51,10 +51,10 @@ class HierarchicalExchange {
   std::int64_t got(int place, int rank) const;
 
   void share_counts(std::span<const std::int64_t> send_bytes, std::span<const std::int64_t> recv_bytes);
-  void gather(const std::byte* send, std::span<const std::int64_t> send_bytes);
+  void gather(const std::byte* send, const Blocks& send_blocks);
   // What was gathered for other nodes, as messages; what is for this rank goes to `recv`.
-  void pack_messages(std::byte* recv, std::span<const std::int64_t> recv_bytes);
-  void scatter(std::byte* recv, std::span<const std::int64_t> recv_bytes);
+  void pack_messages(std::byte* recv, const Blocks& recv_blocks);
+  void scatter(std::byte* recv, const Blocks& recv_blocks);
   void exchange_inside();  // outgoing_ by send_counts_ -> incoming_ by recv_counts_
 
   NodeMap map_;

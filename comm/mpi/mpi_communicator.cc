@@ -6,7 +6,6 @@
 #include <cstddef>
 #include <cstring>
 #include <exception>
-#include <numeric>
 #include <optional>
 #include <string>
 #include <utility>
@@ -15,8 +14,10 @@
 #include "comm/base/error.h"
 #include "comm/base/partition.h"
 #include "comm/mpi/hierarchical_exchange.h"
+#include "comm/mpi/mpi_group.h"
 #include "comm/mpi/node_channels.h"
 #include "comm/mpi/nodes.h"
+#include "comm/mpi/pending_operations.h"
 #include "comm/mpi/transfers.h"
 #include "comm/ordered_reduction.h"
 
@@ -26,29 +27,16 @@ namespace {
 // Up to this count a reduction gathers everything everywhere: fewer latencies.
 constexpr std::int64_t kGatheredElements = 4096;
 
-int rank_in(MPI_Comm comm) {
-  int rank = 0;
-  MPI_Comm_rank(comm, &rank);
-  return rank;
-}
-
 int size_of_group(MPI_Comm comm) {
   int size = 0;
   MPI_Comm_size(comm, &size);
   return size;
 }
 
-int world_rank_of_first(MPI_Comm comm) {
-  MPI_Group group = MPI_GROUP_NULL;
-  MPI_Group world = MPI_GROUP_NULL;
-  MPI_Comm_group(comm, &group);
-  MPI_Comm_group(MPI_COMM_WORLD, &world);
-  const int first = 0;
-  int world_rank = 0;
-  MPI_Group_translate_ranks(group, 1, &first, world, &world_rank);
-  MPI_Group_free(&group);
-  MPI_Group_free(&world);
-  return world_rank;
+int rank_in(MPI_Comm comm) {
+  int rank = 0;
+  MPI_Comm_rank(comm, &rank);
+  return rank;
 }
 
 // What a group hands on to those that are split from it.
@@ -64,8 +52,7 @@ class MpiCommunicator final : public Communicator {
   MpiCommunicator(MPI_Comm comm, std::string group_name, std::shared_ptr<Watchdog> watchdog, Site site)
       : Communicator(rank_in(comm), size_of_group(comm), std::move(group_name), std::move(watchdog)),
         comm_(comm),
-        noted_name_(NotedText::words_of(name())),
-        first_rank_(world_rank_of_first(comm)),
+        group_(comm, name(), shared_watchdog(), site.channels),
         site_(std::move(site)) {
     MPI_Comm_set_errhandler(comm_, MPI_ERRORS_RETURN);
     open_paths();
@@ -75,49 +62,19 @@ class MpiCommunicator final : public Communicator {
     // Freeing is collective: not while an exception ends this rank.
     if (std::uncaught_exceptions() > 0 || !MpiRuntime::active()) return;
     hierarchy_.reset();
-    const WatchedWait wait(watchdog(), note(next(Operation::kFree)));
-    channels_.reset();
+    const WatchedWait wait(watchdog(), group_.note(group_.next(Operation::kFree)));
+    group_.use_channels(nullptr);
     MPI_Comm_free(&comm_);
   }
 
-  // Memory of reductions under way; given back, it serves the next.
-  std::vector<std::byte> take_buffer(std::size_t bytes);
-  void give_back(std::vector<std::byte> buffer) { spare_buffers_.push_back(std::move(buffer)); }
-
-  // Calls exchange(to, from) for every other rank, neighbours first, so that no rank is
-  // everybody's first target.
-  template <class Exchange>
-  void for_each_peer(Exchange exchange) const {
-    for (int distance = 1; distance < size(); ++distance) {
-      exchange((rank() + distance) % size(), (rank() - distance + size()) % size());
-    }
-  }
-
-  Transfers make_transfers() const { return {comm_, channels_.get(), *site_.channels}; }
   std::string describe_paths() const override;
-
-  // Throws Error if `code` is one.
-  void check(int code, const MpiOperation& operation, const std::string& problem = {}) const {
-    if (code == MPI_SUCCESS) return;
-    std::string reason(MPI_MAX_ERROR_STRING, '\0');
-    int length = 0;
-    MPI_Error_string(code, reason.data(), &length);
-    reason.resize(static_cast<std::size_t>(length));
-    throw Error(fmt::format("{} number {} of {} bytes in group \"{}\" failed on rank {} of {}: {}{}{}",
-                            name_of(operation.operation), operation.sequence, operation.bytes, name(), rank(),
-                            size(), reason, problem.empty() ? "" : "; ", problem));
-  }
-
-  void finish(Transfers& transfers, const MpiOperation& operation) const {
-    std::string problem;
-    const WatchedWait wait(watchdog(), note(operation));
-    const int code = transfers.wait(problem);
-    check(code, operation, problem);
+  void progress() override {
+    if (size() > 1) transfers_->progress();
   }
 
  protected:
-  Work do_all_to_all_v(ConstBufferView send, std::span<const std::int64_t> send_counts, BufferView recv,
-                       std::span<const std::int64_t> recv_counts) override;
+  Work do_all_to_all_v(ConstBufferView send, Blocks send_blocks, BufferView recv,
+                       Blocks recv_blocks) override;
   Work do_all_reduce(BufferView data, ReduceOp op) override;
   Work do_reduce_scatter(ConstBufferView send, BufferView recv, ReduceOp op) override;
   Work do_all_gather(ConstBufferView send, BufferView recv) override;
@@ -125,34 +82,27 @@ class MpiCommunicator final : public Communicator {
 
   Work do_barrier() override {
     const std::byte nothing{};
-    gather_small(&nothing, next(Operation::kBarrier));
+    gather_small(&nothing, group_.next(Operation::kBarrier));
     return {};
   }
 
   std::unique_ptr<Communicator> do_split(int color, int key, std::string group_name) override {
     MPI_Comm group = MPI_COMM_NULL;
-    const MpiOperation operation = next(Operation::kSplit);
-    const WatchedWait wait(watchdog(), note(operation));
-    check(MPI_Comm_split(comm_, color, key, &group), operation);
+    const MpiOperation operation = group_.next(Operation::kSplit);
+    const WatchedWait wait(watchdog(), group_.note(operation));
+    group_.check(MPI_Comm_split(comm_, color, key, &group), operation);
     return std::make_unique<MpiCommunicator>(group, std::move(group_name), shared_watchdog(), site_);
   }
 
   void do_set_paths(const PathOptions& options) override {
     if (options == site_.paths) return;
-    const WatchedWait wait(watchdog(), note(next(Operation::kSplit)));
+    const WatchedWait wait(watchdog(), group_.note(group_.next(Operation::kSplit)));
     site_.paths = options;
     site_.node = find_node(comm_, options.ranks_per_node);
     open_paths();
   }
 
  private:
-  // The group's next collective.
-  MpiOperation next(Operation operation, std::int64_t bytes = 0) { return {operation, ++sequence_, bytes}; }
-  CollectiveNote note(const MpiOperation& operation) const {
-    return {operation.operation, operation.sequence, operation.bytes, noted_name_, rank(), size(),
-            first_rank_};
-  }
-
   // Collective: makes what site_ asks for.
   void open_paths();
   void exchange_between_nodes(std::span<HierarchicalExchange::Message> messages);
@@ -165,111 +115,19 @@ class MpiCommunicator final : public Communicator {
   std::byte* scratch(std::size_t bytes);
 
   MPI_Comm comm_;
-  NotedText::Words noted_name_;
-  int first_rank_;  // rank in the world of this group's rank 0
-  std::int64_t sequence_ = 0;
+  MpiGroup group_;
   Site site_;
   int nodes_ = 1;
   bool shares_memory_ = false;  // on every node where the group has several ranks
-  std::unique_ptr<NodeChannels> channels_;
   std::unique_ptr<HierarchicalExchange> hierarchy_;
-  std::optional<Transfers> transfers_;                 // of the blocking operations
-  std::vector<std::byte> scratch_;                     // grows to the largest gather_small()
-  std::vector<std::vector<std::byte>> spare_buffers_;  // of reductions that are complete
+  std::optional<Transfers> transfers_;  // of the blocking operations
+  std::vector<std::byte> scratch_;      // grows to the largest gather_small()
+  SpareBuffers buffers_;
   std::vector<const void*> sources_;
-  std::vector<std::int64_t> send_offsets_;  // of the blocks of the last all_to_all_v
-  std::vector<std::int64_t> recv_offsets_;
-};
-
-class PendingTransfers final : public PendingOperation {
- public:
-  PendingTransfers(const MpiCommunicator& group, MpiOperation described)
-      : transfers(group.make_transfers()), operation(described), group_(group) {}
-  void wait() override { group_.finish(transfers, operation); }
-
-  Transfers transfers;
-  MpiOperation operation;
-
- private:
-  const MpiCommunicator& group_;
-};
-
-char* at(void* data, std::int64_t element, DType dtype) {
-  return static_cast<char*>(data) + static_cast<std::size_t>(element) * size_of(dtype);
-}
-const char* at(const void* data, std::int64_t element, DType dtype) {
-  return static_cast<const char*>(data) + static_cast<std::size_t>(element) * size_of(dtype);
-}
-std::int64_t bytes_of(std::int64_t elements, DType dtype) {
-  return elements * static_cast<std::int64_t>(size_of(dtype));
-}
-
-// Block r of `data`, cut by partition(), goes to rank r, which reduces the blocks that it got; an all_reduce
-// then gathers the results.
-class PendingReduction final : public PendingOperation {
- public:
-  PendingReduction(MpiCommunicator& group, MpiOperation operation, BufferView data, void* result, ReduceOp op,
-                   bool gathers)
-      : group_(group),
-        transfers_(group.make_transfers()),
-        operation_(operation),
-        data_(data),
-        result_(result),
-        op_(op),
-        gathers_(gathers) {
-    const std::int64_t own_bytes = bytes_of(block(group_.rank()).size(), data_.dtype);
-    received_ = group_.take_buffer(static_cast<std::size_t>(own_bytes * group_.size()));
-    group_.for_each_peer([&](int to, int from) {
-      receive(received_.data() + from * own_bytes, own_bytes, from);
-      send(block(to), to);
-    });
-  }
-
-  void wait() override {
-    group_.finish(transfers_, operation_);
-    const Range own = block(group_.rank());
-    std::vector<const void*> sources(static_cast<std::size_t>(group_.size()));
-    for (int rank = 0; rank < group_.size(); ++rank) {
-      sources[static_cast<std::size_t>(rank)] = rank == group_.rank()
-                                                    ? at(data_.data, own.begin, data_.dtype)
-                                                    : at(received_.data(), rank * own.size(), data_.dtype);
-    }
-    reduce_in_order(sources, result_, own.size(), data_.dtype, op_);
-    group_.give_back(std::move(received_));
-    if (!gathers_) return;
-
-    operation_.phase = 1;
-    group_.for_each_peer([&](int to, int from) {
-      const Range theirs = block(from);
-      receive(at(data_.data, theirs.begin, data_.dtype), bytes_of(theirs.size(), data_.dtype), from);
-      send(own, to);
-    });
-    group_.finish(transfers_, operation_);
-  }
-
- private:
-  Range block(int rank) const { return partition(data_.count, group_.size(), rank); }
-  void receive(void* to, std::int64_t bytes, int from) {
-    group_.check(transfers_.receive(to, bytes, from, operation_), operation_);
-  }
-  void send(Range elements, int to) {
-    group_.check(transfers_.send(at(data_.data, elements.begin, data_.dtype),
-                                 bytes_of(elements.size(), data_.dtype), to, operation_),
-                 operation_);
-  }
-
-  MpiCommunicator& group_;
-  Transfers transfers_;
-  MpiOperation operation_;
-  BufferView data_;
-  void* result_;
-  ReduceOp op_;
-  bool gathers_;
-  std::vector<std::byte> received_;  // [ranks] blocks of this rank's elements
 };
 
 void MpiCommunicator::open_paths() {
-  channels_.reset();
+  group_.use_channels(nullptr);
   hierarchy_.reset();
   nodes_ = 1;
   shares_memory_ = false;
@@ -279,8 +137,8 @@ void MpiCommunicator::open_paths() {
     const bool has_neighbours =
         map.nodes[static_cast<std::size_t>(map.node_of_rank[static_cast<std::size_t>(rank())])].size() > 1;
     if (site_.paths.path != Path::kMpi) {
-      channels_ = NodeChannels::open(comm_, site_.node, site_.channels);
-      int missing = has_neighbours && channels_ == nullptr ? 1 : 0;
+      group_.use_channels(NodeChannels::open(comm_, site_.node, site_.channels));
+      int missing = has_neighbours && !group_.has_channels() ? 1 : 0;
       MPI_Allreduce(MPI_IN_PLACE, &missing, 1, MPI_INT, MPI_SUM, comm_);
       shares_memory_ = missing == 0 && nodes_ < size();
       CONCLAVE_CHECK(missing == 0 || site_.paths.path == Path::kAuto,
@@ -292,13 +150,13 @@ void MpiCommunicator::open_paths() {
       Site node_site = site_;
       node_site.paths.path = Path::kAuto;
       MPI_Comm node = MPI_COMM_NULL;
-      check(MPI_Comm_split(comm_, site_.node, rank(), &node), next(Operation::kSplit));
+      group_.check(MPI_Comm_split(comm_, site_.node, rank(), &node), group_.next(Operation::kSplit));
       hierarchy_ = std::make_unique<HierarchicalExchange>(
           std::move(map), rank(),
           std::make_unique<MpiCommunicator>(node, name() + "/node", shared_watchdog(), node_site));
     }
   }
-  transfers_.emplace(make_transfers());
+  transfers_.emplace(group_.make_transfers());
 }
 
 std::string MpiCommunicator::describe_paths() const {
@@ -317,52 +175,57 @@ std::string MpiCommunicator::describe_paths() const {
 void MpiCommunicator::exchange_between_nodes(std::span<HierarchicalExchange::Message> messages) {
   std::int64_t bytes = 0;
   for (const auto& message : messages) bytes += static_cast<std::int64_t>(message.sent.size());
-  const MpiOperation operation = next(Operation::kAllToAllV, bytes);
+  const MpiOperation operation = group_.next(Operation::kAllToAllV, bytes);
   for (auto& [peer, sent, received] : messages) {
-    check(transfers_->receive(received.data(), static_cast<std::int64_t>(received.size()), peer, operation),
-          operation);
-    check(transfers_->send(sent.data(), static_cast<std::int64_t>(sent.size()), peer, operation), operation);
+    group_.check(
+        transfers_->receive(received.data(), static_cast<std::int64_t>(received.size()), peer, operation),
+        operation);
+    group_.check(transfers_->send(sent.data(), static_cast<std::int64_t>(sent.size()), peer, operation),
+                 operation);
   }
-  finish(*transfers_, operation);
+  group_.finish(*transfers_, operation);
 }
 
-Work MpiCommunicator::do_all_to_all_v(ConstBufferView send, std::span<const std::int64_t> send_counts,
-                                      BufferView recv, std::span<const std::int64_t> recv_counts) {
+Work MpiCommunicator::do_all_to_all_v(ConstBufferView send, Blocks send_blocks, BufferView recv,
+                                      Blocks recv_blocks) {
   const DType dtype = send.dtype;
   if (hierarchy_ != nullptr) {
-    const auto in_bytes = [&](std::span<const std::int64_t> counts) {
-      std::vector<std::int64_t> bytes(counts.begin(), counts.end());
+    const auto in_bytes = [&](std::span<const std::int64_t> elements) {
+      std::vector<std::int64_t> bytes(elements.begin(), elements.end());
       for (std::int64_t& count : bytes) count = bytes_of(count, dtype);
       return bytes;
     };
+    const std::vector<std::int64_t> send_counts = in_bytes(send_blocks.counts);
+    const std::vector<std::int64_t> send_offsets = in_bytes(send_blocks.offsets);
+    const std::vector<std::int64_t> recv_counts = in_bytes(recv_blocks.counts);
+    const std::vector<std::int64_t> recv_offsets = in_bytes(recv_blocks.offsets);
     hierarchy_->run(
-        static_cast<const std::byte*>(send.data), in_bytes(send_counts), static_cast<std::byte*>(recv.data),
-        in_bytes(recv_counts),
+        static_cast<const std::byte*>(send.data), {send_counts, send_offsets},
+        static_cast<std::byte*>(recv.data), {recv_counts, recv_offsets},
         [&](std::span<HierarchicalExchange::Message> messages) { exchange_between_nodes(messages); });
     return {};
   }
+  const auto self = static_cast<std::size_t>(rank());
+  std::int64_t elements = 0;
+  for (std::size_t peer = 0; peer < send_blocks.counts.size(); ++peer)
+    elements += send_blocks.counts[peer] + recv_blocks.counts[peer];
   auto pending = std::make_unique<PendingTransfers>(
-      *this, next(Operation::kAllToAllV, bytes_of(send.count + recv.count, dtype)));
+      group_, group_.next(Operation::kAllToAllV, bytes_of(elements, dtype)));
   const MpiOperation& operation = pending->operation;
+  const auto send_block = [&](std::size_t to) { return at(send.data, send_blocks.offsets[to], dtype); };
+  const auto recv_block = [&](std::size_t from) { return at(recv.data, recv_blocks.offsets[from], dtype); };
 
-  send_offsets_.resize(send_counts.size());
-  std::exclusive_scan(send_counts.begin(), send_counts.end(), send_offsets_.begin(), std::int64_t{0});
-  recv_offsets_.resize(recv_counts.size());
-  std::exclusive_scan(recv_counts.begin(), recv_counts.end(), recv_offsets_.begin(), std::int64_t{0});
-  const auto send_block = [&](std::size_t to) { return at(send.data, send_offsets_[to], dtype); };
-  const auto recv_block = [&](std::size_t from) { return at(recv.data, recv_offsets_[from], dtype); };
-
-  for_each_peer([&](int to, int from) {
+  group_.for_each_peer([&](int to, int from) {
     const auto source = static_cast<std::size_t>(from);
     const auto target = static_cast<std::size_t>(to);
-    check(
-        pending->transfers.receive(recv_block(source), bytes_of(recv_counts[source], dtype), from, operation),
-        operation);
-    check(pending->transfers.send(send_block(target), bytes_of(send_counts[target], dtype), to, operation),
-          operation);
+    group_.check(pending->transfers.receive(recv_block(source), bytes_of(recv_blocks.counts[source], dtype),
+                                            from, operation),
+                 operation);
+    group_.check(pending->transfers.send(send_block(target), bytes_of(send_blocks.counts[target], dtype), to,
+                                         operation),
+                 operation);
   });
-  const auto self = static_cast<std::size_t>(rank());
-  if (const std::int64_t own = send_counts[self]; own > 0) {
+  if (const std::int64_t own = send_blocks.counts[self]; own > 0) {
     std::memcpy(recv_block(self), send_block(self), static_cast<std::size_t>(bytes_of(own, dtype)));
   }
   return Work(std::move(pending));
@@ -370,11 +233,12 @@ Work MpiCommunicator::do_all_to_all_v(ConstBufferView send, std::span<const std:
 
 Work MpiCommunicator::do_all_gather(ConstBufferView send, BufferView recv) {
   const std::int64_t bytes = static_cast<std::int64_t>(send.bytes());
-  auto pending = std::make_unique<PendingTransfers>(*this, next(Operation::kAllGather, bytes));
+  auto pending = std::make_unique<PendingTransfers>(group_, group_.next(Operation::kAllGather, bytes));
   const auto block = [&](int r) { return at(recv.data, r * send.count, send.dtype); };
-  for_each_peer([&](int to, int from) {
-    check(pending->transfers.receive(block(from), bytes, from, pending->operation), pending->operation);
-    check(pending->transfers.send(send.data, bytes, to, pending->operation), pending->operation);
+  group_.for_each_peer([&](int to, int from) {
+    group_.check(pending->transfers.receive(block(from), bytes, from, pending->operation),
+                 pending->operation);
+    group_.check(pending->transfers.send(send.data, bytes, to, pending->operation), pending->operation);
   });
   if (bytes > 0 && block(rank()) != send.data) std::memcpy(block(rank()), send.data, send.bytes());
   return Work(std::move(pending));
@@ -383,12 +247,12 @@ Work MpiCommunicator::do_all_gather(ConstBufferView send, BufferView recv) {
 Work MpiCommunicator::do_broadcast(BufferView data, int root) {
   constexpr std::int64_t kPieceBytes = std::int64_t{1} << 30;
   const std::int64_t bytes = static_cast<std::int64_t>(data.bytes());
-  auto pending = std::make_unique<PendingTransfers>(*this, next(Operation::kBroadcast, bytes));
+  auto pending = std::make_unique<PendingTransfers>(group_, group_.next(Operation::kBroadcast, bytes));
   for (std::int64_t offset = 0; offset < bytes; offset += kPieceBytes) {
     const int length = static_cast<int>(std::min(kPieceBytes, bytes - offset));
-    check(MPI_Ibcast(static_cast<char*>(data.data) + offset, length, MPI_BYTE, root, comm_,
-                     pending->transfers.add()),
-          pending->operation);
+    group_.check(MPI_Ibcast(static_cast<char*>(data.data) + offset, length, MPI_BYTE, root, comm_,
+                            pending->transfers.add()),
+                 pending->operation);
   }
   return Work(std::move(pending));
 }
@@ -401,7 +265,7 @@ Work MpiCommunicator::do_all_reduce(BufferView data, ReduceOp op) {
   }
   const Range own = partition(data.count, size(), rank());
   return Work(std::make_unique<PendingReduction>(
-      *this, next(Operation::kAllReduce, static_cast<std::int64_t>(data.bytes())), data,
+      group_, buffers_, group_.next(Operation::kAllReduce, static_cast<std::int64_t>(data.bytes())), data,
       at(data.data, own.begin, data.dtype), op, /*gathers=*/true));
 }
 
@@ -409,7 +273,8 @@ Work MpiCommunicator::do_reduce_scatter(ConstBufferView send, BufferView recv, R
   if (send.count == 0) return {};
   const BufferView data{const_cast<void*>(send.data), send.count, send.dtype, send.device};  // only read
   return Work(std::make_unique<PendingReduction>(
-      *this, next(Operation::kReduceScatter, static_cast<std::int64_t>(send.bytes())), data, recv.data, op,
+      group_, buffers_, group_.next(Operation::kReduceScatter, static_cast<std::int64_t>(send.bytes())), data,
+      recv.data, op,
       /*gathers=*/false));
 }
 
@@ -419,10 +284,12 @@ const std::byte* MpiCommunicator::gather_small(const std::byte* data, const MpiO
   if (bytes > 0) std::copy_n(data, bytes, blocks);
   for (int have = 1; have < size(); have *= 2) {
     const int more = std::min(have, size() - have);
-    check(transfers_->receive(blocks + have * bytes, more * bytes, (rank() + have) % size(), operation),
-          operation);
-    check(transfers_->send(blocks, more * bytes, (rank() - have + size()) % size(), operation), operation);
-    finish(*transfers_, operation);
+    group_.check(
+        transfers_->receive(blocks + have * bytes, more * bytes, (rank() + have) % size(), operation),
+        operation);
+    group_.check(transfers_->send(blocks, more * bytes, (rank() - have + size()) % size(), operation),
+                 operation);
+    group_.finish(*transfers_, operation);
   }
   return blocks;
 }
@@ -430,20 +297,10 @@ const std::byte* MpiCommunicator::gather_small(const std::byte* data, const MpiO
 void MpiCommunicator::reduce_small(BufferView data, ReduceOp op) {
   const auto bytes = static_cast<std::int64_t>(data.bytes());
   const std::byte* blocks =
-      gather_small(static_cast<const std::byte*>(data.data), next(Operation::kAllReduce, bytes));
+      gather_small(static_cast<const std::byte*>(data.data), group_.next(Operation::kAllReduce, bytes));
   sources_.clear();
   for (int r = 0; r < size(); ++r) sources_.push_back(blocks + (r - rank() + size()) % size() * bytes);
   reduce_in_order(sources_, data.data, data.count, data.dtype, op);
-}
-
-std::vector<std::byte> MpiCommunicator::take_buffer(std::size_t bytes) {
-  std::vector<std::byte> buffer;
-  if (!spare_buffers_.empty()) {
-    buffer = std::move(spare_buffers_.back());
-    spare_buffers_.pop_back();
-  }
-  if (buffer.size() < bytes) buffer.resize(bytes);
-  return buffer;
 }
 
 std::byte* MpiCommunicator::scratch(std::size_t bytes) {

@@ -45,6 +45,14 @@ std::int64_t number_of(int tag, std::int64_t sequence) {
   return first + (tag / kKinds % kNumbers - first % kNumbers + kNumbers) % kNumbers;
 }
 
+// Of the same group. Who sends it has sent its part of `operation` before: that is still on its way, however
+// long it takes.
+bool is_later(int tag, const MpiOperation& operation) {
+  const std::int64_t number = number_of(tag, operation.sequence);
+  return number > operation.sequence ||
+         (number == operation.sequence && operation.phase == 0 && tag % kKinds == kind_of(operation) + 1);
+}
+
 // Between two looks at shared memory: first a few cycles, then the core is given to whoever wants it.
 class Pause {
  public:
@@ -116,6 +124,12 @@ int Transfers::receive(void* data, std::int64_t bytes, int peer, const MpiOperat
 MPI_Request* Transfers::add() {
   expectations_.emplace_back();
   return &requests_.emplace_back(MPI_REQUEST_NULL);
+}
+
+void Transfers::progress() {
+  while (all_channels_->progress()) {
+  }
+  progress_mpi(comm_);
 }
 
 int Transfers::wait(std::string& problem) {
@@ -209,6 +223,7 @@ std::string Transfers::message_of_another_operation() const {
     MPI_Status status;
     MPI_Iprobe(peer, MPI_ANY_TAG, comm_, &found, &status);
     if (found == 0) continue;
+    if (is_later(status.MPI_TAG, operation)) continue;
     int bytes = 0;
     MPI_Get_count(&status, MPI_BYTE, &bytes);
     if (status.MPI_TAG % kTagsOfALength == tag_of(operation, 0)) {

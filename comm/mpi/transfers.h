@@ -30,6 +30,8 @@ class Transfers {
   // Adds a request that was started elsewhere (a non-blocking collective).
   MPI_Request* add();
 
+  // Moves what is under way, here and in other groups, as far as it goes without waiting.
+  void progress();
   // Waits for all. `problem` becomes "" or a sentence about the message that failed or that came instead of
   // the expected one; after such a message nothing is waited for any more.
   int wait(std::string& problem);

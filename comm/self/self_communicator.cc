@@ -12,9 +12,13 @@ class SelfCommunicator final : public Communicator {
       : Communicator(0, 1, std::move(name), std::move(watchdog)) {}
 
  protected:
-  Work do_all_to_all_v(ConstBufferView send, std::span<const std::int64_t>, BufferView recv,
-                       std::span<const std::int64_t>) override {
-    copy(send, recv);
+  Work do_all_to_all_v(ConstBufferView send, Blocks send_blocks, BufferView recv,
+                       Blocks recv_blocks) override {
+    const auto element_bytes = static_cast<std::int64_t>(size_of(send.dtype));
+    const std::int64_t count = send_blocks.counts[0];
+    const auto* from = static_cast<const char*>(send.data) + send_blocks.offsets[0] * element_bytes;
+    auto* to = static_cast<char*>(recv.data) + recv_blocks.offsets[0] * element_bytes;
+    copy({from, count, send.dtype, send.device}, {to, count, recv.dtype, recv.device});
     return {};
   }
   Work do_all_reduce(BufferView, ReduceOp) override { return {}; }

@@ -24,6 +24,7 @@ TensorView FeedForward::forward(Context& ctx, ConstTensorView x) {
   const TensorView preactivation = ctx.arena->allocate({tokens, input_weight_.outputs()}, ctx.compute);
   const TensorView h = ctx.arena->allocate({tokens, down_weight_.inputs()}, ctx.compute);
   input_weight_.forward(ctx, x, preactivation);
+  ctx.progress();  // as shared experts, while rows travel
   hidden_layer(ctx, activation_, preactivation, h);
   down_weight_.forward(ctx, h, y);
   if (ctx.training) {
@@ -41,9 +42,12 @@ TensorView FeedForward::backward(Context& ctx, ConstTensorView dy) {
   const TensorView dpreactivation = ctx.arena->allocate(preactivation_.shape(), h_.dtype());
 
   down_weight_.input_gradient(ctx, dy, dh);
+  ctx.progress();
   down_weight_.weight_gradient(ctx, dy, h_);
+  ctx.progress();
   hidden_layer_backward(ctx, activation_, preactivation_, dh, dpreactivation);
   input_weight_.input_gradient(ctx, dpreactivation, dx);
+  ctx.progress();
   input_weight_.weight_gradient(ctx, dpreactivation, x_);
   return dx;
 }

@@ -1,6 +1,6 @@
 #include "layers/model/language_model.h"
 
-#include <ranges>
+#include <span>
 
 namespace conclave {
 
@@ -21,9 +21,15 @@ LanguageModel::LanguageModel(const config::Experiment& experiment, const Process
   }
 
   embedding_.collect_parameters(parameters_);
-  for (const auto& block : blocks_) block->collect_parameters(parameters_);
+  for (const auto& block : blocks_) {
+    const auto first = static_cast<std::int64_t>(parameters_.size());
+    block->collect_parameters(parameters_);
+    parameters_of_block_.push_back({first, static_cast<std::int64_t>(parameters_.size())});
+  }
+  const auto first_after_blocks = static_cast<std::int64_t>(parameters_.size());
   final_norm_.collect_parameters(parameters_);
   head_->collect_parameters(parameters_);
+  parameters_after_blocks_ = {first_after_blocks, static_cast<std::int64_t>(parameters_.size())};
   if (!experiment.optim().decay_embeddings()) {
     for (Parameter* parameter : parameters_) {
       if (parameter->name() == "embedding.weight" || parameter->name() == "head.weight")
@@ -45,8 +51,19 @@ ModelLoss LanguageModel::forward(Context& ctx, ConstTensorView tokens, ConstTens
 
 void LanguageModel::backward(Context& ctx) {
   TensorView dx = final_norm_.backward(ctx, head_->backward(ctx));  // [T, D]
-  for (const auto& block : std::views::reverse(blocks_)) dx = block->backward(ctx, dx);
+  gradients_complete(ctx, parameters_after_blocks_);
+  for (std::size_t layer = blocks_.size(); layer-- > 0;) {
+    dx = blocks_[layer]->backward(ctx, dx);
+    gradients_complete(ctx, parameters_of_block_[layer]);
+  }
   embedding_.backward(ctx, dx);
+}
+
+void LanguageModel::gradients_complete(const Context& ctx, Range parameters) const {
+  if (ctx.gradient_listener == nullptr) return;
+  ctx.gradient_listener->gradients_complete(
+      std::span(parameters_)
+          .subspan(static_cast<std::size_t>(parameters.begin), static_cast<std::size_t>(parameters.size())));
 }
 
 std::vector<ShardedTensor> LanguageModel::state() {

@@ -34,9 +34,13 @@ class LanguageModel : public Model {
   std::vector<KvCache> make_caches(std::int64_t capacity) const;
 
  private:
+  void gradients_complete(const Context& ctx, Range parameters) const;
+
   config::Model config_;
   Embedding embedding_;
   std::vector<std::unique_ptr<TransformerBlock>> blocks_;
+  std::vector<Range> parameters_of_block_;  // indices into parameters_
+  Range parameters_after_blocks_;
   RmsNorm final_norm_;
   std::optional<LanguageModelHead> head_;  // set once the constructor knows whether it is tied
 };

@@ -63,9 +63,9 @@ ModelLoss MixtureRegression::forward(Context& ctx, ConstTensorView inputs, Const
   exchange_.agree(ctx, plan_);
   TensorView rows = ctx.arena->allocate({plan_.rows(), inputs_ + 1});  // [T E, I + 1]
   gather_rows(ctx, {.x = x_, .choice_of_row = plan_.choice_of_row, .top_k = plan_.top_k, .rows = rows});
-  rows = exchange_.dispatch(ctx, rows);                              // [R', I + 1], by local expert
-  rows = experts_.forward(ctx, rows, exchange_.received_offsets());  // [R', O]
-  const TensorView outputs = exchange_.combine(ctx, rows);           // [T E, O], in plan order
+  rows = exchange_.dispatch(ctx, rows);                               // [R', I + 1], by local expert
+  rows = experts_.forward(ctx, rows, exchange_.received_offsets(0));  // [R', O]
+  const TensorView outputs = exchange_.combine(ctx, rows);            // [T E, O], in plan order
 
   const TensorView best = ctx.arena->allocate({samples}, DType::kInt32);
   MixtureLossArgs args{.logits = logits,

@@ -1,11 +1,11 @@
 #include "layers/moe/experts.h"
 
+#include <algorithm>
 #include <optional>
 
 #include "layers/ops/dropout/dropout.h"
 
 namespace conclave {
-
 Experts::Experts(const std::string& name, const ExpertsOptions& options)
     : d_ff_(options.d_ff),
       activation_(options.activation),
@@ -27,91 +27,100 @@ Experts::Experts(const std::string& name, const ExpertsOptions& options)
 }
 
 TensorView Experts::forward(Context& ctx, ConstTensorView rows, std::span<const std::int64_t> offsets,
-                            ConstTensorView tokens) {
-  const Span span(ctx.clock, "experts", TimePart::kOther, ComparedCall::kExperts);
-  rows_ = rows;
-  parts_ = parts_of(offsets);
-  tokens_ = tokens;
+                            ConstTensorView tokens, std::int64_t pass_index) {
+  const Span span(ctx.clock, "experts", TimePart::kOther, ComparedCall::kExperts, -1, pass_index > 0);
+  passes_.resize(std::max(passes_.size(), static_cast<std::size_t>(pass_index) + 1));
+  Pass& pass = passes_[static_cast<std::size_t>(pass_index)];
+  pass.rows = rows;
+  cut(offsets, pass.parts);
+  pass.tokens = tokens;
   const TensorView y = ctx.arena->allocate({rows.extent(0), down_weight_.outputs()}, ctx.compute);  // [R, D_out]
   std::optional<Arena::Mark> forgotten;
   if (recompute_ || !ctx.training) forgotten.emplace(*ctx.arena);
-  compute_hidden(ctx);
-  for (const Part& part : parts_) {
-    down_weight_.forward(ctx, part.of(hidden_), part.of(y), part.offsets);
+  compute_hidden(ctx, pass);
+  for (const Part& part : pass.parts) {
+    down_weight_.forward(ctx, part.of(pass.hidden), part.of(y), part.offsets);
+    ctx.progress();
   }
   return y;
 }
 
-void Experts::compute_hidden(Context& ctx) {
-  const std::int64_t rows = rows_.extent(0);
-  preactivation_ = ctx.arena->allocate({rows, input_weight_.outputs()}, ctx.compute);
-  hidden_ = ctx.arena->allocate({rows, d_ff_}, ctx.compute);
-  for (const Part& part : parts_) {
-    input_weight_.forward(ctx, part.of(rows_), part.of(preactivation_), part.offsets);
+void Experts::compute_hidden(Context& ctx, Pass& pass) {
+  const std::int64_t rows = pass.rows.extent(0);
+  pass.preactivation = ctx.arena->allocate({rows, input_weight_.outputs()}, ctx.compute);
+  pass.hidden = ctx.arena->allocate({rows, d_ff_}, ctx.compute);
+  for (const Part& part : pass.parts) {
+    input_weight_.forward(ctx, part.of(pass.rows), part.of(pass.preactivation), part.offsets);
+    ctx.progress();
   }
-  hidden_layer(ctx, activation_, preactivation_, hidden_);
-  if (drops_out(ctx)) drop_out(ctx);
+  hidden_layer(ctx, activation_, pass.preactivation, pass.hidden);
+  if (drops_out(ctx)) drop_out(ctx, pass);
 }
 
-TensorView Experts::backward(Context& ctx, ConstTensorView dy) {
-  const Span span(ctx.clock, "experts backward", TimePart::kOther, ComparedCall::kExperts);
-  const TensorView drows = ctx.arena->allocate(rows_.shape(), rows_.dtype());  // [R, D]
+TensorView Experts::backward(Context& ctx, ConstTensorView dy, std::int64_t pass_index) {
+  const Span span(ctx.clock, "experts backward", TimePart::kOther, ComparedCall::kExperts, -1,
+                  pass_index > 0);
+  Pass& pass = passes_[static_cast<std::size_t>(pass_index)];
+  const TensorView drows = ctx.arena->allocate(pass.rows.shape(), pass.rows.dtype());  // [R, D]
   const Arena::Mark scratch(*ctx.arena);
-  if (recompute_) compute_hidden(ctx);
-  const TensorView dhidden = ctx.arena->allocate(hidden_.shape(), hidden_.dtype());  // [R, F]
-  const TensorView dpreactivation = preactivation_;  // [R, P F]: the gradient takes the place of the value
+  if (recompute_) compute_hidden(ctx, pass);
+  const TensorView dhidden = ctx.arena->allocate(pass.hidden.shape(), pass.hidden.dtype());  // [R, F]
+  const TensorView dpreactivation = pass.preactivation;  // [R, P F]: the gradient in the place of the value
 
-  for (const Part& part : parts_) {
+  for (const Part& part : pass.parts) {
     down_weight_.input_gradient(ctx, part.of(dy), part.of(dhidden), part.offsets);
+    ctx.progress();
   }
-  if (dropout_ > 0) dropout_backward(ctx, {.kept = kept_, .rate = dropout_, .dx = dhidden});
-  hidden_layer_backward(ctx, activation_, preactivation_, dhidden, dpreactivation);
-  for (const Part& part : parts_) {
-    down_weight_.weight_gradient(ctx, part.of(dy), part.of(hidden_), part.offsets);
-    input_weight_.weight_gradient(ctx, part.of(dpreactivation), part.of(rows_), part.offsets);
+  if (dropout_ > 0) dropout_backward(ctx, {.kept = pass.kept, .rate = dropout_, .dx = dhidden});
+  hidden_layer_backward(ctx, activation_, pass.preactivation, dhidden, dpreactivation);
+  for (const Part& part : pass.parts) {
+    down_weight_.weight_gradient(ctx, part.of(dy), part.of(pass.hidden), part.offsets);
+    ctx.progress();
+    input_weight_.weight_gradient(ctx, part.of(dpreactivation), part.of(pass.rows), part.offsets);
+    ctx.progress();
     input_weight_.input_gradient(ctx, part.of(dpreactivation), part.of(drows), part.offsets);
-    if (&part == &parts_.back()) break;  // who calls backward folds its gradient with those of other layers
+    if (&part == &pass.parts.back()) break;  // folded by who calls backward, with those of other layers
     down_.fold_gradient();
     input_.fold_gradient();
   }
   return drows;
 }
 
-std::vector<Experts::Part> Experts::parts_of(std::span<const std::int64_t> offsets) const {
+void Experts::cut(std::span<const std::int64_t> offsets, std::vector<Part>& parts) const {
   const auto experts = static_cast<std::size_t>(local_experts_.size());
-  std::vector<Part> parts(experts == 0 ? 1 : (offsets.size() - 1) / experts);
+  parts.resize(experts == 0 ? 1 : (offsets.size() - 1) / experts);
   CONCLAVE_CHECK_EQ(offsets.size(), parts.size() * experts + 1, "offsets of the experts' rows");
   for (std::size_t p = 0; p < parts.size(); ++p) {
     const auto own = offsets.subspan(p * experts, experts + 1);
     parts[p].rows = {own.front(), own.back()};
+    parts[p].offsets.clear();
     for (const std::int64_t offset : own) parts[p].offsets.push_back(offset - own.front());
   }
-  return parts;
 }
 
-void Experts::drop_out(Context& ctx) {
-  CONCLAVE_CHECK_EQ(tokens_.elements(), hidden_.extent(0), "token numbers of the experts' rows");
-  kept_ = ctx.arena->allocate(hidden_.shape(), DType::kUInt8);
+void Experts::drop_out(Context& ctx, Pass& pass) {
+  CONCLAVE_CHECK_EQ(pass.tokens.elements(), pass.hidden.extent(0), "token numbers of the experts' rows");
+  pass.kept = ctx.arena->allocate(pass.hidden.shape(), DType::kUInt8);
   const Arena::Mark scratch(*ctx.arena);
   // Row of token t at expert e: blocks from (t E + e) * blocks a row.
   const std::span<std::int64_t> first_block =
-      ctx.arena->allocate({hidden_.extent(0)}, DType::kInt64).values<std::int64_t>();
+      ctx.arena->allocate({pass.hidden.extent(0)}, DType::kInt64).values<std::int64_t>();
   const std::int64_t all_experts = down_.global_shape()[0];
-  for (const Part& part : parts_) {
+  for (const Part& part : pass.parts) {
     for (std::int64_t expert = local_experts_.begin; expert < local_experts_.end; ++expert) {
       const auto local = static_cast<std::size_t>(expert - local_experts_.begin);
       const std::int64_t last = part.rows.begin + part.offsets[local + 1];
       for (std::int64_t row = part.rows.begin + part.offsets[local]; row < last; ++row) {
         first_block[static_cast<std::size_t>(row)] =
-            (tokens_.data<std::int64_t>()[row] * all_experts + expert) * dropout_blocks(d_ff_);
+            (pass.tokens.data<std::int64_t>()[row] * all_experts + expert) * dropout_blocks(d_ff_);
       }
     }
   }
   dropout(ctx, {.random = RandomStream(seed_, name_ + "/dropout", static_cast<std::uint64_t>(ctx.batch.step)),
                 .first_block = first_block,
                 .rate = dropout_,
-                .x = hidden_,
-                .kept = kept_});
+                .x = pass.hidden,
+                .kept = pass.kept});
 }
 
 void Experts::collect_parameters(std::vector<Parameter*>& parameters) {

@@ -44,13 +44,16 @@ class Experts {
   //
   // Rows may come in several parts, each ordered by local expert: offsets [parts * local experts + 1]. Each
   // part is computed as if it were alone, to the last bit, whatever the others hold.
+  //
+  // The rows of a micro-batch may also come in several passes, each of which has the rows of some experts and
+  // none of the others (exchange.h): pass 0, 1, ..., and backward in the same order.
   TensorView forward(Context& ctx, ConstTensorView rows, std::span<const std::int64_t> offsets,
-                     ConstTensorView tokens = {});
+                     ConstTensorView tokens = {}, std::int64_t pass = 0);
 
   // dy [R, D_out] -> drows [R, D] in ctx.arena; adds to the gradients of the parameters. With several parts
   // the gradients of all but the last are folded (Parameter::fold_gradient), so that sums over parts don't
   // depend on which rank adds them up.
-  TensorView backward(Context& ctx, ConstTensorView dy);
+  TensorView backward(Context& ctx, ConstTensorView dy, std::int64_t pass = 0);
 
   void collect_parameters(std::vector<Parameter*>& parameters);
 
@@ -67,10 +70,21 @@ class Experts {
     TensorView of(TensorView all) const { return all.rows(rows.begin, rows.end); }
   };
 
-  std::vector<Part> parts_of(std::span<const std::int64_t> offsets) const;
-  // rows_ and parts_ -> preactivation_ and hidden_, in ctx.arena.
-  void compute_hidden(Context& ctx);
-  void drop_out(Context& ctx);
+  // What backward needs of a forward.
+  struct Pass {
+    ConstTensorView rows;  // [R, D]
+    std::vector<Part> parts;
+    ConstTensorView tokens;    // int64 [R, 1], with dropout
+    TensorView preactivation;  // [R, P F], P = input_projections(activation_)
+    TensorView hidden;         // [R, F]
+    TensorView kept;           // uint8 [R, F], with dropout
+  };
+
+  // Offsets as forward takes them -> parts; their memory is used again.
+  void cut(std::span<const std::int64_t> offsets, std::vector<Part>& parts) const;
+  // Rows and parts of a pass -> its preactivation and hidden layer, in ctx.arena.
+  void compute_hidden(Context& ctx, Pass& pass);
+  void drop_out(Context& ctx, Pass& pass);
 
   std::int64_t d_ff_;
   config::Activation activation_;
@@ -83,14 +97,7 @@ class Experts {
   Parameter down_;
   LinearWeight input_weight_;
   LinearWeight down_weight_;
-
-  // Kept from forward for backward.
-  ConstTensorView rows_;  // [R, D]
-  std::vector<Part> parts_;
-  ConstTensorView tokens_;    // int64 [R, 1], with dropout
-  TensorView preactivation_;  // [R, P F], P = input_projections(activation_)
-  TensorView hidden_;         // [R, F]
-  TensorView kept_;           // uint8 [R, F], with dropout
+  std::vector<Pass> passes_;
 };
 
 }  // namespace conclave

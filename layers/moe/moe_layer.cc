@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "layers/model/initialisation.h"
+#include "layers/moe/round_trip.h"
 #include "layers/moe/router/expert_choice_router.h"
 #include "layers/ops/add/add.h"
 #include "layers/ops/permute/permute.h"
@@ -35,7 +36,7 @@ MoeLayer::MoeLayer(const config::Experiment& experiment, const std::string& name
     : config_(experiment.moe()),
       copies_routing_(experiment.train().recompute() == config::Train::block),
       router_(make_router(experiment, name + ".router")),
-      exchange_(config_.experts(), grid, row_order(experiment)),
+      exchange_(config_.experts(), grid, row_order(experiment), experiment.parallel().exchange_chunks()),
       experts_(name + ".experts", expert_options(experiment, grid)) {
   if (config_.shared_experts() > 0) {
     shared_ = std::make_unique<SharedExperts>(experiment, name);
@@ -65,13 +66,17 @@ TensorView MoeLayer::forward(Context& ctx, ConstTensorView x) {
 
   TensorView rows = ctx.arena->allocate({plan_.rows(), d_model}, ctx.compute);  // [R, D], in plan order
   gather_rows(ctx, {.x = x, .choice_of_row = plan_.choice_of_row, .top_k = plan_.top_k, .rows = rows});
-  rows = exchange_.dispatch(ctx, rows);  // [R', D], by local expert
-  TensorView numbers;                    // [R', 1], of the tokens, where the experts need them
+  TensorView numbers;  // [R', 1], of the tokens, where the experts need them
   if (experts_.drops_out(ctx)) numbers = exchange_.dispatch(ctx, token_numbers(ctx));
-  rows = experts_.forward(ctx, rows, exchange_.received_offsets(), numbers);  // [R', D]
-  expert_output_ = exchange_.combine(ctx, rows);                              // [R, D], in plan order
 
+  RoundTrip trip(ctx, exchange_, rows);  // the rows leave for the ranks of their experts
   const TensorView y = shared_ ? shared_->forward(ctx, x) : ctx.arena->allocate(x.shape());  // [T, D]
+  for (std::int64_t chunk = 0; chunk < exchange_.chunks(); ++chunk) {
+    rows = trip.arrived(chunk);  // [R'_c, D], by local expert
+    rows = experts_.forward(ctx, rows, exchange_.received_offsets(chunk), of_chunk(chunk, numbers), chunk);
+    trip.send_back(chunk, rows);  // [R'_c, D]
+  }
+  expert_output_ = trip.finish();  // [R, D], in plan order
   combine_rows(ctx, {.rows = expert_output_,
                      .weights = combine_weights_,
                      .row_of_choice = plan_.row_of_choice,
@@ -100,14 +105,17 @@ TensorView MoeLayer::backward(Context& ctx, ConstTensorView dy) {
                               .dweights = dweights});
   if (config_.renormalize_after_drop()) survivor_weights_backward(ctx, survivor_args(), dweights, dweights);
   clear_rows_without_choice(ctx, plan_.choice_of_row, drows);
-  drows = exchange_.dispatch(ctx, drows);  // [R', D]: the way back of combine
-  drows = experts_.backward(ctx, drows);   // [R', D]
-  drows = exchange_.combine(ctx, drows);   // [R, D]: the way back of dispatch
 
+  RoundTrip trip(ctx, exchange_, drows);                // gradients go the way of the rows, backwards
   const TensorView dx = route_backward(ctx, dweights);  // [T, D]
+  const TensorView dx_of_shared = shared_ ? shared_->backward(ctx, dy) : TensorView();  // [T, D]
+  for (std::int64_t chunk = 0; chunk < exchange_.chunks(); ++chunk)
+    trip.send_back(chunk, experts_.backward(ctx, trip.arrived(chunk), chunk));  // [R'_c, D]
+  drows = trip.finish();                                                        // [R, D]
+
   gather_rows_backward(
       ctx, {.drows = drows, .row_of_choice = plan_.row_of_choice, .top_k = plan_.top_k, .dx = dx});
-  if (shared_) add(ctx, {.a = dx, .b = shared_->backward(ctx, dy), .sum = dx});
+  if (shared_) add(ctx, {.a = dx, .b = dx_of_shared, .sum = dx});
   return dx;
 }
 
@@ -142,6 +150,11 @@ TensorView MoeLayer::token_numbers(Context& ctx) const {
     return is_filling ? 0 : first_token + choice / plan_.top_k;
   });
   return numbers;
+}
+
+ConstTensorView MoeLayer::of_chunk(std::int64_t chunk, ConstTensorView rows) const {
+  const Range own = exchange_.received_rows(chunk);
+  return rows.raw() == nullptr ? rows : rows.rows(own.begin, own.end);
 }
 
 SurvivorWeightsArgs MoeLayer::survivor_args() const {

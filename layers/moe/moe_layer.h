@@ -71,6 +71,8 @@ class MoeLayer : public Module, public RoutedLayer {
   void count_statistics(const Context& ctx);
   // The number in the global batch of the token in each row of the plan: int64 [R, 1].
   TensorView token_numbers(Context& ctx) const;
+  // The rows of a chunk of the exchange: of [R', 1] numbers, or of nothing.
+  ConstTensorView of_chunk(std::int64_t chunk, ConstTensorView rows) const;
 
   config::Moe config_;
   bool copies_routing_;  // the memory of forward is given back before anyone looks at it (train.recompute)

@@ -2,8 +2,13 @@
 // Where every row goes: each value names its source, its expert and its place, so that a misplaced row shows.
 #include "layers/moe/exchange.h"
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <functional>
+
+#include "layers/moe/round_trip.h"
 #include "tests/support/mpi_environment.h"
 
 namespace conclave::test {
@@ -34,14 +39,68 @@ DispatchPlan make_plan(std::int64_t experts, RowsFor rows) {
   return plan;
 }
 
-void expect_round_trip(int expert_parallel_size, std::int64_t experts, RowsFor rows, RowOrder order) {
-  SCOPED_TRACE(fmt::format("expert_parallel_size {} experts {} order {}", expert_parallel_size, experts,
-                           static_cast<int>(order)));
-  const ProcessGrid grid(world(), expert_parallel_size);
+std::vector<float> floats_of(const TensorView& tensor) {
+  const auto values = tensor.values<float>();
+  return {values.begin(), values.end()};
+}
+
+// What the expert side of this rank must hold: chunk after chunk, by local expert, then source, then the order
+// of the source; or by source, then local expert.
+struct ExpertSide {
+  std::vector<float> values;
+  std::vector<std::vector<std::int64_t>> offsets;  // of each chunk
+  std::vector<Range> rows;                         // of each chunk
+};
+
+ExpertSide expected_expert_side(const ProcessGrid& grid, std::int64_t experts, RowsFor rows, RowOrder order,
+                                std::int64_t chunks) {
+  const int sources = grid.expert_parallel().size();
+  const int first_source = world().rank() - grid.expert_parallel().rank();
+  const Range local = grid.local_experts(experts);
+  ExpertSide side;
+  const auto rows_so_far = [&] { return static_cast<std::int64_t>(side.values.size()) / kWidth; };
+  for (std::int64_t chunk = 0; chunk < chunks; ++chunk) {
+    const Range part = partition(local.size(), chunks, chunk);
+    const std::int64_t first = rows_so_far();
+    std::vector<std::int64_t> offsets = {0};
+    const auto add_block = [&](int source, std::int64_t expert) {
+      if (!part.contains(expert - local.begin)) return;
+      for (std::int64_t row = 0; row < rows(first_source + source, expert); ++row) {
+        for (std::int64_t d = 0; d < kWidth; ++d)
+          side.values.push_back(row_value(first_source + source, expert, row, d));
+      }
+    };
+    const auto end_run = [&] { offsets.push_back(rows_so_far() - first); };
+    if (order == RowOrder::kByExpert) {
+      for (std::int64_t expert = local.begin; expert < local.end; ++expert) {
+        for (int source = 0; source < sources; ++source) add_block(source, expert);
+        end_run();
+      }
+    } else {
+      for (int source = 0; source < sources; ++source) {
+        for (std::int64_t expert = local.begin; expert < local.end; ++expert) {
+          add_block(source, expert);
+          end_run();
+        }
+      }
+    }
+    side.offsets.push_back(std::move(offsets));
+    side.rows.push_back({first, rows_so_far()});
+  }
+  return side;
+}
+
+void expect_round_trip(const ProcessGrid& grid, std::int64_t experts, RowsFor rows, RowOrder order,
+                       std::int64_t chunks) {
+  const int expert_parallel_size = grid.expert_parallel().size();
+  SCOPED_TRACE(fmt::format("expert_parallel_size {} experts {} order {} chunks {}", expert_parallel_size,
+                           experts, static_cast<int>(order), chunks));
   Arena arena;
   StepClock clock;
   Context ctx{.arena = &arena, .grid = &grid, .clock = &clock};
-  Exchange exchange(experts, grid, order);
+  Exchange exchange(experts, grid, order, chunks);
+  const std::int64_t most_local = grid.experts_of(experts, 0).size();
+  EXPECT_EQ(exchange.chunks(), expert_parallel_size == 1 ? 1 : std::min(chunks, most_local));
   const DispatchPlan plan = make_plan(experts, rows);
   exchange.agree(ctx, plan);
 
@@ -55,39 +114,16 @@ void expect_round_trip(int expert_parallel_size, std::int64_t experts, RowsFor r
     }
   }
   std::ranges::copy(expected_back, sent.data<float>());
-
-  // By local expert, then source, then the order of the source; or by source, then local expert.
-  const int first_source = world().rank() - grid.expert_parallel().rank();
-  std::vector<float> expected;
-  std::vector<std::int64_t> expected_offsets = {0};
-  const auto expect_block = [&](int source, std::int64_t expert) {
-    for (std::int64_t row = 0; row < rows(source, expert); ++row) {
-      for (std::int64_t d = 0; d < kWidth; ++d) expected.push_back(row_value(source, expert, row, d));
-    }
-  };
-  const auto end_run = [&] {
-    expected_offsets.push_back(static_cast<std::int64_t>(expected.size()) / kWidth);
-  };
-  const Range local = grid.local_experts(experts);
-  if (order == RowOrder::kByExpert) {
-    for (std::int64_t expert = local.begin; expert < local.end; ++expert) {
-      for (int source = 0; source < expert_parallel_size; ++source)
-        expect_block(first_source + source, expert);
-      end_run();
-    }
-  } else {
-    for (int source = 0; source < expert_parallel_size; ++source) {
-      for (std::int64_t expert = local.begin; expert < local.end; ++expert) {
-        expect_block(first_source + source, expert);
-        end_run();
-      }
-    }
-  }
+  const ExpertSide expected = expected_expert_side(grid, experts, rows, order, exchange.chunks());
 
   const TensorView received = exchange.dispatch(ctx, sent);
-  EXPECT_EQ(std::vector<float>(received.values<float>().begin(), received.values<float>().end()), expected);
-  const auto offsets = exchange.received_offsets();
-  EXPECT_EQ(std::vector<std::int64_t>(offsets.begin(), offsets.end()), expected_offsets);
+  EXPECT_EQ(floats_of(received), expected.values);
+  for (std::int64_t chunk = 0; chunk < exchange.chunks(); ++chunk) {
+    const auto offsets = exchange.received_offsets(chunk);
+    EXPECT_EQ(std::vector<std::int64_t>(offsets.begin(), offsets.end()),
+              expected.offsets[static_cast<std::size_t>(chunk)]);
+    EXPECT_EQ(exchange.received_rows(chunk), expected.rows[static_cast<std::size_t>(chunk)]);
+  }
   if (expert_parallel_size == 1) {
     EXPECT_EQ(received.raw(), sent.raw());
   }
@@ -105,19 +141,52 @@ void expect_round_trip(int expert_parallel_size, std::int64_t experts, RowsFor r
   }
 
   const TensorView back = exchange.combine(ctx, received);
-  EXPECT_EQ(std::vector<float>(back.values<float>().begin(), back.values<float>().end()), expected_back);
+  EXPECT_EQ(floats_of(back), expected_back);
   EXPECT_GT(clock.seconds(TimePart::kExchange), 0.0);
+
+  // Chunk by chunk: what was negated on the expert side comes back negated, each row to its place.
+  RoundTrip trip(ctx, exchange, sent);
+  for (std::int64_t chunk = 0; chunk < exchange.chunks(); ++chunk) {
+    const TensorView arrived = trip.arrived(chunk);
+    const Range own = exchange.received_rows(chunk);
+    EXPECT_EQ(floats_of(arrived),
+              std::vector<float>(expected.values.begin() + own.begin * kWidth,
+                                 expected.values.begin() + own.end * kWidth));
+    const TensorView answers = arena.allocate(arrived.shape());
+    std::ranges::transform(arrived.values<float>(), answers.data<float>(), std::negate<>());
+    trip.send_back(chunk, answers);
+  }
+  std::ranges::transform(expected_back, expected_back.begin(), std::negate<>());
+  EXPECT_EQ(floats_of(trip.finish()), expected_back);
 }
 
 TEST(ExchangeTest, RowsFindTheirExpertAndTheWayBack) {
   for (int size = 1; size <= world().size(); ++size) {
     if (world().size() % size != 0) continue;
+    const ProcessGrid grid(world(), size);
     for (const std::int64_t experts : {2, 4, 5, 7}) {
       for (const RowsFor rows : {rows_for, all_to_one, only_rank_zero, nothing}) {
-        for (const RowOrder order : {RowOrder::kByExpert, RowOrder::kBySource})
-          expect_round_trip(size, experts, rows, order);
+        for (const RowOrder order : {RowOrder::kByExpert, RowOrder::kBySource}) {
+          for (const std::int64_t chunks : {1, 2, 3, 100})
+            expect_round_trip(grid, experts, rows, order, chunks);
+        }
       }
     }
+  }
+}
+
+TEST(ExchangeTest, RanksThatCutDifferentlyAreNamedBeforeRowsTravel) {
+  if (world().size() == 1) GTEST_SKIP() << "one rank agrees with itself";
+  const ProcessGrid grid(world(), world().size());
+  Arena arena;
+  Context ctx{.arena = &arena, .grid = &grid};
+  Exchange exchange(4 * world().size(), grid, RowOrder::kByExpert, world().rank() == 0 ? 2 : 3);
+  try {
+    exchange.agree(ctx, make_plan(4 * world().size(), rows_for));
+    ADD_FAILURE() << "no rank noticed";
+  } catch (const Error& error) {
+    EXPECT_THAT(error.what(), testing::AllOf(testing::HasSubstr("experts in 2 chunks"),
+                                             testing::HasSubstr("experts in 3 chunks")));
   }
 }
 

@@ -67,13 +67,15 @@ void for_each_row(const Parameter& parameter, Visit visit) {
   }
 }
 
+void set_gradient(const Parameter& parameter, int rank) {
+  for_each_row(parameter, [&](std::int64_t row, std::span<float> gradient) {
+    const RandomStream random = stream(parameter, rank, row);
+    for (std::size_t i = 0; i < gradient.size(); ++i) gradient[i] = contribution(random, i);
+  });
+}
+
 void set_gradients(const Model& model, int rank) {
-  for (const Parameter* parameter : model.parameters) {
-    for_each_row(*parameter, [&](std::int64_t row, std::span<float> gradient) {
-      const RandomStream random = stream(*parameter, rank, row);
-      for (std::size_t i = 0; i < gradient.size(); ++i) gradient[i] = contribution(random, i);
-    });
-  }
+  for (const Parameter* parameter : model.parameters) set_gradient(*parameter, rank);
 }
 
 // The ranks whose gradients of `parameter` belong together, in rank order.
@@ -119,6 +121,45 @@ TEST(GradientReduction, AddsDenseOverTheWorldAndExpertsOverTheirReplicas) {
           }
         });
         EXPECT_EQ(wrong, 0) << parameter->name() << ", expert_parallel_size " << expert_parallel_size;
+      }
+    }
+  }
+}
+
+// The same bits, whatever is announced early and in which pieces. A gradient gets its value just before it is
+// announced, or before reduce(): a sum that starts too early has something else in it.
+TEST(GradientReduction, OverlapChangesNoBit) {
+  for (const int expert_parallel_size : expert_parallel_sizes()) {
+    const ProcessGrid grid(world(), expert_parallel_size);
+    const Model model(grid);
+    const Model early(grid);
+    const Ownership ownership(model.parameters, grid, /*sharded=*/false);
+    const Ownership early_ownership(early.parameters, grid, /*sharded=*/false);
+    GradientReduction reduction(ownership);
+    GradientReduction overlapped(early_ownership, /*overlaps=*/true);
+    EXPECT_FALSE(reduction.overlaps());
+    for (std::size_t announced = 0; announced <= early.parameters.size(); ++announced) {
+      set_gradients(model, world().rank());
+      for (Parameter* parameter : early.parameters)
+        std::ranges::fill(parameter->gradient().values<float>(), 1e6F);
+      reduction.gradients_complete(model.parameters);  // it doesn't overlap: nothing happens
+      // From the last parameter on, as backward does it; the rest is left to reduce().
+      for (std::size_t i = 0; i < announced; ++i) {
+        const std::size_t parameter = early.parameters.size() - 1 - i;
+        set_gradient(*early.parameters[parameter], world().rank());
+        overlapped.gradients_complete(std::span(early.parameters).subspan(parameter, 1));
+        // What backward does meanwhile.
+        std::vector<float> others(10'000);
+        world().all_reduce(buffer_view(std::span(others)));
+      }
+      for (std::size_t i = announced; i < early.parameters.size(); ++i)
+        set_gradient(*early.parameters[early.parameters.size() - 1 - i], world().rank());
+      reduction.reduce();
+      overlapped.reduce();
+      for (std::size_t p = 0; p < model.parameters.size(); ++p) {
+        EXPECT_TRUE(std::ranges::equal(model.parameters[p]->gradient().values<float>(),
+                                       early.parameters[p]->gradient().values<float>()))
+            << model.parameters[p]->name() << ", " << announced << " announced";
       }
     }
   }

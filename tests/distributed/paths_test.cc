@@ -5,12 +5,14 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <memory>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "comm/base/error.h"
@@ -93,6 +95,77 @@ TEST(Paths, ExchangesArriveWhole) {
       exchange.start(*group);
       EXPECT_TRUE(exchange.recv == exchange.wanted) << exchange.recv.size() << " elements";
     }
+  }
+}
+
+// Blocks in the reverse order of ranks with a gap before each, as two exchanges under way on the same buffers:
+// the first halves of all blocks, and the rest. What lies in the gaps stays.
+TEST(Paths, BlocksMayLieAnywhere) {
+  constexpr std::int64_t kGap = 3;
+  constexpr std::int32_t kUntouched = -7;
+  const auto spread = [](const std::vector<std::int64_t>& counts) {
+    std::vector<std::int64_t> offsets(counts.size());
+    std::int64_t end = 0;
+    for (std::size_t peer = counts.size(); peer-- > 0;) {
+      offsets[peer] = end + kGap;
+      end = offsets[peer] + counts[peer];
+    }
+    return std::pair(offsets, end);
+  };
+  for (const PathOptions& options : all_paths()) {
+    SCOPED_TRACE(text_of(options));
+    const auto group = group_with(options);
+    for (const Counts counts : {few, uneven, to_the_last, only_to_oneself, large, none}) {
+      const Exchange dense(counts);
+      const auto [send_offsets, send_end] = spread(dense.send_counts);
+      const auto [recv_offsets, recv_end] = spread(dense.recv_counts);
+      std::vector<std::int32_t> send(static_cast<std::size_t>(send_end), kUntouched);
+      std::vector<std::int32_t> recv(static_cast<std::size_t>(recv_end), kUntouched);
+      std::vector<std::int32_t> wanted = recv;
+      auto from = dense.send.begin();
+      auto arrived = dense.wanted.begin();
+      for (std::size_t peer = 0; peer < send_offsets.size(); ++peer) {
+        std::copy_n(from, dense.send_counts[peer], send.begin() + send_offsets[peer]);
+        std::copy_n(arrived, dense.recv_counts[peer], wanted.begin() + recv_offsets[peer]);
+        from += dense.send_counts[peer];
+        arrived += dense.recv_counts[peer];
+      }
+      const auto start = [&](bool second_half) {
+        const auto part = [&](std::vector<std::int64_t> of_counts, std::vector<std::int64_t> of_offsets) {
+          for (std::size_t peer = 0; peer < of_counts.size(); ++peer) {
+            const std::int64_t half = of_counts[peer] / 2;
+            if (second_half) of_offsets[peer] += half;
+            of_counts[peer] = second_half ? of_counts[peer] - half : half;
+          }
+          return std::pair(of_counts, of_offsets);
+        };
+        const auto [sent_counts, sent_at] = part(dense.send_counts, send_offsets);
+        const auto [received_counts, received_at] = part(dense.recv_counts, recv_offsets);
+        return group->all_to_all_v(buffer_view(std::span<const std::int32_t>(send)),
+                                   Blocks{sent_counts, sent_at}, buffer_view(std::span(recv)),
+                                   Blocks{received_counts, received_at});
+      };
+      Work first = start(false);
+      Work second = start(true);
+      second.wait();
+      first.wait();
+      EXPECT_TRUE(recv == wanted) << wanted.size() << " elements with gaps";
+    }
+  }
+}
+
+// An exchange gets to its end by progress() alone, before anyone waits for it.
+TEST(Paths, ProgressMovesWhatIsUnderWay) {
+  constexpr auto kPatience = std::chrono::seconds(20);
+  for (const PathOptions& options : all_paths()) {
+    SCOPED_TRACE(text_of(options));
+    const auto group = group_with(options);
+    Exchange exchange(large);
+    Work work = exchange.start(*group);
+    const auto last = std::chrono::steady_clock::now() + kPatience;
+    while (exchange.recv != exchange.wanted && std::chrono::steady_clock::now() < last) group->progress();
+    EXPECT_TRUE(exchange.recv == exchange.wanted);
+    work.wait();
   }
 }
 

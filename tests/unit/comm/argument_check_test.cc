@@ -23,10 +23,7 @@ class CountingCommunicator final : public Communicator {
   int started = 0;
 
  protected:
-  Work do_all_to_all_v(ConstBufferView, std::span<const std::int64_t>, BufferView,
-                       std::span<const std::int64_t>) override {
-    return start();
-  }
+  Work do_all_to_all_v(ConstBufferView, Blocks, BufferView, Blocks) override { return start(); }
   Work do_all_reduce(BufferView, ReduceOp) override { return start(); }
   Work do_reduce_scatter(ConstBufferView, BufferView, ReduceOp) override { return start(); }
   Work do_all_gather(ConstBufferView, BufferView) override { return start(); }
@@ -128,6 +125,17 @@ TEST_F(ArgumentCheck, Counts) {
   EXPECT_THAT(exchange({2, 2, 2}, {2, 2, 1}), HasSubstr("add up to 5"));
   EXPECT_THAT(exchange({2, 2, 2}, {7, 2, -3}), HasSubstr("-3"));
   EXPECT_THAT(exchange({2, 2, 2}, {3, 0, 3}), HasSubstr("rank 1 sends 2 elements to itself and expects 0"));
+
+  // Blocks with gaps: of 6 elements.
+  const std::vector<std::int64_t> counts = {1, 2, 1};
+  const auto spread = [&](std::vector<std::int64_t> send_offsets, std::vector<std::int64_t> recv_offsets) {
+    return refusal([&] {
+      comm.all_to_all_v(floats(6), Blocks{counts, send_offsets}, floats(6, 10), Blocks{counts, recv_offsets});
+    });
+  };
+  EXPECT_THAT(spread({0, 5, 2}, {0, 1, 3}), HasSubstr("send for rank 1 is [5, 7), and there are 6"));
+  EXPECT_THAT(spread({0, 1, 3}, {-1, 1, 3}), HasSubstr("recv for rank 0 is [-1, 0)"));
+  EXPECT_THAT(spread({0, 1}, {0, 1, 3}), HasSubstr("2 offsets"));
   EXPECT_EQ(comm.started, 0);
 }
 

@@ -131,6 +131,10 @@ INSTANTIATE_TEST_SUITE_P(
                    "moe: {experts: 2, router: dense, layers: [{blocks: [0], experts: 4}]}\n",
                    "run.yaml:3:42: moe.layers: has no meaning for model.kind: mixture_regression, one layer of "
                    "experts and a gate; valid: no moe.layers"},
+        BrokenRule{"model: {kind: mixture_regression}\ndata: {regression: {path: a.csv}}\n"
+                   "moe: {experts: 2, router: dense}\nparallel: {exchange_chunks: 2}\n",
+                   "run.yaml:4:29: parallel.exchange_chunks: 2 chunks are for MoE layers, and model.kind: "
+                   "mixture_regression has none; valid: 1"},
         BrokenRule{kSource + "train: {objective: masked}\n",
                    "run.yaml:2:20: train.objective: masked predicts tokens from both sides, and model.causal "
                    "is true; valid: model.causal=false, or train.objective=next_token"},
@@ -236,8 +240,10 @@ TEST(ValidateTest, AResolvedExperimentIsStillValid) {
   EXPECT_THAT(config::violations(ConfigFiles().load(kSource)), IsEmpty());
 }
 
-std::string world_fault(std::int64_t experts, std::int64_t expert_parallel_size, int world_size) {
+std::string world_fault(std::int64_t experts, std::int64_t expert_parallel_size, int world_size,
+                        std::int64_t exchange_chunks = 1) {
   config::Experiment experiment;
+  experiment.mutable_parallel()->set_exchange_chunks(exchange_chunks);
   experiment.mutable_moe()->set_experts(experts);
   experiment.mutable_parallel()->set_expert_parallel_size(expert_parallel_size);
   try {
@@ -261,6 +267,19 @@ TEST(ValidateTest, ExpertParallelSizeFitsTheWorld) {
   EXPECT_EQ(world_fault(2, 4, 4),
             "parallel.expert_parallel_size: 4 is more than moe.experts, 2; valid: 1, 2, or auto");
   EXPECT_THAT(world_fault(0, 2, 2), HasSubstr("the model is dense; valid: 1, or auto"));
+}
+
+TEST(ValidateTest, ARankHoldsAsManyExpertsAsThereAreChunks) {
+  EXPECT_EQ(world_fault(8, 0, 2, 4), "");
+  EXPECT_EQ(world_fault(7, 0, 2, 4), "");   // 4 and 3
+  EXPECT_EQ(world_fault(8, 2, 8, 4), "");   // four copies of the experts on two ranks each
+  EXPECT_EQ(world_fault(8, 1, 8, 99), "");  // each rank holds all: nothing travels
+  EXPECT_EQ(world_fault(8, 0, 1, 99), "");
+  EXPECT_EQ(world_fault(0, 0, 4, 99), "");
+  EXPECT_EQ(world_fault(8, 0, 4, 3),
+            "parallel.exchange_chunks: 3 chunks of the experts of a rank, and none holds more than 2 (moe.experts "
+            "8 over 4 ranks); valid: 1 to 2");
+  EXPECT_THAT(world_fault(8, 2, 8, 5), HasSubstr("none holds more than 4"));
 }
 
 }  // namespace

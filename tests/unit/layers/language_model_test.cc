@@ -3,7 +3,9 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <map>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -225,6 +227,33 @@ INSTANTIATE_TEST_SUITE_P(Variants, LanguageModelTest,
                          testing::Values("moe", "untied", "every_second", "dense", "untied_shared_top1",
                                          "bidirectional", "gateless"),
                          [](const auto& variant) { return std::string(variant.param); });
+
+// Who adds up gradients while backward goes on relies on it: what is said to be complete doesn't change any
+// more, and nothing is said twice.
+class KeepsAnnounced final : public GradientListener {
+ public:
+  void gradients_complete(std::span<Parameter* const> parameters) override {
+    for (const Parameter* parameter : parameters) {
+      const auto gradient = parameter->gradient().values<float>();
+      EXPECT_TRUE(announced.emplace(parameter, std::vector<float>(gradient.begin(), gradient.end())).second)
+          << parameter->name() << " is announced again";
+    }
+  }
+  std::map<const Parameter*, std::vector<float>> announced;
+};
+
+TEST_P(LanguageModelTest, GradientsThatAreAnnouncedStayAsTheyAre) {
+  ModelCase c(variant(GetParam()));
+  KeepsAnnounced listener;
+  c.ctx.gradient_listener = &listener;
+  c.run({3});
+  for (const auto& [parameter, gradient] : listener.announced) {
+    EXPECT_TRUE(std::ranges::equal(parameter->gradient().values<float>(), gradient)) << parameter->name();
+  }
+  // All but the embedding, whose gradient is the last.
+  EXPECT_EQ(listener.announced.size(), c.model.parameters().size() - 1);
+  EXPECT_FALSE(listener.announced.contains(c.model.parameters().front()));
+}
 
 TEST(LanguageModel, EveryParameterHasItsOwnNameAndDecay) {
   config::Experiment setting = variant("untied");

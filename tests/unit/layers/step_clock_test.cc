@@ -41,6 +41,20 @@ TEST(StepClockTest, APartHasTheTimeThatNoInnerSpanTakes) {
   EXPECT_NEAR(clock.calls(ComparedCall::kExchange)[0], clock.seconds(TimePart::kExchange), 1e-12);
 }
 
+// Three pieces of one call, and the next call.
+TEST(StepClockTest, PiecesOfACallAddUp) {
+  StepClock clock;
+  for (const bool continues : {false, true, true, false}) {
+    const Span experts(&clock, "experts", TimePart::kOther, ComparedCall::kExperts, -1, continues);
+    pass(1);
+  }
+  const std::span<const double> calls = clock.calls(ComparedCall::kExperts);
+  ASSERT_EQ(calls.size(), 2U);
+  EXPECT_GE(calls[0], 3e-3);
+  EXPECT_GE(calls[1], 1e-3);
+  EXPECT_NEAR(calls[0] + calls[1], clock.seconds(TimePart::kOther), 1e-9);
+}
+
 TEST(StepClockTest, TimeOutsideOfSpansIsNobodys) {
   StepClock clock;
   { const Span data(&clock, "data", TimePart::kData); }
