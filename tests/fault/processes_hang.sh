@@ -40,13 +40,13 @@ says_of_either() {
   grep --quiet --fixed-strings -e "$1" -e "$2" "$output" || fail "nothing says: $1, or as the other rank: $2"
 }
 
-trains="in step 4, micro-step 0, layer 0, training, 4 experts"
-evaluates="in step 1, micro-step 0, layer 0, evaluation, 4 experts"
+trains="in step 4, micro-step 0, layer 0, training, 4 experts in 1 chunk"
+evaluates="in step 1, micro-step 0, layer 0, evaluation, 4 experts in 1 chunk"
 misbehave evaluates 20
 says_of_either "exchanges tokens $trains; rank 1 $evaluates" "exchanges tokens $evaluates; rank 0 $trains"
 verdict "a rank that evaluates while others train" "an error names both places before tokens travel; exit 1"
 
-ahead="in step 5, micro-step 0, layer 0, training, 4 experts"
+ahead="in step 5, micro-step 0, layer 0, training, 4 experts in 1 chunk"
 misbehave another_step 20
 says_of_either "exchanges tokens $trains; rank 1 $ahead" "exchanges tokens $ahead; rank 0 $trains"
 verdict "a rank that is a step ahead" "an error names both steps before tokens travel; exit 1"

@@ -110,7 +110,11 @@ job=$(submit --time=1 --signal=USR1@55 "$source_dir/launch/slurm.sbatch" train "
 wait_for wrote 1 "received User defined signal 1; the same command continues"
 wait_for wrote 1 "slurm.sbatch: the state is saved; requeueing job $job"
 stopped=$(sed --quiet 's/^stopped after step \([0-9]*\):.*/\1/p' "$output" | head -n 1)
-# Slurm lets a requeued job wait for two minutes. It may be told not to, once the job has ended and that is decided.
+# Slurm lets a requeued job wait for two minutes. It may be told not to, once both of its daemons are done with the
+# first start: the time is set anew at its end, and a step that is still being cleared away can't start again.
+wait_for grep --quiet "Requeuing JobId=$job" "$slurm/slurmctld.log"
+wait_for grep --quiet --fixed-strings "[$job.0] done with job" "$slurm/slurmd.log"
+wait_for grep --quiet --fixed-strings "[$job.batch] done with job" "$slurm/slurmd.log"
 wait_for job_shows "JobState=PENDING Reason=BeginTime"
 job_shows "Restarts=1" || fail "$(scontrol show job "$job")"
 scontrol update JobId="$job" StartTime=now
