@@ -2,15 +2,21 @@
 // exports the symbols of another version of Protocol Buffers than the one that conclave is linked with, and
 // two versions in one process break each other.
 //
-//   conclave-sentencepiece [MODEL]     answers the requests of worker_process.h on its standard input
+//   conclave-sentencepiece [MODEL]     answers the requests of worker_process.h on its standard input; says
+//   first how
+//                                      many pieces the model has, and 1 if a text may be cut between words
 #include <sentencepiece_processor.h>
 #include <sentencepiece_trainer.h>
 #include <unistd.h>
 
 #include <cerrno>
+#include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <string>
+#include <string_view>
+#include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include "trainer/data/tokenizer/worker_protocol.h"
@@ -53,18 +59,85 @@ std::string bytes_of(const std::vector<T>& values) {
   return {reinterpret_cast<const char*>(values.data()), values.size() * sizeof(T)};
 }
 
-std::string token_of(const sentencepiece::SentencePieceProcessor& processor, int id) {
+using Processor = sentencepiece::SentencePieceProcessor;
+
+std::vector<int> ids_of(const Processor& processor, std::string_view text) {
+  std::vector<int> ids;
+  processor.Encode({text.data(), text.size()}, &ids).IgnoreError();
+  return ids;
+}
+
+// True for BPE models whose pieces never join words, and that write a word at the beginning of a text as they
+// write it after a space: then the ids of a text are those of its words, one after the other. (Unigram models
+// add up scores over a text, whose rounding may decide between equal ways.)
+bool words_stand_apart(const Processor& processor) {
+  constexpr std::string_view kSpace = "\u2581";
+  for (int id = 0; id < processor.GetPieceSize(); ++id) {
+    if (processor.IsControl(id) || processor.IsUnknown(id) || processor.IsByte(id) || processor.IsUnused(id))
+      continue;
+    std::string_view piece = processor.IdToPiece(id);
+    while (piece.starts_with(kSpace)) piece.remove_prefix(kSpace.size());
+    const float score = processor.GetScore(id);
+    if (piece.find(kSpace) != std::string_view::npos || score != std::floor(score)) return false;
+  }
+  std::vector<int> one_by_one = ids_of(processor, "alpha");
+  for (const int id : ids_of(processor, "beta")) one_by_one.push_back(id);
+  return ids_of(processor, "alpha beta") == one_by_one;
+}
+
+// Texts as ids, word by word where the model allows it: most words of a text have been seen before, and the
+// library's time grows faster than the text.
+class Encoder {
+ public:
+  explicit Encoder(const Processor& processor, bool by_words) : processor_(processor), by_words_(by_words) {}
+
+  sentencepiece::util::Status encode(std::string_view text, std::vector<int>& ids) {
+    while (true) {
+      const std::size_t end = by_words_ ? single_space(text, 1) : text.size();
+      const auto status = append(text.substr(0, end), ids);
+      if (!status.ok() || end == text.size()) return status;
+      text.remove_prefix(end + 1);
+    }
+  }
+
+ private:
+  static constexpr std::size_t kLongestKept = 64;
+  static constexpr std::size_t kMostKept = std::size_t{1} << 18;
+
+  sentencepiece::util::Status append(std::string_view text, std::vector<int>& ids) {
+    key_.assign(text);
+    auto found = kept_.find(key_);
+    if (found == kept_.end()) {
+      std::vector<int> encoded;
+      const auto status = processor_.Encode({text.data(), text.size()}, &encoded);
+      if (!status.ok() || !by_words_ || text.size() > kLongestKept) {
+        ids.insert(ids.end(), encoded.begin(), encoded.end());
+        return status;
+      }
+      if (kept_.size() == kMostKept) kept_.clear();
+      found = kept_.emplace(key_, std::move(encoded)).first;
+    }
+    ids.insert(ids.end(), found->second.begin(), found->second.end());
+    return {};
+  }
+
+  const Processor& processor_;
+  bool by_words_;
+  std::unordered_map<std::string, std::vector<int>> kept_;
+  std::string key_;
+};
+
+std::string token_of(const Processor& processor, int id) {
   const std::string& token = processor.IdToPiece(id);
   if (!processor.IsByte(id)) return token;
   return {static_cast<char>(std::stoi(token.substr(3, 2), nullptr, 16))};  // "<0xE2>"
 }
 
-bool serve(const sentencepiece::SentencePieceProcessor& processor, WorkerRequest request,
-           const std::string& payload) {
+bool serve(const Processor& processor, Encoder& encoder, WorkerRequest request, const std::string& payload) {
   switch (request) {
     case WorkerRequest::kEncode: {
       std::vector<int> ids;
-      const auto status = processor.Encode(payload, &ids);
+      const auto status = encoder.encode(payload, ids);
       return answer(status, bytes_of(ids));
     }
     case WorkerRequest::kDecode: {
@@ -91,17 +164,21 @@ bool serve(const sentencepiece::SentencePieceProcessor& processor, WorkerRequest
 }
 
 int run(int argc, char** argv) {
-  sentencepiece::SentencePieceProcessor processor;
+  Processor processor;
+  bool by_words = false;
   if (argc > 1) {
     const auto status = processor.Load(argv[1]);
-    const std::string size = status.ok() ? bytes_of(std::vector<int>{processor.GetPieceSize()}) : "";
-    if (!answer(status, size) || !status.ok()) return 1;
+    by_words = status.ok() && words_stand_apart(processor);
+    const std::string greeting =
+        status.ok() ? bytes_of(std::vector<int>{processor.GetPieceSize(), by_words ? 1 : 0}) : "";
+    if (!answer(status, greeting) || !status.ok()) return 1;
   }
+  Encoder encoder(processor, by_words);
   WorkerFrame frame;
   while (read_all(&frame, sizeof frame)) {
     std::string payload(frame.bytes, '\0');
     if (!read_all(payload.data(), payload.size())) return 1;
-    if (!serve(processor, frame.request, payload)) return 1;
+    if (!serve(processor, encoder, frame.request, payload)) return 1;
   }
   return 0;
 }

@@ -8,6 +8,7 @@
 #include "trainer/data/tokenizer/shelf.h"
 #include "trainer/data/tokenizer/utf8.h"
 #include "trainer/data/tokenizer/worker_process.h"
+#include "trainer/data/tokenizer/worker_protocol.h"
 
 namespace conclave::data {
 namespace {
@@ -24,7 +25,9 @@ class SentencePieceTokenizer : public Tokenizer {
   explicit SentencePieceTokenizer(const std::string& path)
       : workers_([path] { return std::make_unique<WorkerProcess>(path); }) {
     try {
-      vocab_size_ = integers(workers_.take()->greeting()).at(0);
+      const std::vector<std::int32_t> greeting = integers(workers_.take()->greeting());
+      vocab_size_ = greeting.at(0);
+      words_stand_apart_ = greeting.at(1) != 0;
     } catch (const Error& error) {
       throw Error(fmt::format("{}: is no SentencePiece model: {}", path, error.what()));
     }
@@ -32,7 +35,9 @@ class SentencePieceTokenizer : public Tokenizer {
 
   std::int64_t vocab_size() const override { return vocab_size_; }
 
-  void encode(std::string_view text, bool, std::vector<std::int32_t>& ids) const override {
+  void encode(std::string_view text, bool begins, std::vector<std::int32_t>& ids) const override {
+    // The library puts a space before a text: the one at which it was cut.
+    if (!begins && words_stand_apart_ && text.starts_with(' ')) text.remove_prefix(1);
     const std::vector<std::int32_t> found =
         integers(workers_.take()->call(WorkerRequest::kEncode, with_replacements(text)));
     ids.insert(ids.end(), found.begin(), found.end());
@@ -50,8 +55,10 @@ class SentencePieceTokenizer : public Tokenizer {
         workers_.take()->call(WorkerRequest::kToken, {reinterpret_cast<const char*>(&id), sizeof id}));
   }
 
-  // What it may join, only the library knows.
-  std::size_t cut(std::string_view text, std::size_t) const override { return text.size(); }
+  // Between words where they stand apart; what other models may join, only the library knows.
+  std::size_t cut(std::string_view text, std::size_t from) const override {
+    return words_stand_apart_ ? single_space(text, from) : text.size();
+  }
 
   std::int64_t id_of(std::string_view token) const override {
     return integers(workers_.take()->call(WorkerRequest::kId, token)).at(0);
@@ -60,6 +67,7 @@ class SentencePieceTokenizer : public Tokenizer {
  private:
   mutable Shelf<WorkerProcess> workers_;
   std::int64_t vocab_size_ = 0;
+  bool words_stand_apart_ = false;  // the ids of a text are those of its words
 };
 
 }  // namespace

@@ -98,8 +98,7 @@ TEST_P(GoldenTokenizer, PartsHaveTheIdsOfTheWhole) {
     rest.remove_prefix(cut);
   }
   EXPECT_EQ(ids, encode(*tokenizer, text));
-  const bool is_sentencepiece = std::string(GetParam()).ends_with(".model");
-  EXPECT_EQ(parts > 20, !is_sentencepiece) << parts;
+  EXPECT_GT(parts, 20);
 }
 
 INSTANTIATE_TEST_SUITE_P(Files, GoldenTokenizer,
