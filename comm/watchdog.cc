@@ -58,7 +58,7 @@ Watchdog::Watchdog(NodeTable table, int world_size, std::function<void(const std
       timeout_ns_(nanoseconds(kDefaultTimeoutSeconds)) {
   own().heartbeat_ns.store(now(), std::memory_order_relaxed);
   own().since_ns.store(now(), std::memory_order_relaxed);
-  // A new thread inherits what is blocked: signals are for the thread that trains.
+  // A new thread inherits what is blocked: signals are for the program's own threads.
   sigset_t all;
   sigset_t before;
   sigfillset(&all);

@@ -10,8 +10,8 @@
 
 #include "layers/moe/routed_layer.h"
 #include "tests/support/mpi_environment.h"
-#include "tests/support/router_state.h"
 #include "tests/support/tiny_experiment.h"
+#include "tests/support/trainer_state.h"
 #include "trainer/train_step.h"
 #include "trainer/trainer.h"
 
@@ -19,16 +19,6 @@ namespace conclave {
 namespace {
 
 constexpr std::int64_t kSteps = 2;
-
-template <class Tensor>
-std::vector<float> all_of(Trainer& trainer, Tensor (Parameter::*tensor)() const) {
-  std::vector<float> all;
-  for (const Parameter* parameter : trainer.model.parameters()) {
-    const std::span<const float> values = ConstTensorView((parameter->*tensor)()).values<float>();
-    all.insert(all.end(), values.begin(), values.end());
-  }
-  return all;
-}
 
 // Trains the experiment with one chunk and with so many, side by side.
 void expect_same_bits(config::Experiment experiment,
@@ -42,7 +32,7 @@ void expect_same_bits(config::Experiment experiment,
   for (std::int64_t step = 0; step < kSteps; ++step) {
     std::vector<float> gradients;
     const StepResult expected =
-        train_step(whole, step, [&] { gradients = all_of(whole, &Parameter::gradient); });
+        train_step(whole, step, [&] { gradients = test::all_of(whole, &Parameter::gradient); });
     std::vector<MoeStatistics> statistics;
     for (const auto& [block, layer] : whole.model.moe_layers())
       statistics.push_back(layer->take_statistics());
@@ -51,11 +41,12 @@ void expect_same_bits(config::Experiment experiment,
       SCOPED_TRACE(testing::Message()
                    << "step " << step << ", chunks " << other->experiment.parallel().exchange_chunks());
       const StepResult result = train_step(*other, step, [&] {
-        EXPECT_TRUE(all_of(*other, &Parameter::gradient) == gradients) << "gradients differ";
+        EXPECT_TRUE(test::all_of(*other, &Parameter::gradient) == gradients) << "gradients differ";
       });
       EXPECT_EQ(result.loss, expected.loss);
       EXPECT_EQ(result.gradient_norm, expected.gradient_norm);
-      EXPECT_TRUE(all_of(*other, &Parameter::value) == all_of(whole, &Parameter::value)) << "weights differ";
+      EXPECT_TRUE(test::all_of(*other, &Parameter::value) == test::all_of(whole, &Parameter::value))
+          << "weights differ";
       EXPECT_EQ(test::router_state(*other), test::router_state(whole));
       for (std::size_t layer = 0; layer < statistics.size(); ++layer) {
         const MoeStatistics actual = other->model.moe_layers()[layer].layer->take_statistics();

@@ -17,8 +17,8 @@
 #include "comm/self/self_communicator.h"
 #include "configs/resolve.h"
 #include "tests/support/mpi_environment.h"
-#include "tests/support/router_state.h"
 #include "tests/support/tiny_experiment.h"
+#include "tests/support/trainer_state.h"
 #include "trainer/train_step.h"
 #include "trainer/trainer.h"
 

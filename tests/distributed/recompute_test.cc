@@ -10,8 +10,8 @@
 
 #include "layers/moe/routed_layer.h"
 #include "tests/support/mpi_environment.h"
-#include "tests/support/router_state.h"
 #include "tests/support/tiny_experiment.h"
+#include "tests/support/trainer_state.h"
 #include "trainer/train_step.h"
 #include "trainer/trainer.h"
 
@@ -19,16 +19,6 @@ namespace conclave {
 namespace {
 
 constexpr std::int64_t kSteps = 3;
-
-template <class Tensor>
-std::vector<float> all_of(Trainer& trainer, Tensor (Parameter::*tensor)() const) {
-  std::vector<float> all;
-  for (const Parameter* parameter : trainer.model.parameters()) {
-    const std::span<const float> values = ConstTensorView((parameter->*tensor)()).values<float>();
-    all.insert(all.end(), values.begin(), values.end());
-  }
-  return all;
-}
 
 void expect_same_statistics(const MoeStatistics& actual, const MoeStatistics& expected) {
   EXPECT_EQ(actual.tokens, expected.tokens);
@@ -67,7 +57,7 @@ TEST_P(RecomputeTest, ChangesNoBit) {
   for (std::int64_t step = 0; step < kSteps; ++step) {
     std::vector<float> gradients;
     const StepResult expected =
-        train_step(kept, step, [&] { gradients = all_of(kept, &Parameter::gradient); });
+        train_step(kept, step, [&] { gradients = test::all_of(kept, &Parameter::gradient); });
     std::vector<MoeStatistics> statistics;
     for (const auto& [block, layer] : kept.model.moe_layers()) statistics.push_back(layer->take_statistics());
 
@@ -76,11 +66,12 @@ TEST_P(RecomputeTest, ChangesNoBit) {
                    << "step " << step << ", recompute "
                    << config::Train::Recompute_Name(other->experiment.train().recompute()));
       const StepResult result = train_step(*other, step, [&] {
-        EXPECT_TRUE(all_of(*other, &Parameter::gradient) == gradients) << "gradients differ";
+        EXPECT_TRUE(test::all_of(*other, &Parameter::gradient) == gradients) << "gradients differ";
       });
       EXPECT_EQ(result.loss, expected.loss);
       EXPECT_EQ(result.gradient_norm, expected.gradient_norm);
-      EXPECT_TRUE(all_of(*other, &Parameter::value) == all_of(kept, &Parameter::value)) << "weights differ";
+      EXPECT_TRUE(test::all_of(*other, &Parameter::value) == test::all_of(kept, &Parameter::value))
+          << "weights differ";
       EXPECT_EQ(test::router_state(*other), test::router_state(kept));
       for (std::size_t layer = 0; layer < statistics.size(); ++layer) {
         expect_same_statistics(other->model.moe_layers()[layer].layer->take_statistics(), statistics[layer]);

@@ -91,8 +91,7 @@ void for_each_block(std::int64_t experts, std::int64_t block, Begin begin, End e
   }
 }
 
-// Rows of x as the left side: as they lie, or packed into `scratch` by one that must not be used twice at a
-// time.
+// Rows of x as the left side: as they lie, or packed into `scratch`, which is theirs while they live.
 //   multiply(right panel, columns, accumulate, c, stride of c)
 template <class Input>
 class LeftRows {

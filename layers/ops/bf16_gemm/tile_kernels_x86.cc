@@ -298,17 +298,6 @@ void multiply_rows(const bfloat16* left, std::int64_t left_stride, const std::ui
   multiply_rows_and_store(left, left_stride, right, rows, columns, pair_count, accumulate, c, stride);
 }
 
-#define CONCLAVE_PACKERS(Element)                                                                     \
-  template void pack_left(const Element*, std::int64_t, std::int64_t, std::int64_t, std::uint32_t*);  \
-  template void pack_left_transposed(const Element*, std::int64_t, std::int64_t, std::int64_t,        \
-                                     std::uint32_t*);                                                 \
-  template void pack_right(const Element*, std::int64_t, std::int64_t, std::int64_t, std::uint32_t*); \
-  template void pack_right_transposed(const Element*, std::int64_t, std::int64_t, std::int64_t,       \
-                                      std::uint32_t*);
-CONCLAVE_PACKERS(float)
-CONCLAVE_PACKERS(bfloat16)
-#undef CONCLAVE_PACKERS
-
 }  // namespace conclave::cpu::bf16
 
 #pragma GCC pop_options
@@ -357,6 +346,12 @@ void multiply_rows(const bfloat16*, std::int64_t, const std::uint32_t*, std::int
   std::abort();
 }
 
+}  // namespace conclave::cpu::bf16
+
+#endif
+
+namespace conclave::cpu::bf16 {
+
 #define CONCLAVE_PACKERS(Element)                                                                     \
   template void pack_left(const Element*, std::int64_t, std::int64_t, std::int64_t, std::uint32_t*);  \
   template void pack_left_transposed(const Element*, std::int64_t, std::int64_t, std::int64_t,        \
@@ -369,5 +364,3 @@ CONCLAVE_PACKERS(bfloat16)
 #undef CONCLAVE_PACKERS
 
 }  // namespace conclave::cpu::bf16
-
-#endif

@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "comm/base/error.h"
+#include "tests/support/dot_sum.h"
 #include "tests/support/operator_test.h"
 #include "tests/support/tolerance.h"
 
@@ -51,19 +52,8 @@ struct Case {
   std::int64_t begin(std::int64_t e) const { return offsets[static_cast<std::size_t>(e)]; }
 };
 
-struct Sum {
-  double value = 0;
-  double magnitude = 0;
-  double terms = 0;
-  void add(double a, double b) {
-    value += a * b;
-    magnitude += std::abs(a * b);
-    terms += 1;
-  }
-};
-
 // An fp32 sum of exact products; `rounding` of the result comes on top.
-void expect_near(double actual, const Sum& sum, double rounding, const char* what, std::int64_t row,
+void expect_near(double actual, const DotSum& sum, double rounding, const char* what, std::int64_t row,
                  std::int64_t column) {
   const double bound = dot_bound(sum.terms, sum.magnitude) * (1 + rounding) + rounding * std::abs(sum.value);
   ASSERT_TRUE(std::abs(actual - sum.value) <= bound)
@@ -119,13 +109,13 @@ void expect_matches_reference(const Case& c) {
       for (std::int64_t e = 0; e < c.experts(); ++e) {
         for (std::int64_t row = c.begin(e); row < c.begin(e + 1); ++row) {
           for (std::int64_t n = 0; n < c.n; ++n) {
-            Sum sum;
+            DotSum sum;
             sum.add(before, 1);
             for (std::int64_t k = 0; k < c.k; ++k) sum.add(x[row * c.k + k], w[(e * c.n + n) * c.k + k]);
             expect_near(y_values[static_cast<std::size_t>(row * c.n + n)], sum, rounding, "y", row, n);
           }
           for (std::int64_t k = 0; k < c.k; ++k) {
-            Sum sum;
+            DotSum sum;
             sum.add(before, 1);
             for (std::int64_t n = 0; n < c.n; ++n) sum.add(dy[row * c.n + n], w[(e * c.n + n) * c.k + k]);
             expect_near(dx_values[static_cast<std::size_t>(row * c.k + k)], sum, rounding, "dx", row, k);
@@ -142,7 +132,7 @@ void expect_matches_reference(const Case& c) {
     for (std::int64_t e = 0; e < c.experts(); ++e) {
       for (std::int64_t n = 0; n < c.n; ++n) {
         for (std::int64_t k = 0; k < c.k; ++k) {
-          Sum sum;
+          DotSum sum;
           sum.add(accumulate ? 0.5 : 0.0, 1);
           for (std::int64_t r = c.begin(e); r < c.begin(e + 1); ++r) sum.add(dy[r * c.n + n], x[r * c.k + k]);
           expect_near(dweights[static_cast<std::size_t>((e * c.n + n) * c.k + k)], sum, 0, "dweights", n, k);

@@ -4,6 +4,7 @@
 
 #include <cmath>
 
+#include "tests/support/dot_sum.h"
 #include "tests/support/operator_test.h"
 #include "tests/support/tolerance.h"
 
@@ -48,19 +49,7 @@ Results run(const Case& c) {
   return r;
 }
 
-// One dot product in double precision and its fp32 bound.
-struct Sum {
-  double value = 0;
-  double magnitude = 0;
-  double terms = 0;
-  void add(double a, double b) {
-    value += a * b;
-    magnitude += std::abs(a * b);
-    terms += 1;
-  }
-};
-
-void expect_near(float actual, const Sum& sum, const char* what, std::int64_t row, std::int64_t column) {
+void expect_near(float actual, const DotSum& sum, const char* what, std::int64_t row, std::int64_t column) {
   ASSERT_TRUE(std::abs(actual - sum.value) <= dot_bound(sum.terms, sum.magnitude))
       << what << " at " << row << ", " << column << ": " << actual << ", expected " << sum.value;
 }
@@ -74,13 +63,13 @@ void expect_matches_reference(const Case& c) {
     const std::int64_t w = e * c.n * c.k;
     for (std::int64_t row = begin; row < end; ++row) {
       for (std::int64_t n = 0; n < c.n; ++n) {
-        Sum sum;
+        DotSum sum;
         for (std::int64_t k = 0; k < c.k; ++k)
           sum.add(at(c.x, row * c.k + k), at(c.weights, w + n * c.k + k));
         expect_near(at(r.y, row * c.n + n), sum, "y", row, n);
       }
       for (std::int64_t k = 0; k < c.k; ++k) {
-        Sum sum;
+        DotSum sum;
         for (std::int64_t n = 0; n < c.n; ++n)
           sum.add(at(c.dy, row * c.n + n), at(c.weights, w + n * c.k + k));
         expect_near(at(r.dx, row * c.k + k), sum, "dx", row, k);
@@ -88,7 +77,7 @@ void expect_matches_reference(const Case& c) {
     }
     for (std::int64_t n = 0; n < c.n; ++n) {
       for (std::int64_t k = 0; k < c.k; ++k) {
-        Sum sum;
+        DotSum sum;
         sum.add(kInitialGradient, 1);
         for (std::int64_t row = begin; row < end; ++row) {
           sum.add(at(c.dy, row * c.n + n), at(c.x, row * c.k + k));
