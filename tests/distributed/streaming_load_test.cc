@@ -1,7 +1,7 @@
 // ranks: 2
 // A large model read from Hugging Face files by two ranks: what each holds at its peak, and how fast it is.
 // Runs where CONCLAVE_STREAM_BYTES says how large (2e9 takes a minute and as much disk, three times the
-// memory):
+// memory), with files of bf16 or, where CONCLAVE_STREAM_DTYPE is fp32, of fp32:
 //
 //   CONCLAVE_STREAM_BYTES=2e9 launch/mpirun.sh 2 build/tests/distributed_streaming_load_test
 #include <fcntl.h>
@@ -21,6 +21,7 @@
 #include "layers/tensor/arena.h"
 #include "tests/support/mpi_environment.h"
 #include "tests/support/temporary_directory.h"
+#include "trainer/interop/element_conversion.h"
 #include "trainer/interop/import_model.h"
 
 namespace conclave {
@@ -37,7 +38,12 @@ std::int64_t wanted_bytes() {
   return value == nullptr ? 0 : static_cast<std::int64_t>(std::atof(value));
 }
 
-// Layers of about 180 MB in bf16, as many as make up the bytes.
+DType dtype_of_files() {
+  const char* value = std::getenv("CONCLAVE_STREAM_DTYPE");
+  return value != nullptr && std::string_view(value) == "fp32" ? DType::kFloat32 : DType::kBFloat16;
+}
+
+// Layers of about 90 million weights, as many as make up the bytes.
 config::Experiment large_experiment(std::int64_t bytes) {
   config::Experiment experiment;
   config::Model& model = *experiment.mutable_model();
@@ -50,22 +56,25 @@ config::Experiment large_experiment(std::int64_t bytes) {
   config::Moe& moe = *experiment.mutable_moe();
   moe.set_experts(8);
   moe.set_d_ff(3584);
-  model.set_layers(std::max<std::int64_t>(1, bytes / 180'000'000));
+  model.set_layers(
+      std::max<std::int64_t>(1, bytes / 90'000'000 / static_cast<std::int64_t>(size_of(dtype_of_files()))));
   return experiment;
 }
 
 // Rank 0 writes files of values that no one needs to tell apart.
 void write_files(const fs::path& directory, const config::Experiment& experiment) {
-  const std::vector<bfloat16> values(std::size_t{1} << 22, bfloat16(0.015625F));
+  const std::size_t element_bytes = size_of(dtype_of_files());
+  std::vector<std::byte> values((std::size_t{1} << 22) * element_bytes);
+  from_float(std::vector<float>(values.size() / element_bytes, 0.015625F), dtype_of_files(), values);
   std::vector<SafetensorsWriter::Entry> entries;
   int files = 0;
   const auto flush = [&] {
     SafetensorsWriter writer(directory / fmt::format("part_{:03}.safetensors", files++), entries);
     for (const SafetensorsWriter::Entry& entry : writer.entries()) {
-      auto left = static_cast<std::size_t>(entry.shape.elements());
+      auto left = static_cast<std::size_t>(entry.bytes());
       while (left > 0) {
         const std::size_t now = std::min(left, values.size());
-        writer.write(std::as_bytes(std::span(values).first(now)));
+        writer.write(std::span(values).first(now));
         left -= now;
       }
     }
@@ -75,7 +84,7 @@ void write_files(const fs::path& directory, const config::Experiment& experiment
   std::int64_t bytes = 0;
   for (const TensorNames& tensor : tensor_names(experiment, Architecture::kMixtral)) {
     for (const TensorPiece& piece : tensor.written()) {
-      entries.push_back({piece.name, DType::kBFloat16, piece.shape});
+      entries.push_back({piece.name, dtype_of_files(), piece.shape});
       bytes += entries.back().bytes();
       if (bytes < kFileBytes) continue;
       flush();
@@ -222,7 +231,8 @@ TEST_F(StreamingLoad, Speed) {
   if (wanted_bytes() == 0) GTEST_SKIP() << "set CONCLAVE_STREAM_BYTES=2e9 to run it";
   const std::set<std::string> wanted = wanted_tensors(names_);
   Share share(names_);
-  const std::int64_t file_bytes = share.bytes / 2;  // bf16
+  const std::int64_t file_bytes =
+      share.bytes / static_cast<std::int64_t>(sizeof(float) / size_of(dtype_of_files()));
   Buffer holds_all({file_bytes}, DType::kUInt8);
   const std::span<std::uint8_t> bytes = holds_all.view().values<std::uint8_t>();
   const std::array<std::pair<const char*, std::function<void()>>, 3> ways{

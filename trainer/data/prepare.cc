@@ -19,7 +19,7 @@ namespace {
 constexpr std::size_t kPartBytes = std::size_t{1} << 20;
 constexpr std::size_t kPartsPerThread = 8;
 
-// What one thread encodes.
+// A stretch of what is encoded.
 struct Part {
   std::string_view bytes;         // of the file: a stretch of the text, or a line of JSON
   std::int64_t line = 0;          // of a .jsonl file, from 1; 0: plain text
@@ -81,17 +81,39 @@ std::string text_of_line(const Part& part, const std::string& key) {
   return text->get<std::string>();
 }
 
-void encode(Part& part, const Tokenizer& tokenizer, const std::string& json_key) {
+// Neighbouring parts that one thread encodes at once: one stretch of a text, or lines of this many bytes.
+constexpr std::size_t kLinesAtOnceBytes = std::size_t{1} << 16;
+std::vector<std::span<Part>> groups_of(std::span<Part> parts) {
+  std::vector<std::span<Part>> groups;
+  for (std::size_t begin = 0, end = 0; begin < parts.size(); begin = end) {
+    for (std::size_t bytes = 0; end < parts.size() && bytes < kLinesAtOnceBytes; ++end)
+      bytes += parts[end].bytes.size();
+    groups.push_back(parts.subspan(begin, end - begin));
+  }
+  return groups;
+}
+
+void encode_lines(std::span<Part> lines, const Tokenizer& tokenizer, const std::string& json_key) {
+  std::vector<std::string> texts(lines.size());
+  for (std::size_t i = 0; i < lines.size(); ++i) texts[i] = text_of_line(lines[i], json_key);
+  std::vector<std::vector<std::int32_t>> ids(lines.size());
+  tokenizer.encode_texts(texts, ids);
+  for (std::size_t i = 0; i < lines.size(); ++i) lines[i].ids = std::move(ids[i]);
+}
+
+// A failure is noted with the first part of the group.
+void encode(std::span<Part> group, const Tokenizer& tokenizer, const std::string& json_key) {
+  Part& first = group.front();
   try {
-    if (part.line > 0) {
-      tokenizer.encode(text_of_line(part, json_key), true, part.ids);
+    if (first.line > 0) {
+      encode_lines(group, tokenizer, json_key);
     } else {
-      tokenizer.encode(part.bytes, part.begins, part.ids);
+      for (Part& part : group) tokenizer.encode(part.bytes, part.begins, part.ids);
     }
   } catch (const Error& error) {
-    part.failure = error;
+    first.failure = error;
   } catch (const std::exception& error) {
-    part.failure = Error(error.what());
+    first.failure = Error(error.what());
   }
 }
 
@@ -126,8 +148,9 @@ Prepared prepare(std::span<const std::string> files, const Tokenizer& tokenizer,
         bytes += part.bytes.size();
         if (more) parts.push_back(std::move(part));
       }
+      const std::vector<std::span<Part>> groups = groups_of(parts);
 #pragma omp parallel for schedule(dynamic) num_threads(options.threads)
-      for (std::size_t i = 0; i < parts.size(); ++i) encode(parts[i], tokenizer, options.json_key);
+      for (std::size_t i = 0; i < groups.size(); ++i) encode(groups[i], tokenizer, options.json_key);
 
       for (Part& part : parts) {
         if (part.failure) throw Error(fmt::format("{}: {}", file.path(), part.failure->what()));

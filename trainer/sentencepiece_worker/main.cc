@@ -2,9 +2,10 @@
 // exports the symbols of another version of Protocol Buffers than the one that conclave is linked with, and
 // two versions in one process break each other.
 //
-//   conclave-sentencepiece [MODEL]     answers the requests of worker_process.h on its standard input; says
-//   first how
-//                                      many pieces the model has, and 1 if a text may be cut between words
+//   conclave-sentencepiece [MODEL]
+//
+// answers the requests of worker_protocol.h on its standard input. It says first how many pieces the model
+// has, and 1 if the ids of a text are those of its words.
 #include <sentencepiece_processor.h>
 #include <sentencepiece_trainer.h>
 #include <unistd.h>
@@ -15,7 +16,6 @@
 #include <cstring>
 #include <string>
 #include <string_view>
-#include <unordered_map>
 #include <utility>
 #include <vector>
 
@@ -85,60 +85,24 @@ bool words_stand_apart(const Processor& processor) {
   return ids_of(processor, "alpha beta") == one_by_one;
 }
 
-// Texts as ids, word by word where the model allows it: most words of a text have been seen before, and the
-// library's time grows faster than the text.
-class Encoder {
- public:
-  explicit Encoder(const Processor& processor, bool by_words) : processor_(processor), by_words_(by_words) {}
-
-  sentencepiece::util::Status encode(std::string_view text, std::vector<int>& ids) {
-    while (true) {
-      const std::size_t end = by_words_ ? single_space(text, 1) : text.size();
-      const auto status = append(text.substr(0, end), ids);
-      if (!status.ok() || end == text.size()) return status;
-      text.remove_prefix(end + 1);
-    }
-  }
-
- private:
-  static constexpr std::size_t kLongestKept = 64;
-  static constexpr std::size_t kMostKept = std::size_t{1} << 18;
-
-  sentencepiece::util::Status append(std::string_view text, std::vector<int>& ids) {
-    key_.assign(text);
-    auto found = kept_.find(key_);
-    if (found == kept_.end()) {
-      std::vector<int> encoded;
-      const auto status = processor_.Encode({text.data(), text.size()}, &encoded);
-      if (!status.ok() || !by_words_ || text.size() > kLongestKept) {
-        ids.insert(ids.end(), encoded.begin(), encoded.end());
-        return status;
-      }
-      if (kept_.size() == kMostKept) kept_.clear();
-      found = kept_.emplace(key_, std::move(encoded)).first;
-    }
-    ids.insert(ids.end(), found->second.begin(), found->second.end());
-    return {};
-  }
-
-  const Processor& processor_;
-  bool by_words_;
-  std::unordered_map<std::string, std::vector<int>> kept_;
-  std::string key_;
-};
-
 std::string token_of(const Processor& processor, int id) {
   const std::string& token = processor.IdToPiece(id);
   if (!processor.IsByte(id)) return token;
   return {static_cast<char>(std::stoi(token.substr(3, 2), nullptr, 16))};  // "<0xE2>"
 }
 
-bool serve(const Processor& processor, Encoder& encoder, WorkerRequest request, const std::string& payload) {
+bool serve(const Processor& processor, WorkerRequest request, const std::string& payload) {
   switch (request) {
     case WorkerRequest::kEncode: {
-      std::vector<int> ids;
-      const auto status = encoder.encode(payload, ids);
-      return answer(status, bytes_of(ids));
+      const std::vector<std::string_view> texts = pieces_of(payload);
+      std::vector<std::vector<int>> ids(texts.size());
+      std::vector<std::string_view> results(texts.size());
+      for (std::size_t i = 0; i < texts.size(); ++i) {
+        const auto status = processor.Encode({texts[i].data(), texts[i].size()}, &ids[i]);
+        if (!status.ok()) return answer(status, "");
+        results[i] = {reinterpret_cast<const char*>(ids[i].data()), ids[i].size() * sizeof(int)};
+      }
+      return answer({}, joined(results));
     }
     case WorkerRequest::kDecode: {
       std::vector<int> ids(payload.size() / sizeof(int));
@@ -165,20 +129,19 @@ bool serve(const Processor& processor, Encoder& encoder, WorkerRequest request, 
 
 int run(int argc, char** argv) {
   Processor processor;
-  bool by_words = false;
   if (argc > 1) {
     const auto status = processor.Load(argv[1]);
-    by_words = status.ok() && words_stand_apart(processor);
     const std::string greeting =
-        status.ok() ? bytes_of(std::vector<int>{processor.GetPieceSize(), by_words ? 1 : 0}) : "";
+        status.ok()
+            ? bytes_of(std::vector<int>{processor.GetPieceSize(), words_stand_apart(processor) ? 1 : 0})
+            : "";
     if (!answer(status, greeting) || !status.ok()) return 1;
   }
-  Encoder encoder(processor, by_words);
   WorkerFrame frame;
   while (read_all(&frame, sizeof frame)) {
     std::string payload(frame.bytes, '\0');
     if (!read_all(payload.data(), payload.size())) return 1;
-    if (!serve(processor, encoder, frame.request, payload)) return 1;
+    if (!serve(processor, frame.request, payload)) return 1;
   }
   return 0;
 }

@@ -16,6 +16,11 @@ std::unique_ptr<Tokenizer> open_tokenizer(const std::string& name) {
   return open_sentencepiece(name);
 }
 
+void Tokenizer::encode_texts(std::span<const std::string> texts,
+                             std::span<std::vector<std::int32_t>> ids) const {
+  for (std::size_t i = 0; i < texts.size(); ++i) encode(texts[i], true, ids[i]);
+}
+
 std::size_t checked_id(std::int32_t id, std::int64_t vocab_size) {
   CONCLAVE_CHECK(id >= 0 && id < vocab_size, "token id {} is outside the tokenizer's vocabulary of {}", id,
                  vocab_size);

@@ -1,10 +1,12 @@
 #include "trainer/data/tokenizer/sentencepiece_tokenizer.h"
 
+#include <array>
 #include <cstring>
 #include <filesystem>
 
 #include "comm/base/error.h"
 #include "trainer/data/tokenizer/metaspace.h"
+#include "trainer/data/tokenizer/sentencepiece_library.h"
 #include "trainer/data/tokenizer/shelf.h"
 #include "trainer/data/tokenizer/utf8.h"
 #include "trainer/data/tokenizer/worker_process.h"
@@ -13,9 +15,9 @@
 namespace conclave::data {
 namespace {
 
-std::vector<std::int32_t> integers(const std::string& bytes) {
+std::vector<std::int32_t> integers(std::string_view bytes) {
   std::vector<std::int32_t> values(bytes.size() / sizeof(std::int32_t));
-  if (!values.empty()) std::memcpy(values.data(), bytes.data(), bytes.size());
+  if (!bytes.empty()) std::memcpy(values.data(), bytes.data(), bytes.size());
   return values;
 }
 
@@ -23,9 +25,9 @@ std::vector<std::int32_t> integers(const std::string& bytes) {
 class SentencePieceTokenizer : public Tokenizer {
  public:
   explicit SentencePieceTokenizer(const std::string& path)
-      : workers_([path] { return std::make_unique<WorkerProcess>(path); }) {
+      : libraries_([path] { return std::make_unique<SentencePieceLibrary>(path); }) {
     try {
-      const std::vector<std::int32_t> greeting = integers(workers_.take()->greeting());
+      const std::vector<std::int32_t> greeting = integers(libraries_.take()->process().greeting());
       vocab_size_ = greeting.at(0);
       words_stand_apart_ = greeting.at(1) != 0;
     } catch (const Error& error) {
@@ -38,21 +40,29 @@ class SentencePieceTokenizer : public Tokenizer {
   void encode(std::string_view text, bool begins, std::vector<std::int32_t>& ids) const override {
     // The library puts a space before a text: the one at which it was cut.
     if (!begins && words_stand_apart_ && text.starts_with(' ')) text.remove_prefix(1);
-    const std::vector<std::int32_t> found =
-        integers(workers_.take()->call(WorkerRequest::kEncode, with_replacements(text)));
+    std::vector<std::int32_t> found;
+    encode_readable(std::array{with_replacements(text)}, {&found, 1});
     ids.insert(ids.end(), found.begin(), found.end());
+  }
+
+  void encode_texts(std::span<const std::string> texts,
+                    std::span<std::vector<std::int32_t>> ids) const override {
+    std::vector<std::string> readable;
+    readable.reserve(texts.size());
+    for (const std::string& text : texts) readable.push_back(with_replacements(text));
+    encode_readable(readable, ids);
   }
 
   std::string decode(std::span<const std::int32_t> ids) const override {
     for (const std::int32_t id : ids) checked_id(id, vocab_size());
-    return workers_.take()->call(WorkerRequest::kDecode,
-                                 {reinterpret_cast<const char*>(ids.data()), ids.size_bytes()});
+    return libraries_.take()->process().call(WorkerRequest::kDecode,
+                                             {reinterpret_cast<const char*>(ids.data()), ids.size_bytes()});
   }
 
   std::string token_bytes(std::int32_t id) const override {
     checked_id(id, vocab_size());
-    return with_spaces(
-        workers_.take()->call(WorkerRequest::kToken, {reinterpret_cast<const char*>(&id), sizeof id}));
+    return with_spaces(libraries_.take()->process().call(WorkerRequest::kToken,
+                                                         {reinterpret_cast<const char*>(&id), sizeof id}));
   }
 
   // Between words where they stand apart; what other models may join, only the library knows.
@@ -61,11 +71,20 @@ class SentencePieceTokenizer : public Tokenizer {
   }
 
   std::int64_t id_of(std::string_view token) const override {
-    return integers(workers_.take()->call(WorkerRequest::kId, token)).at(0);
+    return integers(libraries_.take()->process().call(WorkerRequest::kId, token)).at(0);
   }
 
  private:
-  mutable Shelf<WorkerProcess> workers_;
+  void encode_readable(std::span<const std::string> texts, std::span<std::vector<std::int32_t>> ids) const {
+    const auto library = libraries_.take();
+    if (words_stand_apart_) {
+      library->encode_words(texts, ids);
+    } else {
+      library->encode(texts, ids);
+    }
+  }
+
+  mutable Shelf<SentencePieceLibrary> libraries_;
   std::int64_t vocab_size_ = 0;
   bool words_stand_apart_ = false;  // the ids of a text are those of its words
 };

@@ -13,6 +13,13 @@
 
 namespace conclave::data {
 
+// Found by parts of a text, without a copy.
+struct WordHash {
+  using is_transparent = void;
+  std::size_t operator()(std::string_view word) const { return std::hash<std::string_view>()(word); }
+};
+using IdsOfWords = std::unordered_map<std::string, std::vector<std::int32_t>, WordHash, std::equal_to<>>;
+
 class WordCache {
  public:
   // Appends the ids of `word`, which `encode` computes where they aren't known.
@@ -35,11 +42,7 @@ class WordCache {
   static constexpr std::size_t kMostWords = 100'000;
   static constexpr std::size_t kLongestWord = 64;  // bytes
 
-  struct Hash {
-    using is_transparent = void;
-    std::size_t operator()(std::string_view word) const { return std::hash<std::string_view>()(word); }
-  };
-  std::unordered_map<std::string, std::vector<std::int32_t>, Hash, std::equal_to<>> words_;
+  IdsOfWords words_;
 };
 
 using WordCacheShelf = Shelf<WordCache>;

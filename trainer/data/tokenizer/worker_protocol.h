@@ -1,15 +1,18 @@
 // What conclave and conclave-sentencepiece say to each other: a frame, then its payload.
 #pragma once
 
-#include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
+#include <span>
+#include <string>
 #include <string_view>
+#include <vector>
 
 namespace conclave::data {
 
 enum class WorkerRequest : std::uint64_t {
-  kEncode = 1,  // text -> int32 ids
+  kEncode = 1,  // texts (joined) -> int32 ids of each (joined)
   kDecode,      // int32 ids -> text
   kToken,       // int32 id -> the token as the model writes it; of a byte (<0xE2>) that byte
   kId,          // a token -> int32 id, or -1
@@ -23,15 +26,32 @@ struct WorkerFrame {
   std::uint64_t bytes = 0;
 };
 
-// The first space from `from` on that stands alone between two letters of ASCII; text.size() if there is
-// none. Where the words of a model stand apart, the ids of a text are those of what comes before it and of
-// what comes after it.
-inline std::size_t single_space(std::string_view text, std::size_t from) {
-  const auto is_letter = [](char c) { return (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z'); };
-  for (std::size_t at = std::max<std::size_t>(from, 1); at + 1 < text.size(); ++at) {
-    if (text[at] == ' ' && is_letter(text[at - 1]) && is_letter(text[at + 1])) return at;
+// Several pieces in one payload: how many (uint64), the bytes of each (uint64), then the pieces in a row.
+inline std::string joined(std::span<const std::string_view> pieces) {
+  std::string payload;
+  const auto append = [&](std::uint64_t number) {
+    payload.append(reinterpret_cast<const char*>(&number), sizeof number);
+  };
+  append(pieces.size());
+  for (const std::string_view piece : pieces) append(piece.size());
+  for (const std::string_view piece : pieces) payload += piece;
+  return payload;
+}
+
+// The pieces of such a payload, which they point into.
+inline std::vector<std::string_view> pieces_of(std::string_view payload) {
+  const auto number = [&](std::size_t index) {
+    std::uint64_t value = 0;
+    std::memcpy(&value, payload.data() + index * sizeof value, sizeof value);
+    return value;
+  };
+  std::vector<std::string_view> pieces(number(0));
+  std::size_t at = (pieces.size() + 1) * sizeof(std::uint64_t);
+  for (std::size_t i = 0; i < pieces.size(); ++i) {
+    pieces[i] = payload.substr(at, number(i + 1));
+    at += pieces[i].size();
   }
-  return text.size();
+  return pieces;
 }
 
 }  // namespace conclave::data

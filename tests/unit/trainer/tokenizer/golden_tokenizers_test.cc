@@ -55,6 +55,20 @@ TEST_P(GoldenTokenizer, GivesTheIdsOfTheReference) {
   }
 }
 
+// Encoded together, and twice, so that all words have been seen before.
+TEST_P(GoldenTokenizer, TextsTogetherHaveTheIdsOfEach) {
+  const auto tokenizer = open_tokenizer(golden() / GetParam());
+  const nlohmann::json all = golden_ids();
+  std::vector<std::string> texts;
+  for (const auto& hex : all.at("strings")) texts.push_back(from_hex(hex));
+  for (int round = 0; round < 2; ++round) {
+    std::vector<std::vector<std::int32_t>> ids(texts.size());
+    tokenizer->encode_texts(texts, ids);
+    for (std::size_t i = 0; i < texts.size(); ++i)
+      EXPECT_EQ(ids[i], all.at("ids").at(GetParam()).at(i).get<std::vector<std::int32_t>>()) << texts[i];
+  }
+}
+
 // What was encoded comes back, but for what is no UTF-8, compositions and SentencePiece's own spaces.
 TEST_P(GoldenTokenizer, DecodesWhatItEncoded) {
   const std::string name = GetParam();
