@@ -37,7 +37,11 @@ Work::~Work() noexcept(false) {
 }
 
 void Work::wait() {
-  if (const auto pending = std::exchange(pending_, nullptr)) pending->wait();
+  std::unique_ptr<PendingOperation> pending = std::move(pending_);
+  if (pending == nullptr) return;
+  pending->wait();
+  PendingOperation& complete = *pending;
+  complete.retire(std::move(pending));
 }
 
 void Communicator::check_buffer(const char* operation, const char* argument, ConstBufferView buffer) const {

@@ -39,6 +39,9 @@ class PendingOperation {
   virtual ~PendingOperation() = default;
   // Returns when the operation is complete on this rank; throws Error if it failed. Called once.
   virtual void wait() = 0;
+  // The operation is complete, and `self`, which holds this object, is all that is left of it: a backend may
+  // keep it for an operation to come, so that starting one takes no memory.
+  virtual void retire([[maybe_unused]] std::unique_ptr<PendingOperation> self) {}
 };
 
 // Handle to a started operation; a default-constructed one is complete. Move-only.
@@ -57,8 +60,8 @@ class Work {
   std::unique_ptr<PendingOperation> pending_;
 };
 
-// Where the blocks of one side of an all_to_all_v lie: that for rank r, or from it, is counts[r] elements from
-// offsets[r] on.
+// Where the blocks of one side of an all_to_all_v lie: that for rank r, or from it, is counts[r] elements
+// from offsets[r] on.
 struct Blocks {
   std::span<const std::int64_t> counts;   // [ranks]
   std::span<const std::int64_t> offsets;  // [ranks]

@@ -138,9 +138,9 @@ void GradientReduction::sum_on_owners(const OwnerBucket& bucket) {
   }
   const std::int64_t mine = bucket.elements_of_rank[static_cast<std::size_t>(group.rank())];
   received_.resize(static_cast<std::size_t>(mine * group.size()));
-  const std::vector<std::int64_t> mine_of_each(static_cast<std::size_t>(group.size()), mine);
+  mine_of_each_.assign(static_cast<std::size_t>(group.size()), mine);
   group.all_to_all_v(buffer_view(std::span<const float>(packed_)), bucket.elements_of_rank,
-                     buffer_view(std::span(received_)), mine_of_each);
+                     buffer_view(std::span(received_)), mine_of_each_);
 
   sources_.clear();
   for (int rank = 0; rank < group.size(); ++rank) sources_.push_back(received_.data() + rank * mine);

@@ -62,6 +62,7 @@ class GradientReduction : public GradientListener {
   std::vector<float> packed_;               // the owner bucket under way
   std::vector<float> received_;             // every rank's part of the rows of this one
   std::vector<const void*> sources_;        // where they begin
+  std::vector<std::int64_t> mine_of_each_;  // elements that come from each rank, all the same
 };
 
 }  // namespace conclave

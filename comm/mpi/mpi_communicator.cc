@@ -112,6 +112,7 @@ class MpiCommunicator final : public Communicator {
   // that of rank (rank() + i) % size().
   const std::byte* gather_small(const std::byte* data, const MpiOperation& operation);
   void reduce_small(BufferView data, ReduceOp op);
+  std::unique_ptr<PendingTransfers> start_transfers(Operation operation, std::int64_t bytes);
   std::byte* scratch(std::size_t bytes);
 
   MPI_Comm comm_;
@@ -122,7 +123,8 @@ class MpiCommunicator final : public Communicator {
   std::unique_ptr<HierarchicalExchange> hierarchy_;
   std::optional<Transfers> transfers_;  // of the blocking operations
   std::vector<std::byte> scratch_;      // grows to the largest gather_small()
-  SpareBuffers buffers_;
+  PendingTransfers::Pool pending_transfers_{group_};
+  PendingReduction::Pool reductions_{group_};
   std::vector<const void*> sources_;
 };
 
@@ -156,7 +158,15 @@ void MpiCommunicator::open_paths() {
           std::make_unique<MpiCommunicator>(node, name() + "/node", shared_watchdog(), node_site));
     }
   }
+  pending_transfers_.clear();
+  reductions_.clear();
   transfers_.emplace(group_.make_transfers());
+}
+
+std::unique_ptr<PendingTransfers> MpiCommunicator::start_transfers(Operation operation, std::int64_t bytes) {
+  auto pending = pending_transfers_.take();
+  pending->operation = group_.next(operation, bytes);
+  return pending;
 }
 
 std::string MpiCommunicator::describe_paths() const {
@@ -209,8 +219,7 @@ Work MpiCommunicator::do_all_to_all_v(ConstBufferView send, Blocks send_blocks, 
   std::int64_t elements = 0;
   for (std::size_t peer = 0; peer < send_blocks.counts.size(); ++peer)
     elements += send_blocks.counts[peer] + recv_blocks.counts[peer];
-  auto pending = std::make_unique<PendingTransfers>(
-      group_, group_.next(Operation::kAllToAllV, bytes_of(elements, dtype)));
+  auto pending = start_transfers(Operation::kAllToAllV, bytes_of(elements, dtype));
   const MpiOperation& operation = pending->operation;
   const auto send_block = [&](std::size_t to) { return at(send.data, send_blocks.offsets[to], dtype); };
   const auto recv_block = [&](std::size_t from) { return at(recv.data, recv_blocks.offsets[from], dtype); };
@@ -233,7 +242,7 @@ Work MpiCommunicator::do_all_to_all_v(ConstBufferView send, Blocks send_blocks, 
 
 Work MpiCommunicator::do_all_gather(ConstBufferView send, BufferView recv) {
   const std::int64_t bytes = static_cast<std::int64_t>(send.bytes());
-  auto pending = std::make_unique<PendingTransfers>(group_, group_.next(Operation::kAllGather, bytes));
+  auto pending = start_transfers(Operation::kAllGather, bytes);
   const auto block = [&](int r) { return at(recv.data, r * send.count, send.dtype); };
   group_.for_each_peer([&](int to, int from) {
     group_.check(pending->transfers.receive(block(from), bytes, from, pending->operation),
@@ -247,7 +256,7 @@ Work MpiCommunicator::do_all_gather(ConstBufferView send, BufferView recv) {
 Work MpiCommunicator::do_broadcast(BufferView data, int root) {
   constexpr std::int64_t kPieceBytes = std::int64_t{1} << 30;
   const std::int64_t bytes = static_cast<std::int64_t>(data.bytes());
-  auto pending = std::make_unique<PendingTransfers>(group_, group_.next(Operation::kBroadcast, bytes));
+  auto pending = start_transfers(Operation::kBroadcast, bytes);
   for (std::int64_t offset = 0; offset < bytes; offset += kPieceBytes) {
     const int length = static_cast<int>(std::min(kPieceBytes, bytes - offset));
     group_.check(MPI_Ibcast(static_cast<char*>(data.data) + offset, length, MPI_BYTE, root, comm_,
@@ -264,18 +273,19 @@ Work MpiCommunicator::do_all_reduce(BufferView data, ReduceOp op) {
     return {};
   }
   const Range own = partition(data.count, size(), rank());
-  return Work(std::make_unique<PendingReduction>(
-      group_, buffers_, group_.next(Operation::kAllReduce, static_cast<std::int64_t>(data.bytes())), data,
-      at(data.data, own.begin, data.dtype), op, /*gathers=*/true));
+  auto pending = reductions_.take();
+  pending->start(group_.next(Operation::kAllReduce, static_cast<std::int64_t>(data.bytes())), data,
+                 at(data.data, own.begin, data.dtype), op, /*gathers=*/true);
+  return Work(std::move(pending));
 }
 
 Work MpiCommunicator::do_reduce_scatter(ConstBufferView send, BufferView recv, ReduceOp op) {
   if (send.count == 0) return {};
   const BufferView data{const_cast<void*>(send.data), send.count, send.dtype, send.device};  // only read
-  return Work(std::make_unique<PendingReduction>(
-      group_, buffers_, group_.next(Operation::kReduceScatter, static_cast<std::int64_t>(send.bytes())), data,
-      recv.data, op,
-      /*gathers=*/false));
+  auto pending = reductions_.take();
+  pending->start(group_.next(Operation::kReduceScatter, static_cast<std::int64_t>(send.bytes())), data,
+                 recv.data, op, /*gathers=*/false);
+  return Work(std::move(pending));
 }
 
 const std::byte* MpiCommunicator::gather_small(const std::byte* data, const MpiOperation& operation) {

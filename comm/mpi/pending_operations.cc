@@ -1,33 +1,19 @@
 #include "comm/mpi/pending_operations.h"
 
-#include <utility>
-
 #include "comm/ordered_reduction.h"
 
 namespace conclave {
 
-std::vector<std::byte> SpareBuffers::take(std::size_t bytes) {
-  std::vector<std::byte> buffer;
-  if (!spare_.empty()) {
-    buffer = std::move(spare_.back());
-    spare_.pop_back();
-  }
-  if (buffer.size() < bytes) buffer.resize(bytes);
-  return buffer;
-}
-
-PendingReduction::PendingReduction(const MpiGroup& group, SpareBuffers& buffers, MpiOperation operation,
-                                   BufferView data, void* result, ReduceOp op, bool gathers)
-    : group_(group),
-      buffers_(buffers),
-      transfers_(group.make_transfers()),
-      operation_(operation),
-      data_(data),
-      result_(result),
-      op_(op),
-      gathers_(gathers) {
+void PendingReduction::start(MpiOperation operation, BufferView data, void* result, ReduceOp op,
+                             bool gathers) {
+  operation_ = operation;
+  data_ = data;
+  result_ = result;
+  op_ = op;
+  gathers_ = gathers;
   const std::int64_t own_bytes = bytes_of(block(group_.rank()).size(), data_.dtype);
-  received_ = buffers_.take(static_cast<std::size_t>(own_bytes * group_.size()));
+  const auto all_bytes = static_cast<std::size_t>(own_bytes * group_.size());
+  if (received_.size() < all_bytes) received_.resize(all_bytes);
   group_.for_each_peer([&](int to, int from) {
     receive(received_.data() + from * own_bytes, own_bytes, from);
     send(block(to), to);
@@ -37,14 +23,12 @@ PendingReduction::PendingReduction(const MpiGroup& group, SpareBuffers& buffers,
 void PendingReduction::wait() {
   group_.finish(transfers_, operation_);
   const Range own = block(group_.rank());
-  std::vector<const void*> sources(static_cast<std::size_t>(group_.size()));
+  sources_.clear();
   for (int rank = 0; rank < group_.size(); ++rank) {
-    sources[static_cast<std::size_t>(rank)] = rank == group_.rank()
-                                                  ? at(data_.data, own.begin, data_.dtype)
-                                                  : at(received_.data(), rank * own.size(), data_.dtype);
+    sources_.push_back(rank == group_.rank() ? at(data_.data, own.begin, data_.dtype)
+                                             : at(received_.data(), rank * own.size(), data_.dtype));
   }
-  reduce_in_order(sources, result_, own.size(), data_.dtype, op_);
-  buffers_.give_back(std::move(received_));
+  reduce_in_order(sources_, result_, own.size(), data_.dtype, op_);
   if (!gathers_) return;
 
   operation_.phase = 1;

@@ -3,6 +3,8 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
+#include <utility>
 #include <vector>
 
 #include "comm/base/partition.h"
@@ -22,38 +24,57 @@ inline std::int64_t bytes_of(std::int64_t elements, DType dtype) {
   return elements * static_cast<std::int64_t>(size_of(dtype));
 }
 
+// Operations of one kind that are complete, for those to come: they keep the memory of their messages.
+template <class Operation>
+class OperationPool {
+ public:
+  explicit OperationPool(const MpiGroup& group) : group_(group) {}
+
+  std::unique_ptr<Operation> take() {
+    if (idle_.empty()) return std::make_unique<Operation>(group_, *this);
+    std::unique_ptr<Operation> operation = std::move(idle_.back());
+    idle_.pop_back();
+    return operation;
+  }
+  void give_back(std::unique_ptr<PendingOperation> operation) {
+    idle_.emplace_back(static_cast<Operation*>(operation.release()));
+  }
+  // After the group's channels have changed.
+  void clear() { idle_.clear(); }
+
+ private:
+  const MpiGroup& group_;
+  std::vector<std::unique_ptr<Operation>> idle_;
+};
+
 // Messages that whoever starts the operation adds; complete when they are.
 class PendingTransfers final : public PendingOperation {
  public:
-  PendingTransfers(const MpiGroup& group, MpiOperation described)
-      : transfers(group.make_transfers()), operation(described), group_(group) {}
+  using Pool = OperationPool<PendingTransfers>;
+  PendingTransfers(const MpiGroup& group, Pool& pool)
+      : transfers(group.make_transfers()), group_(group), pool_(pool) {}
   void wait() override { group_.finish(transfers, operation); }
+  void retire(std::unique_ptr<PendingOperation> self) override { pool_.give_back(std::move(self)); }
 
   Transfers transfers;
   MpiOperation operation;
 
  private:
   const MpiGroup& group_;
-};
-
-// Memory of reductions under way; given back, it serves the next.
-class SpareBuffers {
- public:
-  std::vector<std::byte> take(std::size_t bytes);
-  void give_back(std::vector<std::byte> buffer) { spare_.push_back(std::move(buffer)); }
-
- private:
-  std::vector<std::vector<std::byte>> spare_;
+  Pool& pool_;
 };
 
 // Block r of `data`, cut by partition(), goes to rank r, which reduces the blocks that it got in the order of
 // ranks; an all_reduce then gathers the results.
 class PendingReduction final : public PendingOperation {
  public:
+  using Pool = OperationPool<PendingReduction>;
+  PendingReduction(const MpiGroup& group, Pool& pool)
+      : group_(group), pool_(pool), transfers_(group.make_transfers()) {}
   // `result` holds this rank's block. The group and the buffers must outlive the operation.
-  PendingReduction(const MpiGroup& group, SpareBuffers& buffers, MpiOperation operation, BufferView data,
-                   void* result, ReduceOp op, bool gathers);
+  void start(MpiOperation operation, BufferView data, void* result, ReduceOp op, bool gathers);
   void wait() override;
+  void retire(std::unique_ptr<PendingOperation> self) override { pool_.give_back(std::move(self)); }
 
  private:
   Range block(int rank) const { return partition(data_.count, group_.size(), rank); }
@@ -61,14 +82,15 @@ class PendingReduction final : public PendingOperation {
   void send(Range elements, int to);
 
   const MpiGroup& group_;
-  SpareBuffers& buffers_;
+  Pool& pool_;
   Transfers transfers_;
   MpiOperation operation_;
   BufferView data_;
-  void* result_;
-  ReduceOp op_;
-  bool gathers_;
-  std::vector<std::byte> received_;  // [ranks] blocks of this rank's elements
+  void* result_ = nullptr;
+  ReduceOp op_ = ReduceOp::kSum;
+  bool gathers_ = false;
+  std::vector<std::byte> received_;   // [ranks] blocks of this rank's elements, or more
+  std::vector<const void*> sources_;  // [ranks]
 };
 
 }  // namespace conclave

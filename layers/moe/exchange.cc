@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <numeric>
 #include <string>
+#include <utility>
 
 namespace conclave {
 namespace {
@@ -198,15 +199,32 @@ Work Exchange::start(const Context& ctx, ConstTensorView send, const Runs& sent,
                             in_elements(received, recv_elements_));
 }
 
-Work Exchange::start_dispatch(const Context& ctx, std::int64_t chunk, ConstTensorView rows, TensorView wire) {
-  return start(ctx, rows, chunk_at(chunk).sent, wire, chunk_at(chunk).received);
+void Exchange::start_dispatch(const Context& ctx, std::int64_t chunk, ConstTensorView rows, TensorView wire) {
+  Chunk& own = chunk_at(chunk);
+  own.dispatch = start(ctx, rows, own.sent, wire, own.received);
 }
 
-Work Exchange::start_combine(const Context& ctx, std::int64_t chunk, ConstTensorView wire, TensorView rows) {
-  return start(ctx, wire, chunk_at(chunk).received, rows, chunk_at(chunk).sent);
+void Exchange::start_combine(const Context& ctx, std::int64_t chunk, ConstTensorView wire, TensorView rows) {
+  Chunk& own = chunk_at(chunk);
+  own.combine = start(ctx, wire, own.received, rows, own.sent);
 }
 
-void Exchange::finish(const Context& ctx, Work& transport) const {
+void Exchange::finish_dispatch(const Context& ctx, std::int64_t chunk) {
+  finish(ctx, chunk_at(chunk).dispatch);
+}
+
+void Exchange::finish_combine(const Context& ctx, std::int64_t chunk) {
+  finish(ctx, chunk_at(chunk).combine);
+}
+
+void Exchange::abandon() {
+  for (Chunk& chunk : chunks_) {
+    const Work dispatch = std::move(chunk.dispatch);
+    const Work combine = std::move(chunk.combine);
+  }
+}
+
+void Exchange::finish(const Context& ctx, Work& transport) {
   const Span span(ctx.clock, "exchange", TimePart::kExchange, ComparedCall::kExchange);
   transport.wait();
 }
@@ -247,8 +265,8 @@ TensorView Exchange::dispatch(Context& ctx, TensorView rows) {
     const Arena::Mark scratch(*ctx.arena);
     const TensorView wire =
         arrives_in_order(chunk) ? ordered : ctx.arena->allocate(ordered.shape(), rows.dtype());
-    Work transport = start_dispatch(ctx, chunk, rows, wire);
-    finish(ctx, transport);
+    start_dispatch(ctx, chunk, rows, wire);
+    finish_dispatch(ctx, chunk);
     if (!arrives_in_order(chunk)) order_for_experts(chunk, wire, ordered);
   }
   return received;
@@ -266,8 +284,8 @@ TensorView Exchange::combine(Context& ctx, TensorView rows) {
     const TensorView wire =
         arrives_in_order(chunk) ? ordered : ctx.arena->allocate(ordered.shape(), rows.dtype());
     if (!arrives_in_order(chunk)) order_for_wire(chunk, ordered, wire);
-    Work transport = start_combine(ctx, chunk, wire, returned);
-    finish(ctx, transport);
+    start_combine(ctx, chunk, wire, returned);
+    finish_combine(ctx, chunk);
   }
   return returned;
 }

@@ -62,11 +62,14 @@ class Exchange {
   // One chunk, for those who compute meanwhile (round_trip.h); R'_c rows of it come here. Every rank starts
   // and finishes the same transports in the same order. A transport that is under way owns the chunk's rows
   // on both of its ends.
-  Work start_dispatch(const Context& ctx, std::int64_t chunk, ConstTensorView rows,  // [R, D]
+  void start_dispatch(const Context& ctx, std::int64_t chunk, ConstTensorView rows,  // [R, D]
                       TensorView wire);                                              // [R'_c, D]
-  Work start_combine(const Context& ctx, std::int64_t chunk, ConstTensorView wire,   // [R'_c, D]
+  void start_combine(const Context& ctx, std::int64_t chunk, ConstTensorView wire,   // [R'_c, D]
                      TensorView rows);                                               // [R, D]
-  void finish(const Context& ctx, Work& transport) const;
+  void finish_dispatch(const Context& ctx, std::int64_t chunk);
+  void finish_combine(const Context& ctx, std::int64_t chunk);
+  // While an exception ends the job: lets go of all transports without waiting for them.
+  void abandon();
   // Whether the rows of a chunk lie on the wire as they do on the expert side.
   bool arrives_in_order(std::int64_t chunk) const;
   // [R'_c, D] each.
@@ -107,6 +110,8 @@ class Exchange {
     Range rows;                         // on the expert side
     std::vector<std::int64_t> offsets;  // see received_offsets()
     bool in_order = true;               // on arrival
+    Work dispatch;                      // under way
+    Work combine;                       // under way
   };
 
   const Chunk& chunk_at(std::int64_t chunk) const { return chunks_[static_cast<std::size_t>(chunk)]; }
@@ -120,6 +125,8 @@ class Exchange {
   void lay_out_wire(std::int64_t index, Chunk& chunk);
   // chunk.rows, offsets and in_order.
   void lay_out_for_experts(std::int64_t first_row, Chunk& chunk);
+  static void finish(const Context& ctx, Work& transport);
+  Chunk& chunk_at(std::int64_t chunk) { return chunks_[static_cast<std::size_t>(chunk)]; }
   Work start(const Context& ctx, ConstTensorView send, const Runs& sent, TensorView recv,
              const Runs& received);
   // Copies every block of a chunk, which lies in one of the two orders of Block in `from`, to its place in

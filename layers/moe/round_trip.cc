@@ -1,5 +1,7 @@
 #include "layers/moe/round_trip.h"
 
+#include <exception>
+
 #include "layers/ops/check_shape.h"
 
 namespace conclave {
@@ -20,7 +22,11 @@ RoundTrip::RoundTrip(Context& ctx, Exchange& exchange, TensorView rows)
     in_order = in_order && exchange.arrives_in_order(chunk);
   wire_ = in_order ? received_ : ctx.arena->allocate(shape, rows.dtype());
   for (std::int64_t chunk = 0; chunk < exchange.chunks(); ++chunk)
-    out_.push_back(exchange.start_dispatch(ctx, chunk, rows, on_wire(chunk)));
+    exchange.start_dispatch(ctx, chunk, rows, on_wire(chunk));
+}
+
+RoundTrip::~RoundTrip() {
+  if (std::uncaught_exceptions() > 0) exchange_.abandon();
 }
 
 TensorView RoundTrip::on_wire(std::int64_t chunk) const {
@@ -29,7 +35,7 @@ TensorView RoundTrip::on_wire(std::int64_t chunk) const {
 
 TensorView RoundTrip::arrived(std::int64_t chunk) {
   if (exchange_.ranks() == 1) return rows_;
-  exchange_.finish(ctx_, out_[static_cast<std::size_t>(chunk)]);
+  exchange_.finish_dispatch(ctx_, chunk);
   const TensorView rows = of_chunk(received_, exchange_.received_rows(chunk));
   if (!exchange_.arrives_in_order(chunk)) exchange_.order_for_experts(chunk, on_wire(chunk), rows);
   return rows;
@@ -44,15 +50,16 @@ void RoundTrip::send_back(std::int64_t chunk, TensorView rows) {
   }
   check_shape(rows, rows_.shape().with_rows(exchange_.received_rows(chunk).size()), "rows to send back");
   if (exchange_.arrives_in_order(chunk)) {
-    back_.push_back(exchange_.start_combine(ctx_, chunk, rows, rows_));
+    exchange_.start_combine(ctx_, chunk, rows, rows_);
   } else {
     exchange_.order_for_wire(chunk, rows, on_wire(chunk));
-    back_.push_back(exchange_.start_combine(ctx_, chunk, on_wire(chunk), rows_));
+    exchange_.start_combine(ctx_, chunk, on_wire(chunk), rows_);
   }
 }
 
 TensorView RoundTrip::finish() {
-  for (Work& transport : back_) exchange_.finish(ctx_, transport);
+  if (exchange_.ranks() == 1) return rows_;
+  for (std::int64_t chunk = 0; chunk < exchange_.chunks(); ++chunk) exchange_.finish_combine(ctx_, chunk);
   return rows_;
 }
 

@@ -11,7 +11,6 @@
 #pragma once
 
 #include <cstdint>
-#include <vector>
 
 #include "layers/context.h"
 #include "layers/moe/exchange.h"
@@ -24,6 +23,10 @@ class RoundTrip {
   // order. All chunks of rows [R, D], in the order of the plan that `exchange` has agreed on, set out. They
   // belong to the trip until finish(), and come back changed.
   RoundTrip(Context& ctx, Exchange& exchange, TensorView rows);
+  // Waits for nothing: where an exception ends the trip, the job is ending.
+  ~RoundTrip();
+  RoundTrip(const RoundTrip&) = delete;
+  RoundTrip& operator=(const RoundTrip&) = delete;
 
   // Waits for a chunk. -> [R'_c, D], in ctx.arena, ordered as exchange.received_offsets(chunk) says.
   TensorView arrived(std::int64_t chunk);
@@ -42,8 +45,6 @@ class RoundTrip {
   TensorView rows_;      // [R, D]
   TensorView received_;  // [R', D], by chunk
   TensorView wire_;      // [R', D], by chunk; where one arrives in another order
-  std::vector<Work> out_;
-  std::vector<Work> back_;
 };
 
 }  // namespace conclave

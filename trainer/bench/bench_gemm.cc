@@ -31,6 +31,7 @@ void add_linear(const Job& job, const std::string& name, std::int64_t m, std::in
   Arena arena;
   Context ctx{.arena = &arena, .compute = dtype};
   const std::vector<double> laps = median_laps(job.world, job.timing, [&](Stopwatch& watch) {
+    w.zero_gradient();  // as a step does: the first micro-batch assigns it
     weight.forward(ctx, x.view(), y.view());
     watch.lap();
     weight.input_gradient(ctx, dy.view(), dx.view());
@@ -88,6 +89,7 @@ std::vector<Row> bench_grouped_gemm(const Job& job) {
     const Buffer y({R, inputs}, dtype);
     const Buffer dx({R, D}, dtype);
     const std::vector<double> laps = median_laps(job.world, job.timing, [&](Stopwatch& watch) {
+      w.zero_gradient();
       weight.forward(ctx, x.view(), y.view(), offsets);
       watch.lap();
       weight.input_gradient(ctx, dy.view(), dx.view(), offsets);

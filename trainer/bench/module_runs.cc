@@ -60,10 +60,13 @@ PassSeconds ExpertsRun::measure(std::int64_t rows_per_expert) const {
   const DType dtype = compute_dtype(job_->compute());
   const Buffer rows = random_tensor({R, D}, dtype, "rows");
   const Buffer dy = random_tensor({R, D}, dtype, "dy");
+  std::vector<Parameter*> parameters;
+  experts_.collect_parameters(parameters);
   Arena arena;
   const std::vector<double> laps = median_laps(job_->world, job_->timing, [&](Stopwatch& watch) {
     arena.reset();
     Context ctx{.arena = &arena, .grid = &grid_, .compute = dtype};
+    for (Parameter* parameter : parameters) parameter->zero_gradient();  // as a step does
     watch.restart();
     experts_.forward(ctx, rows.view(), offsets);
     watch.lap();

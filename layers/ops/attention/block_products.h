@@ -142,6 +142,7 @@ class Bf16Products {
   void multiply(const Left& a, const Right& b, std::int64_t m, std::int64_t n, std::int64_t k,
                 bool accumulate, Matrix c) {
     using namespace bf16;
+    const Write write = accumulate ? Write::kAdd : Write::kAssign;
     const std::uint32_t* panel = b.words;
     for (std::int64_t column = 0; column < n; column += kTileColumns, panel += b.panel_words) {
       for (std::int64_t row = 0; row < m; row += kTileRows) {
@@ -149,11 +150,10 @@ class Bf16Products {
         const std::int64_t columns = std::min(kTileColumns, n - column);
         float* sums = c.from(row, column).data;
         if (a.rows != nullptr) {
-          multiply_rows(a.rows + row * a.stride, a.stride, panel, rows, columns, pairs(k), accumulate, sums,
+          multiply_rows(a.rows + row * a.stride, a.stride, panel, rows, columns, pairs(k), write, sums,
                         c.stride);
         } else {
-          multiply_tile(a.panels + row * pairs(k), panel, rows, columns, pairs(k), accumulate, sums,
-                        c.stride);
+          multiply_tile(a.panels + row * pairs(k), panel, rows, columns, pairs(k), write, sums, c.stride);
         }
       }
     }

@@ -18,6 +18,9 @@ using namespace bf16;
 constexpr std::int64_t kBlockRows = 8 * kTileRows;
 // Rows summed over between two visits of a tile of dweights.
 constexpr std::int64_t kSumRows = 512;
+// Gradients from this size on go past the caches where they are assigned: few rows make up each, so that
+// memory is what bounds them, and they are read again only when all of backward is through.
+constexpr std::int64_t kStreamedBytes = std::int64_t{4} << 20;
 
 std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
 
@@ -61,11 +64,11 @@ class LeftBlock {
   }
   // c [rows, columns of the panel] = block x panel.
   template <class Element>
-  void multiply(const std::uint32_t* right, std::int64_t columns, bool accumulate, Element* c,
+  void multiply(const std::uint32_t* right, std::int64_t columns, Write write, Element* c,
                 std::int64_t stride) const {
     for (std::int64_t tile = 0; tile < tiles_; ++tile) {
       const Range rows = partition(rows_, tiles_, tile);
-      multiply_tile(words_ + rows.begin * pairs_, right, rows.size(), columns, pairs_, accumulate,
+      multiply_tile(words_ + rows.begin * pairs_, right, rows.size(), columns, pairs_, write,
                     c + rows.begin * stride, stride);
     }
   }
@@ -92,7 +95,7 @@ void for_each_block(std::int64_t experts, std::int64_t block, Begin begin, End e
 }
 
 // Rows of x as the left side: as they lie, or packed into `scratch`, which is theirs while they live.
-//   multiply(right panel, columns, accumulate, c, stride of c)
+//   multiply(right panel, columns, write, c, stride of c)
 template <class Input>
 class LeftRows {
  public:
@@ -107,20 +110,20 @@ class LeftRows {
   static bool lies_ready(std::int64_t k) { return std::is_same_v<Input, bfloat16> && is_left_side(k); }
 
   template <class Output>
-  void multiply(const std::uint32_t* right, std::int64_t columns, bool accumulate, Output* c,
+  void multiply(const std::uint32_t* right, std::int64_t columns, Write write, Output* c,
                 std::int64_t stride) const {
     if constexpr (std::is_same_v<Input, bfloat16>) {
       if (lies_ready(k_)) {
         const std::int64_t tiles = ceil_div(rows_, kTileRows);
         for (std::int64_t tile = 0; tile < tiles; ++tile) {
           const Range rows = partition(rows_, tiles, tile);
-          multiply_rows(x_ + rows.begin * k_, k_, right, rows.size(), columns, pairs(k_), accumulate,
+          multiply_rows(x_ + rows.begin * k_, k_, right, rows.size(), columns, pairs(k_), write,
                         c + rows.begin * stride, stride);
         }
         return;
       }
     }
-    packed_.multiply(right, columns, accumulate, c, stride);
+    packed_.multiply(right, columns, write, c, stride);
   }
 
  private:
@@ -137,6 +140,7 @@ void multiply_groups(Context& ctx, const Bf16GroupedGemmArgs& args, const Input*
   const std::int64_t panel_words = pairs(k) * kTileColumns;
   const std::int64_t matrix_words = packed_elements(k, n) / 2;
   const std::uint32_t* packed = words(args.packed);
+  const Write write = args.accumulate ? Write::kAdd : Write::kAssign;
   const Arena::Mark mark(*ctx.arena);
   const ThreadScratch scratch(*ctx.arena, LeftBlock::words(kBlockRows, k));
   const auto offset = [&](std::int64_t expert) { return args.offsets[static_cast<std::size_t>(expert)]; };
@@ -146,8 +150,7 @@ void multiply_groups(Context& ctx, const Bf16GroupedGemmArgs& args, const Input*
         const LeftRows<Input> left(x + first * k, last - first, k, scratch.of_this_thread());
         const std::uint32_t* right = packed + expert * matrix_words;
         for (std::int64_t column = 0; column < n; column += kTileColumns, right += panel_words) {
-          left.multiply(right, std::min(kTileColumns, n - column), args.accumulate, y + first * n + column,
-                        n);
+          left.multiply(right, std::min(kTileColumns, n - column), write, y + first * n + column, n);
         }
       });
 }
@@ -171,6 +174,13 @@ void pack_rows_of_experts(const Input* x, std::int64_t k, std::span<const std::i
       });
 }
 
+bool streams(const TensorView& dweights) {
+  constexpr std::uintptr_t kLineBytes = 64;
+  return dweights.elements() * static_cast<std::int64_t>(sizeof(float)) >= kStreamedBytes &&
+         reinterpret_cast<std::uintptr_t>(dweights.raw()) % kLineBytes == 0 &&
+         dweights.extent(2) * sizeof(float) % kLineBytes == 0;
+}
+
 template <class Output, class Input>
 void add_weight_gradients(Context& ctx, const Bf16GroupedGemmWeightGradientArgs& args, const Output* dy,
                           const Input* x) {
@@ -179,6 +189,9 @@ void add_weight_gradients(Context& ctx, const Bf16GroupedGemmWeightGradientArgs&
   const std::int64_t experts = args.dweights.extent(0);
   const std::int64_t panels = ceil_div(k, kTileColumns);
   float* dweights = args.dweights.data<float>();
+  const Write first_write = args.accumulate          ? Write::kAdd
+                            : streams(args.dweights) ? Write::kStream
+                                                     : Write::kAssign;
   const Arena::Mark mark(*ctx.arena);
 
   const std::span<std::int64_t> first_pair =
@@ -208,11 +221,16 @@ void add_weight_gradients(Context& ctx, const Bf16GroupedGemmWeightGradientArgs&
                                  panel);
           });
           const std::uint32_t* right = words(packed) + (first_pair[e] * panels + row / 2) * kTileColumns;
+          const bool is_all = summed == rows;
+          const Write write = row > 0                                    ? Write::kAdd
+                              : first_write == Write::kStream && !is_all ? Write::kAssign
+                                                                         : first_write;
           for (std::int64_t column = 0; column < k; column += kTileColumns) {
-            left.multiply(right, std::min(kTileColumns, k - column), args.accumulate || row > 0,
+            left.multiply(right, std::min(kTileColumns, k - column), write,
                           dweights + (expert * n + first) * k + column, k);
             right += pairs(rows) * kTileColumns;
           }
+          if (write == Write::kStream) end_streams();
         }
       });
 }

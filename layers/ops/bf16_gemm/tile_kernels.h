@@ -26,6 +26,14 @@ constexpr std::int64_t kLeftSlack = 16;
 
 constexpr std::int64_t pairs(std::int64_t k) { return (k + 1) / 2; }
 
+// What becomes of a tile's sums.
+enum class Write : std::uint8_t {
+  kAssign,
+  kAdd,
+  kStream  // assign past the caches, for results that are not read soon: their lines aren't fetched first.
+           // fp32 tiles whose rows begin on a cache line; end_streams() once all are computed
+};
+
 // True if this CPU and operating system have AVX512-BF16.
 bool supported();
 
@@ -47,14 +55,13 @@ template <class Element>
 void pack_right_transposed(const Element* b, std::int64_t stride, std::int64_t k, std::int64_t columns,
                            std::uint32_t* panel);
 
-// c [rows, columns] = left right, or += with accumulate; rows in [1, kTileRows], columns in [1,
+// c [rows, columns] = left right, or +=; rows in [1, kTileRows], columns in [1,
 // kTileColumns].
 void multiply_tile(const std::uint32_t* left, const std::uint32_t* right, std::int64_t rows,
-                   std::int64_t columns, std::int64_t pair_count, bool accumulate, float* c,
-                   std::int64_t stride);
+                   std::int64_t columns, std::int64_t pair_count, Write write, float* c, std::int64_t stride);
 // The same, rounded to bf16.
 void multiply_tile(const std::uint32_t* left, const std::uint32_t* right, std::int64_t rows,
-                   std::int64_t columns, std::int64_t pair_count, bool accumulate, bfloat16* c,
+                   std::int64_t columns, std::int64_t pair_count, Write write, bfloat16* c,
                    std::int64_t stride);
 
 // True if rows of k bf16 elements, one after the other, can be a left side as they lie: they are whole pairs,
@@ -67,10 +74,13 @@ void round_rows(const float* a, std::int64_t stride, std::int64_t rows, std::int
 // The same product with left [rows, 2 pair_count], `left_stride` elements from one row to the next, read
 // where it lies: to the last bit what its panel gives.
 void multiply_rows(const bfloat16* left, std::int64_t left_stride, const std::uint32_t* right,
-                   std::int64_t rows, std::int64_t columns, std::int64_t pair_count, bool accumulate,
-                   float* c, std::int64_t stride);
+                   std::int64_t rows, std::int64_t columns, std::int64_t pair_count, Write write, float* c,
+                   std::int64_t stride);
 void multiply_rows(const bfloat16* left, std::int64_t left_stride, const std::uint32_t* right,
-                   std::int64_t rows, std::int64_t columns, std::int64_t pair_count, bool accumulate,
-                   bfloat16* c, std::int64_t stride);
+                   std::int64_t rows, std::int64_t columns, std::int64_t pair_count, Write write, bfloat16* c,
+                   std::int64_t stride);
+
+// What this thread wrote past the caches is seen by those that are told of it from now on.
+void end_streams();
 
 }  // namespace conclave::cpu::bf16

@@ -159,12 +159,16 @@ inline void multiply(Left left, const std::uint32_t* right, std::int64_t pair_co
   }
 }
 
-inline void store(__m512 sum, __mmask16 lanes, bool accumulate, float* c) {
-  if (accumulate) sum = _mm512_add_ps(sum, _mm512_maskz_loadu_ps(lanes, c));
+inline void store(__m512 sum, __mmask16 lanes, Write write, float* c) {
+  if (write == Write::kStream && lanes == first_lanes(kLanes)) {
+    _mm512_stream_ps(c, sum);
+    return;
+  }
+  if (write == Write::kAdd) sum = _mm512_add_ps(sum, _mm512_maskz_loadu_ps(lanes, c));
   _mm512_mask_storeu_ps(c, lanes, sum);
 }
-inline void store(__m512 sum, __mmask16 lanes, bool accumulate, bfloat16* c) {
-  if (accumulate) {
+inline void store(__m512 sum, __mmask16 lanes, Write write, bfloat16* c) {
+  if (write == Write::kAdd) {
     const __m512i before = _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(lanes, c)), 16);
     sum = _mm512_add_ps(sum, _mm512_castsi512_ps(before));
   }
@@ -173,15 +177,15 @@ inline void store(__m512 sum, __mmask16 lanes, bool accumulate, bfloat16* c) {
 
 template <int Rows, class Left, class Element>
 inline void multiply_and_store(Left left, const std::uint32_t* right, std::int64_t columns,
-                               std::int64_t pair_count, bool accumulate, Element* c, std::int64_t stride) {
+                               std::int64_t pair_count, Write write, Element* c, std::int64_t stride) {
   __m512 sums[Rows][2];
   multiply<Rows>(left, right, pair_count, sums);
   const __mmask16 lanes0 = first_lanes(columns);
   const __mmask16 lanes1 = first_lanes(columns - kLanes);
 #pragma GCC unroll 12
   for (int i = 0; i < Rows; ++i) {
-    store(sums[i][0], lanes0, accumulate, c + i * stride);
-    store(sums[i][1], lanes1, accumulate, c + i * stride + kLanes);
+    store(sums[i][0], lanes0, write, c + i * stride);
+    store(sums[i][1], lanes1, write, c + i * stride + kLanes);
   }
 }
 
@@ -197,20 +201,20 @@ inline void with_rows(std::int64_t rows, Compute compute) {
 
 template <class Element>
 void multiply_panel_and_store(const std::uint32_t* left, const std::uint32_t* right, std::int64_t rows,
-                              std::int64_t columns, std::int64_t pair_count, bool accumulate, Element* c,
+                              std::int64_t columns, std::int64_t pair_count, Write write, Element* c,
                               std::int64_t stride) {
   with_rows(rows, [&](auto count) {
-    multiply_and_store<count>(Panel<count>(left), right, columns, pair_count, accumulate, c, stride);
+    multiply_and_store<count>(Panel<count>(left), right, columns, pair_count, write, c, stride);
   });
 }
 
 template <class Element>
 void multiply_rows_and_store(const bfloat16* left, std::int64_t left_stride, const std::uint32_t* right,
-                             std::int64_t rows, std::int64_t columns, std::int64_t pair_count,
-                             bool accumulate, Element* c, std::int64_t stride) {
+                             std::int64_t rows, std::int64_t columns, std::int64_t pair_count, Write write,
+                             Element* c, std::int64_t stride) {
   with_rows(rows, [&](auto count) {
-    multiply_and_store<count>(RowsInPlace<count>(left, left_stride), right, columns, pair_count, accumulate,
-                              c, stride);
+    multiply_and_store<count>(RowsInPlace<count>(left, left_stride), right, columns, pair_count, write, c,
+                              stride);
   });
 }
 
@@ -266,15 +270,15 @@ void pack_right_transposed(const Element* b, std::int64_t stride, std::int64_t k
 }
 
 void multiply_tile(const std::uint32_t* left, const std::uint32_t* right, std::int64_t rows,
-                   std::int64_t columns, std::int64_t pair_count, bool accumulate, float* c,
+                   std::int64_t columns, std::int64_t pair_count, Write write, float* c,
                    std::int64_t stride) {
-  multiply_panel_and_store(left, right, rows, columns, pair_count, accumulate, c, stride);
+  multiply_panel_and_store(left, right, rows, columns, pair_count, write, c, stride);
 }
 
 void multiply_tile(const std::uint32_t* left, const std::uint32_t* right, std::int64_t rows,
-                   std::int64_t columns, std::int64_t pair_count, bool accumulate, bfloat16* c,
+                   std::int64_t columns, std::int64_t pair_count, Write write, bfloat16* c,
                    std::int64_t stride) {
-  multiply_panel_and_store(left, right, rows, columns, pair_count, accumulate, c, stride);
+  multiply_panel_and_store(left, right, rows, columns, pair_count, write, c, stride);
 }
 
 void round_rows(const float* a, std::int64_t stride, std::int64_t rows, std::int64_t k, bfloat16* to,
@@ -287,16 +291,18 @@ void round_rows(const float* a, std::int64_t stride, std::int64_t rows, std::int
 }
 
 void multiply_rows(const bfloat16* left, std::int64_t left_stride, const std::uint32_t* right,
-                   std::int64_t rows, std::int64_t columns, std::int64_t pair_count, bool accumulate,
-                   float* c, std::int64_t stride) {
-  multiply_rows_and_store(left, left_stride, right, rows, columns, pair_count, accumulate, c, stride);
+                   std::int64_t rows, std::int64_t columns, std::int64_t pair_count, Write write, float* c,
+                   std::int64_t stride) {
+  multiply_rows_and_store(left, left_stride, right, rows, columns, pair_count, write, c, stride);
 }
 
 void multiply_rows(const bfloat16* left, std::int64_t left_stride, const std::uint32_t* right,
-                   std::int64_t rows, std::int64_t columns, std::int64_t pair_count, bool accumulate,
-                   bfloat16* c, std::int64_t stride) {
-  multiply_rows_and_store(left, left_stride, right, rows, columns, pair_count, accumulate, c, stride);
+                   std::int64_t rows, std::int64_t columns, std::int64_t pair_count, Write write, bfloat16* c,
+                   std::int64_t stride) {
+  multiply_rows_and_store(left, left_stride, right, rows, columns, pair_count, write, c, stride);
 }
+
+void end_streams() { _mm_sfence(); }
 
 }  // namespace conclave::cpu::bf16
 
@@ -326,25 +332,26 @@ template <class Element>
 void pack_right_transposed(const Element*, std::int64_t, std::int64_t, std::int64_t, std::uint32_t*) {
   std::abort();
 }
-void multiply_tile(const std::uint32_t*, const std::uint32_t*, std::int64_t, std::int64_t, std::int64_t, bool,
-                   float*, std::int64_t) {
+void multiply_tile(const std::uint32_t*, const std::uint32_t*, std::int64_t, std::int64_t, std::int64_t,
+                   Write, float*, std::int64_t) {
   std::abort();
 }
-void multiply_tile(const std::uint32_t*, const std::uint32_t*, std::int64_t, std::int64_t, std::int64_t, bool,
-                   bfloat16*, std::int64_t) {
+void multiply_tile(const std::uint32_t*, const std::uint32_t*, std::int64_t, std::int64_t, std::int64_t,
+                   Write, bfloat16*, std::int64_t) {
   std::abort();
 }
 void round_rows(const float*, std::int64_t, std::int64_t, std::int64_t, bfloat16*, std::int64_t) {
   std::abort();
 }
 void multiply_rows(const bfloat16*, std::int64_t, const std::uint32_t*, std::int64_t, std::int64_t,
-                   std::int64_t, bool, float*, std::int64_t) {
+                   std::int64_t, Write, float*, std::int64_t) {
   std::abort();
 }
 void multiply_rows(const bfloat16*, std::int64_t, const std::uint32_t*, std::int64_t, std::int64_t,
-                   std::int64_t, bool, bfloat16*, std::int64_t) {
+                   std::int64_t, Write, bfloat16*, std::int64_t) {
   std::abort();
 }
+void end_streams() { std::abort(); }
 
 }  // namespace conclave::cpu::bf16
 

@@ -177,6 +177,27 @@ TEST_F(Bf16GemmTest, RowsInPlaceGiveTheBitsOfTheirPanel) {
   }
 }
 
+// From 4 MiB on, a gradient whose rows begin on cache lines is written past the caches.
+TEST_F(Bf16GemmTest, LargeWeightGradientsHaveTheSameBits) {
+  const std::int64_t n = 501;
+  const std::int64_t k = 528;  // whole cache lines, but not whole tiles
+  const std::vector<std::int64_t> offsets{0, 0, 9, 10, 530, 531};
+  const Values x(random_values(offsets.back() * k, "x"), DType::kBFloat16);
+  const Values dy(random_values(offsets.back() * n, "dy"), DType::kFloat32);
+  const Shape shape{std::ssize(offsets) - 1, n, k};
+  LocalContext ctx;
+  const TensorView memory = ctx.arena->allocate({shape.elements() + 1});
+  const auto gradient_at = [&](std::int64_t offset) {
+    const TensorView dweights = memory.rows(offset, offset + shape.elements()).reshaped(shape);
+    std::ranges::fill(dweights.values<float>(), NAN);
+    bf16_grouped_gemm_weight_gradient(
+        ctx, {dy.view({offsets.back(), n}), x.view({offsets.back(), k}), offsets, dweights, false});
+    const auto values = dweights.values<float>();
+    return std::vector<float>(values.begin(), values.end());
+  };
+  EXPECT_EQ(gradient_at(0), gradient_at(1));
+}
+
 TEST_F(Bf16GemmTest, BitsDependNeitherOnThreadsNorOnOtherRows) {
   const std::int64_t k = 70;
   const std::int64_t n = 45;
