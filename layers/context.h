@@ -84,7 +84,8 @@ struct Context {
   }
   std::int64_t padding_tokens() const {
     if (padding.elements() == 0) return 0;
-    return std::ranges::count_if(padding.values<std::uint8_t>(), [](std::uint8_t is) { return is != 0; });
+    const std::uint8_t* is = padding.data<std::uint8_t>();
+    return std::count_if(is, is + padding.elements(), [](std::uint8_t flag) { return flag != 0; });
   }
 };
 

@@ -1,0 +1,40 @@
+// The backend of a build without CUDA: no GPUs.
+#include "comm/base/error.h"
+#include "comm/cuda/memory.h"
+#include "comm/cuda/runtime.h"
+#include "comm/cuda/stream.h"
+
+namespace conclave::cuda {
+namespace {
+
+[[noreturn]] void refuse() { throw Error(description()); }
+
+}  // namespace
+
+bool is_built_in() { return false; }
+
+std::string description() {
+  return "this program was built without CUDA: install the CUDA Toolkit and build with -DCONCLAVE_CUDA=ON";
+}
+
+std::vector<Gpu> gpus() { return {}; }
+
+void select(int) { refuse(); }
+
+Stream::Stream(int) { refuse(); }
+Stream::~Stream() = default;
+void Stream::synchronize() const {}
+
+Event::Event() { refuse(); }
+Event::~Event() = default;
+void Event::record(const Stream&) {}
+void Event::hold_back(const Stream&) const {}
+bool Event::is_done() const { return true; }
+void Event::synchronize() const {}
+
+Memory allocate(Device, std::size_t) { refuse(); }
+void copy(const Stream&, void*, const void*, std::size_t) { refuse(); }
+void fill_with_zeros(const Stream&, void*, std::size_t) { refuse(); }
+void prefetch(const Stream&, const void*, std::size_t) { refuse(); }
+
+}  // namespace conclave::cuda

@@ -1,0 +1,58 @@
+#include "comm/cuda/stream.h"
+
+#include "comm/cuda/check.cuh"
+#include "comm/cuda/runtime.h"
+
+namespace conclave::cuda {
+namespace {
+
+cudaStream_t native(StreamHandle handle) { return static_cast<cudaStream_t>(handle); }
+cudaEvent_t native_event(EventHandle handle) { return static_cast<cudaEvent_t>(handle); }
+
+}  // namespace
+
+Stream::Stream(int index) : device_{DeviceKind::kCuda, index} {
+  select(index);
+  cudaStream_t stream = nullptr;
+  // Apart from the legacy default stream, which would wait for all others.
+  check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "making a stream");
+  handle_ = stream;
+}
+
+// A failure that nobody waited for any more: there is nobody to tell.
+Stream::~Stream() {
+  if (handle_ == nullptr) return;
+  static_cast<void>(cudaStreamSynchronize(native(handle_)));
+  static_cast<void>(cudaStreamDestroy(native(handle_)));
+}
+
+void Stream::synchronize() const { check(cudaStreamSynchronize(native(handle_)), "the work of a stream"); }
+
+Event::Event() {
+  cudaEvent_t event = nullptr;
+  check(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "making an event");
+  handle_ = event;
+}
+
+Event::~Event() { static_cast<void>(cudaEventDestroy(native_event(handle_))); }
+
+void Event::record(const Stream& stream) {
+  check(cudaEventRecord(native_event(handle_), native(stream.handle())), "recording an event");
+}
+
+void Event::hold_back(const Stream& stream) const {
+  check(cudaStreamWaitEvent(native(stream.handle()), native_event(handle_), 0), "waiting for an event");
+}
+
+bool Event::is_done() const {
+  const cudaError_t status = cudaEventQuery(native_event(handle_));
+  if (status == cudaErrorNotReady) return false;
+  check(status, "the work before an event");
+  return true;
+}
+
+void Event::synchronize() const {
+  check(cudaEventSynchronize(native_event(handle_)), "the work before an event");
+}
+
+}  // namespace conclave::cuda

@@ -1,0 +1,50 @@
+// Work that a GPU does in order, beside the host and other streams.
+#pragma once
+
+#include "comm/base/device.h"
+
+namespace conclave::cuda {
+
+// What the CUDA runtime knows a stream or an event by (cudaStream_t, cudaEvent_t): opaque here, so that no
+// header needs CUDA's.
+using StreamHandle = void*;
+using EventHandle = void*;
+
+class Stream {
+ public:
+  // Throws Error if GPU `index` can't be used. Selects it for the calling thread.
+  explicit Stream(int index);
+  ~Stream();
+  Stream(const Stream&) = delete;
+  Stream& operator=(const Stream&) = delete;
+
+  // Waits until all work enqueued so far is done; afterwards the host may read and write what it wrote.
+  // Throws Error if any of it failed.
+  void synchronize() const;
+
+  StreamHandle handle() const { return handle_; }
+  Device device() const { return device_; }
+
+ private:
+  Device device_;
+  StreamHandle handle_ = nullptr;
+};
+
+// A place in a stream's work.
+class Event {
+ public:
+  Event();
+  ~Event();
+  Event(const Event&) = delete;
+  Event& operator=(const Event&) = delete;
+
+  void record(const Stream& stream);        // after everything enqueued in `stream` so far
+  void hold_back(const Stream& stream) const;  // what is enqueued there from now on waits for the event
+  bool is_done() const;                     // everything before the event; true before the first record()
+  void synchronize() const;                 // waits for that
+
+ private:
+  EventHandle handle_ = nullptr;
+};
+
+}  // namespace conclave::cuda
