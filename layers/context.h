@@ -6,6 +6,7 @@
 #include <span>
 
 #include "comm/process_grid.h"
+#include "layers/cuda/engine.h"
 #include "layers/step_clock.h"
 #include "layers/tensor/arena.h"
 
@@ -50,8 +51,8 @@ class GradientListener {
 };
 
 struct Context {
-  Device device = {};
-  Arena* arena = nullptr;  // activations of this micro-batch
+  cuda::Engine* gpu = nullptr;  // that operators enqueue their work on; null: they compute on the host
+  Arena* arena = nullptr;  // activations of this micro-batch, in the memory of the GPU, if there is one
   const ProcessGrid* grid = nullptr;
   StepClock* clock = nullptr;       // optional
   DType compute = DType::kFloat32;  // of products and of the experts' activations: fp32 or bf16
@@ -71,6 +72,13 @@ struct Context {
   // The source (its index in data.train) of each sequence of this micro-batch, int32 [sequences]; empty where
   // it isn't known.
   ConstTensorView source_of_sequence = {};
+
+  bool on_gpu() const { return gpu != nullptr; }
+  // Whoever reads or writes a tensor on the host calls this first: until then work that is enqueued may still
+  // use it. Does nothing without a GPU.
+  void synchronize() const {
+    if (gpu != nullptr) gpu->stream().synchronize();
+  }
 
   // For modules that compute for long while rows travel (layers/moe/round_trip.h): between their products.
   void progress() const {

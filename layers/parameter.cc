@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "comm/cuda/memory.h"
 #include "layers/tensor/philox.h"
 
 namespace conclave {
@@ -46,6 +47,17 @@ void Parameter::initialise_normal(std::uint64_t seed, double standard_deviation)
   }
 }
 
+void Parameter::move_to(const cuda::Stream& stream) {
+  stream_ = &stream;
+  for (Buffer* buffer : {&value_, &gradient_}) {
+    Buffer moved(buffer->view().shape(), buffer->view().dtype(), stream.device());
+    std::ranges::copy(buffer->view().values<float>(), moved.view().data<float>());
+    *buffer = std::move(moved);
+    cuda::prefetch(stream, buffer->view().raw(),
+                   static_cast<std::size_t>(buffer->view().elements()) * sizeof(float));
+  }
+}
+
 void Parameter::freeze_rows(Range global_rows) {
   CONCLAVE_CHECK(sharding_ == Sharding::kExpert || global_rows == (Range{0, global_shape_[0]}),
                  "rows [{}, {}) of {}: a replicated parameter is frozen as a whole", global_rows.begin,
@@ -81,6 +93,10 @@ TensorView Parameter::gradient() const {
   const TensorView gradient = gradient_.view();
   if (!zeros_are_due_) return gradient;
   zeros_are_due_ = false;
+  if (stream_ != nullptr) {
+    cuda::fill_with_zeros(*stream_, gradient.raw(), static_cast<std::size_t>(gradient.elements()) * sizeof(float));
+    return gradient;
+  }
   float* elements = gradient.data<float>();
 #pragma omp parallel for simd schedule(static)
   for (std::int64_t i = 0; i < gradient.elements(); ++i) elements[i] = 0.0F;
@@ -95,12 +111,17 @@ Parameter::GradientTarget Parameter::gradient_target() {
 
 void Parameter::fold_gradient() {
   if (!exact_gradient_) return;
-  exact_gradient_->add(gradient().values<float>());
+  const TensorView sum_of_shard = gradient();
+  if (stream_ != nullptr) stream_->synchronize();
+  exact_gradient_->add(sum_of_shard.values<float>());
   zeros_are_due_ = true;
 }
 
 void Parameter::unfold_gradient() {
-  if (exact_gradient_) exact_gradient_->round_to(gradient().values<float>());
+  if (!exact_gradient_) return;
+  const TensorView sum = gradient();
+  if (stream_ != nullptr) stream_->synchronize();
+  exact_gradient_->round_to(sum.values<float>());
 }
 
 }  // namespace conclave

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "comm/cuda/stream.h"
 #include "layers/tensor/arena.h"
 #include "layers/tensor/exact_sum.h"
 #include "layers/tensor/sharded_tensor.h"
@@ -39,6 +40,9 @@ class Parameter {
   // same in every layout.
   void initialise_normal(std::uint64_t seed, double standard_deviation);
   void initialise_constant(float value);
+  // Value and gradient move to the memory of the stream's GPU; views of before are of no use any more. `stream`
+  // must outlive the parameter: zeros are written in its order.
+  void move_to(const cuda::Stream& stream);
   // From now on the gradient is zero. The zeros are written when somebody asks for them; never, where the
   // next gradient replaces them whole (gradient_target).
   void zero_gradient();
@@ -47,7 +51,7 @@ class Parameter {
   // that doesn't depend on their order: backward computes the gradient of one shard, fold_gradient() adds it
   // to the sum and zeroes it; after the reduction over ranks unfold_gradient() makes the sum the gradient.
   void sum_gradients_exactly() { exact_gradient_.emplace(gradient_.view().elements()); }
-  // Does nothing where gradients aren't summed exactly.
+  // Does nothing where gradients aren't summed exactly. On a GPU both wait for what was enqueued before.
   void fold_gradient();
   void unfold_gradient();
   // Null where gradients aren't summed exactly.
@@ -103,6 +107,7 @@ class Parameter {
   std::uint64_t version_ = 0;
   std::vector<ValueFollower*> followers_;
   Buffer gradient_;
+  const cuda::Stream* stream_ = nullptr;  // of the GPU that holds them; null: the host does
   mutable bool zeros_are_due_ = false;  // zero_gradient() was called, the zeros aren't written yet
   std::optional<ExactSum> exact_gradient_;
 };

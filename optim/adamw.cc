@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "configs/resolve.h"
+#include "optim/cuda/kernels.h"
 
 namespace conclave {
 namespace {
@@ -13,17 +14,7 @@ constexpr std::int64_t kParallelElements = 32 * 1024;
 
 }  // namespace
 
-struct AdamW::Coefficients {
-  float gradient_scale;
-  float beta1;
-  float one_minus_beta1;
-  float beta2;
-  float one_minus_beta2;
-  float step_size;                 // learning rate / (1 - beta1^t)
-  float second_moment_root_scale;  // 1 / sqrt(1 - beta2^t)
-  float eps;
-  float kept;  // 1 - learning rate * weight decay
-
+struct AdamW::Coefficients : cuda::AdamWCoefficients {
   // One pass over memory: reads four streams, writes three.
   void update(std::span<const float> gradient, std::span<float> values, float* m, float* v) const {
     const auto count = static_cast<std::int64_t>(values.size());
@@ -42,6 +33,7 @@ struct AdamW::Coefficients {
 
 AdamW::AdamW(const config::Optim& options, const Ownership& ownership)
     : sharded_(ownership.sharded()),
+      gpu_(ownership.gpu()),
       beta1_(config::betas(options).first),
       beta2_(config::betas(options).second),
       eps_(options.eps()),
@@ -51,14 +43,15 @@ AdamW::AdamW(const config::Optim& options, const Ownership& ownership)
   slots_.reserve(ownership.parameters().size());
   for (const OwnedParameter& owned : ownership.parameters()) {
     const Shape shape{owned.mine.size(), owned.columns};
-    slots_.push_back({&owned, Buffer(shape, DType::kFloat32), Buffer(shape, DType::kFloat32)});
+    const Device device = gpu_ != nullptr ? gpu_->device() : Device();
+    slots_.push_back({&owned, Buffer(shape, DType::kFloat32, device), Buffer(shape, DType::kFloat32, device)});
   }
 }
 
 void AdamW::update(double learning_rate, double gradient_scale) {
   ++updates_;
   const auto t = static_cast<double>(updates_);
-  Coefficients coefficients{
+  Coefficients coefficients{{
       .gradient_scale = static_cast<float>(gradient_scale),
       .beta1 = static_cast<float>(beta1_),
       .one_minus_beta1 = static_cast<float>(1.0 - beta1_),
@@ -68,7 +61,7 @@ void AdamW::update(double learning_rate, double gradient_scale) {
       .second_moment_root_scale = static_cast<float>(1.0 / std::sqrt(1.0 - std::pow(beta2_, t))),
       .eps = static_cast<float>(eps_),
       .kept = 1.0F,
-  };
+  }};
   for (Slot& slot : slots_) {
     const OwnedParameter& owned = *slot.owned;
     Parameter& parameter = *owned.parameter;
@@ -76,10 +69,26 @@ void AdamW::update(double learning_rate, double gradient_scale) {
     const double rate = learning_rate * group.lr_multiplier;
     coefficients.step_size = static_cast<float>(rate / (1.0 - std::pow(beta1_, t)));
     coefficients.kept = parameter.decays ? static_cast<float>(1.0 - rate * group.weight_decay) : 1.0F;
+    if (gpu_ != nullptr) {
+      update_on_gpu(slot, coefficients);
+      continue;
+    }
     begin_update(parameter);
     const TensorView value = parameter.mutable_value();
     for (const Range& rows : owned.trained) update_rows(slot, rows, coefficients, value);
     for (ValueFollower* follower : following_) follower->end_update();
+  }
+}
+
+void AdamW::update_on_gpu(const Slot& slot, const Coefficients& coefficients) const {
+  const OwnedParameter& owned = *slot.owned;
+  const ConstTensorView gradient = owned.parameter->gradient();
+  const TensorView value = owned.parameter->mutable_value();
+  for (const Range& rows : owned.trained) {
+    const std::int64_t offset = (rows.begin - owned.mine.begin) * owned.columns;  // in the state
+    cuda::adamw(gpu_->stream().handle(), coefficients, owned.elements(gradient, rows).data(),
+                owned.elements(value, rows).data(), slot.first_moment.view().data<float>() + offset,
+                slot.second_moment.view().data<float>() + offset, rows.size() * owned.columns);
   }
 }
 

@@ -17,7 +17,7 @@ namespace conclave {
 //   p = p - lr (m / (1 - beta1^t) / (sqrt(v / (1 - beta2^t)) + eps) + weight_decay p)
 // and what follows the value (ValueFollower) follows it in the same pass over memory. weight_decay is 0 where
 // !parameter.decays. Experts (Sharding::kExpert) take lr * expert_lr_multiplier and expert_weight_decay.
-// Frozen rows keep their values and their moments. State: "adamw.m/<parameter>", "adamw.v/<parameter>", as
+// On a GPU nobody follows: copies are made by who needs them. Frozen rows keep their values and their moments. State: "adamw.m/<parameter>", "adamw.v/<parameter>", as
 // the matrices [M, N] of ownership.h, of the rows that this rank owns.
 class AdamW final : public Optimizer {
  public:
@@ -45,9 +45,11 @@ class AdamW final : public Optimizer {
 
   // Followers of the parameter that take part in its coming update.
   void begin_update(const Parameter& parameter);
+  void update_on_gpu(const Slot& slot, const Coefficients& coefficients) const;
   void update_rows(const Slot& slot, Range rows, const Coefficients& coefficients, TensorView value);
 
   bool sharded_;
+  cuda::Engine* gpu_;  // null: on the host
   std::vector<Slot> slots_;
   std::vector<ValueFollower*> following_;
   double beta1_;

@@ -4,8 +4,11 @@
 #include <array>
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 #include <limits>
 #include <span>
+
+#include "optim/cuda/kernels.h"
 
 namespace conclave {
 namespace {
@@ -62,8 +65,32 @@ GradientNorm::Part GradientNorm::part_of(Sharding sharding) const {
   return part;
 }
 
-void GradientNorm::sum_blocks(Part& part) {
+void GradientNorm::sum_blocks_on_gpu(Part& part) const {
+  const auto count = static_cast<std::int64_t>(part.blocks.size());
+  if (count == 0) return;
+  if (part.sums_on_gpu.view().raw() == nullptr) {
+    std::vector<cuda::SquaresBlock> blocks;
+    for (const Block& block : part.blocks) {
+      const std::span<const float> values =
+          block.owned->elements(ConstTensorView(block.owned->parameter->gradient()), block.rows);
+      blocks.push_back({values.data(), static_cast<std::int64_t>(values.size())});
+    }
+    const auto bytes = static_cast<std::int64_t>(blocks.size() * sizeof(cuda::SquaresBlock));
+    part.blocks_on_gpu = Buffer({bytes}, DType::kUInt8, ownership_->gpu()->device());
+    std::memcpy(part.blocks_on_gpu.view().raw(), blocks.data(), static_cast<std::size_t>(bytes));
+    part.sums_on_gpu = Buffer({count}, DType::kFloat64, ownership_->gpu()->device());
+  }
+  const std::span<const double> sums = part.sums_on_gpu.view().values<double>();
+  cuda::sums_of_squares(ownership_->gpu()->stream().handle(),
+                        static_cast<const cuda::SquaresBlock*>(part.blocks_on_gpu.view().raw()),
+                        part.sums_on_gpu.view().data<double>(), count);
+  ownership_->gpu()->stream().synchronize();
+  for (std::size_t i = 0; i < sums.size(); ++i) part.sums[part.blocks[i].place] = sums[i];
+}
+
+void GradientNorm::sum_blocks(Part& part) const {
   std::ranges::fill(part.sums, 0.0);  // those of others came in by the reduction before
+  if (ownership_->gpu() != nullptr) return sum_blocks_on_gpu(part);
 #pragma omp parallel for schedule(static) if (part.blocks.size() > 16)
   for (std::size_t i = 0; i < part.blocks.size(); ++i) {
     const Block& block = part.blocks[i];

@@ -35,9 +35,13 @@ class GradientNorm {
     Sharding sharding;
     std::vector<Block> blocks;
     std::vector<double> sums;
+    // On a GPU: the same blocks as its kernel takes them, and their sums.
+    Buffer blocks_on_gpu = {};
+    Buffer sums_on_gpu = {};  // fp64 [blocks]
   };
   Part part_of(Sharding sharding) const;
-  static void sum_blocks(Part& part);
+  void sum_blocks(Part& part) const;
+  void sum_blocks_on_gpu(Part& part) const;
   double sum_units(const Part& part) const;
 
   const Ownership* ownership_;

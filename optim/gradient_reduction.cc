@@ -69,6 +69,7 @@ void GradientReduction::expect_all() {
 
 void GradientReduction::gradients_complete(std::span<Parameter* const> parameters) {
   if (!overlaps()) return;
+  ownership_->synchronize();
   for (Bucket& bucket : buckets_) {
     for (const Parameter* parameter : parameters) {
       bucket.incomplete -= static_cast<std::size_t>(std::ranges::count(bucket.parameters, parameter));
@@ -78,6 +79,7 @@ void GradientReduction::gradients_complete(std::span<Parameter* const> parameter
 }
 
 void GradientReduction::reduce() {
+  ownership_->synchronize();
   if (sums_exactly()) {
     for (const OwnedParameter& owned : ownership_->parameters()) sum_exactly(owned);
     return;

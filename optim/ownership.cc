@@ -120,8 +120,15 @@ std::span<const float> OwnedParameter::elements(ConstTensorView tensor, Range ro
                                         static_cast<std::size_t>(rows.size() * columns));
 }
 
-Ownership::Ownership(const std::vector<Parameter*>& parameters, const ProcessGrid& grid, bool sharded)
-    : sharded_(sharded), grid_(&grid) {
+void Ownership::synchronize() const {
+  if (gpu_ == nullptr) return;
+  for (const OwnedParameter& owned : parameters_) owned.parameter->gradient();  // writes zeros that are due
+  gpu_->stream().synchronize();
+}
+
+Ownership::Ownership(const std::vector<Parameter*>& parameters, const ProcessGrid& grid, bool sharded,
+                     cuda::Engine* gpu)
+    : sharded_(sharded), grid_(&grid), gpu_(gpu) {
   parameters_.reserve(parameters.size());
   for (Parameter* parameter : parameters) {
     parameters_.push_back(deal(*parameter, static_cast<std::int64_t>(parameters_.size()), grid, sharded));

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "comm/process_grid.h"
+#include "layers/cuda/engine.h"
 #include "layers/parameter.h"
 
 namespace conclave {
@@ -46,11 +47,16 @@ class Ownership {
  public:
   // `parameters` in the same order on every rank, frozen as far as they are to be. They, and the grid, must
   // outlive the object.
-  Ownership(const std::vector<Parameter*>& parameters, const ProcessGrid& grid, bool sharded);
+  // `gpu`, which must outlive it too, is where the parameters lie; null: on the host.
+  Ownership(const std::vector<Parameter*>& parameters, const ProcessGrid& grid, bool sharded,
+            cuda::Engine* gpu = nullptr);
 
   const std::vector<OwnedParameter>& parameters() const { return parameters_; }
   bool sharded() const { return sharded_; }
   const ProcessGrid& grid() const { return *grid_; }
+  cuda::Engine* gpu() const { return gpu_; }
+  // Before the host reads or writes values or gradients.
+  void synchronize() const;
 
   static constexpr std::int64_t kBlockElements = 4096;
 
@@ -58,6 +64,7 @@ class Ownership {
   std::vector<OwnedParameter> parameters_;
   bool sharded_;
   const ProcessGrid* grid_;
+  cuda::Engine* gpu_;
 };
 
 // A piece of each rank's rows, of one or several parameters, that travels at once.

@@ -4,9 +4,11 @@
 
 namespace conclave {
 
-ValueGather::ValueGather(const Ownership& ownership) : buckets_(make_owner_buckets(ownership)) {}
+ValueGather::ValueGather(const Ownership& ownership)
+    : ownership_(&ownership), buckets_(make_owner_buckets(ownership)) {}
 
 void ValueGather::gather() {
+  if (!buckets_.empty()) ownership_->synchronize();
   for (const OwnerBucket& bucket : buckets_) {
     const auto block = static_cast<std::size_t>(std::ranges::max(bucket.elements_of_rank));
     gathered_.resize(block * static_cast<std::size_t>(bucket.group->size()));

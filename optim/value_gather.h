@@ -17,6 +17,7 @@ class ValueGather {
   void gather();
 
  private:
+  const Ownership* ownership_;
   std::vector<OwnerBucket> buckets_;
   std::vector<float> gathered_;  // the bucket under way: one block a rank, each as long as the longest
 };

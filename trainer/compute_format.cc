@@ -8,12 +8,12 @@
 
 namespace conclave {
 
-DType compute_format(const config::Experiment& experiment, Communicator& world) {
+DType compute_format(const config::Experiment& experiment, Communicator& world, bool on_gpu) {
   const auto wanted = experiment.precision().compute();
   if (wanted == config::Precision::fp32) return DType::kFloat32;
 
   const bool model_has_it = experiment.model().kind() == config::Model::language;
-  std::int32_t unable_ranks = has_bf16_products() ? 0 : 1;
+  std::int32_t unable_ranks = on_gpu || has_bf16_products() ? 0 : 1;
   world.all_reduce(buffer_view(std::span(&unable_ranks, 1)));
   if (model_has_it && unable_ranks == 0) return DType::kBFloat16;
   if (wanted == config::Precision::auto_) return DType::kFloat32;

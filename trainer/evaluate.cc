@@ -34,7 +34,11 @@ HeldOutSource evaluate_source(const EvaluationArgs& args, int source) {
     args.dataset.load_held_out(
         source, std::span(sequences).subspan(first, static_cast<std::size_t>(mine.size())), args.batch);
 
-    Context ctx{.arena = &args.arena, .grid = &args.grid, .compute = args.compute, .training = false};
+    Context ctx{.gpu = args.gpu,
+                .arena = &args.arena,
+                .grid = &args.grid,
+                .compute = args.compute,
+                .training = false};
     ctx.source_of_sequence = args.batch.source_view();
     ctx.batch.first_sequence = begin + mine.begin;
     ctx.batch.sequences = mine.size();
@@ -43,6 +47,7 @@ HeldOutSource evaluate_source(const EvaluationArgs& args, int source) {
     ctx.batch.global_sequences = of_all_ranks;
     ctx.padding = args.batch.padding_view();
     const auto sum = args.model.forward(ctx, args.batch.input_view(), args.batch.target_view());
+    ctx.synchronize();
     args.arena.reset();
     sums[0] += sum.loss_sum;
     sums[1] += static_cast<double>(sum.targets);

@@ -51,9 +51,10 @@ struct EvaluationArgs {
   Model& model;
   const data::TrainingData& dataset;
   const ProcessGrid& grid;
-  Arena& arena;
+  Arena& arena;  // in the memory of `gpu`, if there is one
   data::MicroBatch& batch;
   DType compute = DType::kFloat32;
+  cuda::Engine* gpu = nullptr;     // that holds the parameters; null: the host does
   std::int64_t micro_batch = 1;    // sequences that a rank computes at once
   std::int64_t max_sequences = 0;  // of each source, spread over its held-out part; 0: all
 };

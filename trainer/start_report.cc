@@ -13,6 +13,7 @@
 #include "layers/moe/router/expert_choice_router.h"
 #include "optim/freeze.h"
 #include "trainer/activation_memory.h"
+#include "trainer/compute_device.h"
 #include "trainer/evaluation_report.h"
 #include "trainer/interop/architecture.h"
 #include "trainer/model_flops.h"
@@ -271,6 +272,11 @@ std::string forced_balance_lines(const Trainer& trainer) {
          "router.\n";
 }
 
+std::string device_line(const Trainer& trainer) {
+  return fmt::format("device     {}{}\n", describe_device(trainer.gpu.get()),
+                     trainer.gpu != nullptr ? "; dispatch plans, balance terms and communication on the host" : "");
+}
+
 std::string precision_line(const Trainer& trainer) {
   const bool is_bf16 = trainer.compute == DType::kBFloat16;
   const bool chosen_here = trainer.experiment.precision().compute() == config::Precision::auto_;
@@ -335,7 +341,7 @@ std::string start_report(const Trainer& trainer) {
                      trainer.experiment.run().dir()) +
          forced_balance_lines(trainer) + model_lines(trainer) + layout_lines(trainer) +
          capacity_lines(trainer) + balance_lines(trainer) + supervision_lines(trainer) +
-         precision_line(trainer) + export_line(trainer) + memory_line(trainer) + recompute_lines(trainer) + trainer.dataset.describe();
+         device_line(trainer) + precision_line(trainer) + export_line(trainer) + memory_line(trainer) + recompute_lines(trainer) + trainer.dataset.describe();
 }
 
 }  // namespace conclave

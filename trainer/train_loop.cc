@@ -14,6 +14,7 @@
 #include "trainer/checkpoint/checkpoint.h"
 #include "trainer/checkpoint/checkpoint_paths.h"
 #include "trainer/checkpoint/checkpoint_saver.h"
+#include "trainer/compute_device.h"
 #include "trainer/durable_file.h"
 #include "trainer/evaluate.h"
 #include "trainer/interop/initial_weights.h"
@@ -155,6 +156,7 @@ Evaluation evaluate_held_out(Trainer& trainer, std::int64_t max_sequences) {
                    .arena = trainer.arena,
                    .batch = trainer.batch,
                    .compute = trainer.compute,
+                   .gpu = trainer.gpu.get(),
                    .micro_batch = trainer.experiment.train().micro_batch(),
                    .max_sequences = max_sequences});
 }
@@ -231,6 +233,9 @@ ExitCode train(const config::Experiment& experiment, Communicator& world) {
     const StepResult result = train_step(trainer, step);
     record.step(step, result,
                 std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+    if (step == resumed.steps && trainer.gpu != nullptr) {
+      if (const std::string calls = describe_calls_on_host(*trainer.gpu); !calls.empty()) record.say(calls);
+    }
     if (const std::string failure = trainer.routing_recorder.end_step(step); !failure.empty())
       record.warn(failure);
     if (result.spike && plan.spike() == config::Train::rewind) {

@@ -70,6 +70,7 @@ StepResult train_step(Trainer& trainer, std::int64_t step, const std::function<v
     trainer.routing_recorder.after_forward(position, trainer.batch);
     trainer.model.backward(ctx);
     for (Parameter* parameter : trainer.model.parameters()) parameter->fold_gradient();
+    ctx.synchronize();
     trainer.arena.reset();
     loss.add(sum.loss_sum / static_cast<double>(position.loss_targets()));
   }
@@ -117,6 +118,7 @@ StepResult train_step(Trainer& trainer, std::int64_t step, const std::function<v
     trainer.model.end_step(ctx);  // routers that balance by a bias move it
     trainer.loss_window.add(result.loss);
   }
+  trainer.synchronize();
   return result;
 }
 

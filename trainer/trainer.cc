@@ -5,6 +5,7 @@
 #include "configs/moe_layers.h"
 #include "optim/freeze.h"
 #include "optim/make_optimizer.h"
+#include "trainer/compute_device.h"
 #include "trainer/compute_format.h"
 #include "trainer/shared_error.h"
 
@@ -16,6 +17,13 @@ const std::vector<Parameter*>& freeze_as_configured(const config::Experiment& ex
   const auto& patterns = experiment.train().freeze();
   freeze(std::vector<std::string>(patterns.begin(), patterns.end()), model.parameters());
   return model.parameters();
+}
+
+// Parameters are made on the host and move once.
+Model& moved_to(const cuda::Engine* gpu, Model& model) {
+  if (gpu == nullptr) return model;
+  for (Parameter* parameter : model.parameters()) parameter->move_to(gpu->stream());
+  return model;
 }
 
 PathOptions path_options(const config::Parallel& parallel) {
@@ -55,14 +63,16 @@ Trainer::Trainer(const config::Experiment& resolved, Communicator& all_ranks,
       grid(all_ranks, expert_parallel_size(resolved, all_ranks.size())),
       owned_dataset(std::move(data)),
       dataset(*owned_dataset),
+      gpu(compute_gpu(resolved, all_ranks)),
       owned_model(make_model(experiment, grid)),
-      model(*owned_model),
-      compute(compute_format(resolved, all_ranks)),
-      ownership(freeze_as_configured(experiment, model), grid, experiment.optim().zero() == 1),
+      model(moved_to(gpu.get(), *owned_model)),
+      compute(compute_format(resolved, all_ranks, gpu != nullptr)),
+      ownership(freeze_as_configured(experiment, model), grid, experiment.optim().zero() == 1, gpu.get()),
       gradient_reduction(ownership, experiment.parallel().overlap_reduction()),
       gradient_norm(ownership),
       optimizer(make_optimizer(experiment.optim(), ownership)),
       value_gather(ownership),
+      arena(gpu != nullptr ? gpu->device() : Device()),
       routing_recorder(experiment, model, dataset, world) {
   if (experiment.run().determinism() == config::Run::cross_layout) {
     // What a kernel adds up in which order may depend on its threads, and their number on the layout.
@@ -78,6 +88,10 @@ std::vector<ShardedTensor> Trainer::replicated_tensors() {
   return tensors;
 }
 
+void Trainer::synchronize() const {
+  if (gpu != nullptr) gpu->stream().synchronize();
+}
+
 std::vector<ShardedTensor> Trainer::checkpoint_tensors() {
   std::vector<ShardedTensor> tensors = replicated_tensors();
   for (ShardedTensor& tensor : optimizer->state()) tensors.push_back(std::move(tensor));
@@ -85,7 +99,8 @@ std::vector<ShardedTensor> Trainer::checkpoint_tensors() {
 }
 
 Context Trainer::context(const BatchPosition& position, bool training) {
-  return {.arena = &arena,
+  return {.gpu = gpu.get(),
+          .arena = &arena,
           .grid = &grid,
           .clock = &clock,
           .compute = compute,

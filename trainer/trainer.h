@@ -34,6 +34,7 @@ struct Trainer {
   std::unique_ptr<data::TrainingData> owned_dataset;
   const data::TrainingData& dataset;  // the owned one
 
+  std::unique_ptr<cuda::Engine> gpu;  // that computes; null: the CPU does
   std::unique_ptr<Model> owned_model;
   Model& model;   // the owned one
   DType compute;  // precision.compute, as this job can
@@ -56,6 +57,8 @@ struct Trainer {
   std::vector<ShardedTensor> checkpoint_tensors();
   // Those that ranks hold copies of: parameters and router state.
   std::vector<ShardedTensor> replicated_tensors();
+  // What was enqueued is done: values, state and gradients may be read on the host. Does nothing without a GPU.
+  void synchronize() const;
   // A context for the micro-batch at `position`.
   Context context(const BatchPosition& position, bool training);
 };

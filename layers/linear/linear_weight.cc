@@ -2,6 +2,8 @@
 
 #include <array>
 
+#include "layers/cuda/arguments.h"
+#include "layers/cuda/factor.h"
 #include "layers/ops/bf16_gemm/bf16_gemm.h"
 #include "layers/ops/gemm/gemm.h"
 #include "layers/ops/grouped_gemm/grouped_gemm.h"
@@ -86,6 +88,11 @@ Parameter::GradientTarget LinearWeight::gradient_target() {
   return {.gradient = gradient(), .accumulate = true};
 }
 
+void LinearWeight::check_assigned(bool accumulate) const {
+  CONCLAVE_CHECK(!accumulate, "the input gradient of stacked weights {} is assigned, not added",
+                 parameter_->name());
+}
+
 ConstTensorView LinearWeight::packed(Context& ctx, Packed& copy, bool transpose) {
   const Shape shape = matrix_shape();
   if (copy.version != parameter_->version()) {
@@ -99,9 +106,28 @@ ConstTensorView LinearWeight::packed(Context& ctx, Packed& copy, bool transpose)
   return copy.buffer.view();
 }
 
+ConstTensorView LinearWeight::on_gpu(Context& ctx) {
+  if (!in_bf16(ctx)) return value();
+  if (on_gpu_.version != parameter_->version()) {
+    if (!on_gpu_.version) on_gpu_.buffer = Buffer(value().shape(), DType::kBFloat16, ctx.gpu->device());
+    cuda::convert(cuda::stream_of(ctx), cuda::elements_of(value()), cuda::elements_of(on_gpu_.buffer.view()),
+                  value().elements());
+    on_gpu_.version = parameter_->version();
+  }
+  return on_gpu_.buffer.view();
+}
+
 void LinearWeight::forward(Context& ctx, ConstTensorView x, TensorView y,
                            std::span<const std::int64_t> offsets) {
-  if (in_bf16(ctx)) {
+  if (ctx.on_gpu()) {
+    const Arena::Mark scratch(*ctx.arena);
+    const ConstTensorView factor = cuda::as_factor(ctx, x, ctx.compute);
+    if (is_stacked()) {
+      grouped_gemm(ctx, {.x = factor, .weights = on_gpu(ctx), .offsets = offsets, .y = y});
+    } else {
+      gemm(ctx, {.a = factor, .b = on_gpu(ctx), .c = y, .transpose_b = true});
+    }
+  } else if (in_bf16(ctx)) {
     const OneGroup group(offsets, x.extent(0));
     bf16_grouped_gemm(ctx, {.x = x, .packed = packed_for_forward(ctx), .offsets = group.offsets(), .y = y});
   } else if (is_stacked()) {
@@ -113,7 +139,16 @@ void LinearWeight::forward(Context& ctx, ConstTensorView x, TensorView y,
 
 void LinearWeight::input_gradient(Context& ctx, ConstTensorView dy, TensorView dx,
                                   std::span<const std::int64_t> offsets, bool accumulate) {
-  if (in_bf16(ctx)) {
+  if (ctx.on_gpu()) {
+    const Arena::Mark scratch(*ctx.arena);
+    const ConstTensorView factor = cuda::as_factor(ctx, dy, ctx.compute);
+    if (is_stacked()) {
+      check_assigned(accumulate);
+      grouped_gemm_input_gradient(ctx, {.dy = factor, .weights = on_gpu(ctx), .offsets = offsets, .dx = dx});
+    } else {
+      gemm(ctx, {.a = factor, .b = on_gpu(ctx), .c = dx, .accumulate = accumulate});
+    }
+  } else if (in_bf16(ctx)) {
     const OneGroup group(offsets, dy.extent(0));
     bf16_grouped_gemm(ctx, {.x = dy,
                             .packed = packed_for_input_gradient(ctx),
@@ -121,8 +156,7 @@ void LinearWeight::input_gradient(Context& ctx, ConstTensorView dy, TensorView d
                             .y = dx,
                             .accumulate = accumulate});
   } else if (is_stacked()) {
-    CONCLAVE_CHECK(!accumulate, "the input gradient of stacked weights {} is assigned, not added",
-                   parameter_->name());
+    check_assigned(accumulate);
     grouped_gemm_input_gradient(ctx, {.dy = dy, .weights = value(), .offsets = offsets, .dx = dx});
   } else {
     gemm(ctx, {.a = dy, .b = value(), .c = dx, .accumulate = accumulate});
@@ -131,7 +165,17 @@ void LinearWeight::input_gradient(Context& ctx, ConstTensorView dy, TensorView d
 
 void LinearWeight::weight_gradient(Context& ctx, ConstTensorView dy, ConstTensorView x,
                                    std::span<const std::int64_t> offsets) {
-  if (in_bf16(ctx)) {
+  if (ctx.on_gpu()) {
+    const Arena::Mark scratch(*ctx.arena);
+    const ConstTensorView left = cuda::as_factor(ctx, dy, ctx.compute);
+    const ConstTensorView right = cuda::as_factor(ctx, x, ctx.compute);
+    if (is_stacked()) {
+      grouped_gemm_weight_gradient(ctx, {.dy = left, .x = right, .offsets = offsets, .dweights = gradient()});
+    } else {
+      const Parameter::GradientTarget target = gradient_target();
+      gemm(ctx, {.a = left, .b = right, .c = target.gradient, .transpose_a = true, .accumulate = target.accumulate});
+    }
+  } else if (in_bf16(ctx)) {
     const OneGroup group(offsets, x.extent(0));
     const Parameter::GradientTarget target = gradient_target();
     bf16_grouped_gemm_weight_gradient(ctx, {.dy = dy,

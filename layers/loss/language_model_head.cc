@@ -14,7 +14,9 @@ LinearCrossEntropyResult LanguageModelHead::forward(Context& ctx, ConstTensorVie
                                                     float scale, TensorView losses) {
   LinearCrossEntropyArgs args{.h = h, .weight = weight_->value(), .targets = targets};
   args.losses = losses;
-  if (ctx.compute == DType::kBFloat16) {
+  if (ctx.on_gpu()) {
+    args.weight = products_.on_gpu(ctx);
+  } else if (ctx.compute == DType::kBFloat16) {
     args.packed_for_forward = products_.packed_for_forward(ctx);
     if (ctx.training) args.packed_for_input_gradient = products_.packed_for_input_gradient(ctx);
   }

@@ -2,6 +2,7 @@
 
 #include <cstring>
 
+#include "comm/cuda/memory.h"
 #include "configs/moe_layers.h"
 #include "configs/resolve.h"
 #include "layers/feed_forward/feed_forward.h"
@@ -13,11 +14,15 @@ namespace {
 
 std::string prefix(std::int64_t layer) { return fmt::format("layers.{}", layer); }
 
-void copy_values(ConstTensorView from, TensorView to) {
+void copy_values(const Context& ctx, ConstTensorView from, TensorView to) {
   CONCLAVE_CHECK(from.dtype() == to.dtype() && from.elements() == to.elements(),
                  "a block gives {} elements, and takes {}", from.elements(), to.elements());
   const std::size_t bytes = static_cast<std::size_t>(from.elements()) * size_of(from.dtype());
-  if (bytes > 0) std::memcpy(to.raw(), from.raw(), bytes);
+  if (ctx.on_gpu()) {
+    cuda::copy(ctx.gpu->stream(), to.raw(), from.raw(), bytes);
+  } else if (bytes > 0) {
+    std::memcpy(to.raw(), from.raw(), bytes);
+  }
 }
 
 }  // namespace
@@ -52,7 +57,7 @@ TensorView TransformerBlock::forward(Context& ctx, ConstTensorView x) {
   x_ = x;
   const TensorView y = ctx.arena->allocate(x.shape(), x.dtype());
   const Arena::Mark forgotten(*ctx.arena);
-  copy_values(compute(ctx, x), y);
+  copy_values(ctx, compute(ctx, x), y);
   return y;
 }
 
@@ -65,7 +70,7 @@ TensorView TransformerBlock::backward(Context& ctx, ConstTensorView dy) {
   Context again = ctx;
   again.recomputing = true;
   compute(again, x_);
-  copy_values(differentiate(ctx, dy), dx);
+  copy_values(ctx, differentiate(ctx, dy), dx);
   return dx;
 }
 

@@ -40,6 +40,7 @@ BalanceGradient BalanceLoss::forward(Context& ctx, ConstTensorView probabilities
                  ctx.batch.global_sequences, ctx.batch.sequence_length);
   const auto global_tokens = static_cast<double>(ctx.batch.global_tokens());
 
+  ctx.synchronize();
   double squares = 0;
   for (const float value : log_sum_exp.values<float>()) squares += static_cast<double>(value) * value;
   statistics.z_loss_raw += squares / global_tokens;

@@ -7,6 +7,8 @@
 #include <string>
 #include <utility>
 
+#include "comm/cuda/memory.h"
+
 namespace conclave {
 namespace {
 
@@ -195,7 +197,11 @@ Work Exchange::start(const Context& ctx, ConstTensorView send, const Runs& sent,
   };
   Communicator& group = grid_->expert_parallel();
   group.watchdog().set_layer(ctx.layer);
-  return group.all_to_all_v(send, in_elements(sent, send_elements_), recv,
+  ctx.synchronize();
+  ConstBufferView from = send;
+  BufferView to = recv;
+  if (group.device_kind() == DeviceKind::kCpu) from.device = to.device = {};  // the host reaches it as well
+  return group.all_to_all_v(from, in_elements(sent, send_elements_), to,
                             in_elements(received, recv_elements_));
 }
 
@@ -231,19 +237,29 @@ void Exchange::finish(const Context& ctx, Work& transport) {
 
 bool Exchange::arrives_in_order(std::int64_t chunk) const { return chunk_at(chunk).in_order; }
 
-void Exchange::order_for_experts(std::int64_t chunk, ConstTensorView wire, TensorView rows) const {
-  reorder(chunk_at(chunk), wire, &Block::first_on_wire, rows, &Block::first_for_experts);
+void Exchange::order_for_experts(const Context& ctx, std::int64_t chunk, ConstTensorView wire, TensorView rows) const {
+  reorder(ctx, chunk_at(chunk), wire, &Block::first_on_wire, rows, &Block::first_for_experts);
 }
 
-void Exchange::order_for_wire(std::int64_t chunk, ConstTensorView rows, TensorView wire) const {
-  reorder(chunk_at(chunk), rows, &Block::first_for_experts, wire, &Block::first_on_wire);
+void Exchange::order_for_wire(const Context& ctx, std::int64_t chunk, ConstTensorView rows, TensorView wire) const {
+  reorder(ctx, chunk_at(chunk), rows, &Block::first_for_experts, wire, &Block::first_on_wire);
 }
 
-void Exchange::reorder(const Chunk& chunk, ConstTensorView from, std::int64_t Block::*first_in_from,
+void Exchange::reorder(const Context& ctx, const Chunk& chunk, ConstTensorView from, std::int64_t Block::*first_in_from,
                        TensorView to, std::int64_t Block::*first_in_to) const {
   const auto row_bytes = to.shape().row_elements() * static_cast<std::int64_t>(size_of(to.dtype()));
   const auto* source = static_cast<const std::byte*>(from.raw());
   auto* target = static_cast<std::byte*>(to.raw());
+  if (ctx.on_gpu()) {
+    for (std::int64_t rank = 0; rank < ranks(); ++rank) {
+      for (std::int64_t expert = chunk.experts.begin; expert < chunk.experts.end; ++expert) {
+        const Block& block = blocks_[static_cast<std::size_t>(rank * local_experts_ + expert)];
+        cuda::copy(ctx.gpu->stream(), target + block.*first_in_to * row_bytes,
+                   source + block.*first_in_from * row_bytes, static_cast<std::size_t>(block.rows * row_bytes));
+      }
+    }
+    return;
+  }
 #pragma omp parallel for collapse(2) schedule(dynamic)
   for (std::int64_t rank = 0; rank < ranks(); ++rank) {
     for (std::int64_t expert = chunk.experts.begin; expert < chunk.experts.end; ++expert) {
@@ -267,7 +283,7 @@ TensorView Exchange::dispatch(Context& ctx, TensorView rows) {
         arrives_in_order(chunk) ? ordered : ctx.arena->allocate(ordered.shape(), rows.dtype());
     start_dispatch(ctx, chunk, rows, wire);
     finish_dispatch(ctx, chunk);
-    if (!arrives_in_order(chunk)) order_for_experts(chunk, wire, ordered);
+    if (!arrives_in_order(chunk)) order_for_experts(ctx, chunk, wire, ordered);
   }
   return received;
 }
@@ -283,7 +299,7 @@ TensorView Exchange::combine(Context& ctx, TensorView rows) {
     const Arena::Mark scratch(*ctx.arena);
     const TensorView wire =
         arrives_in_order(chunk) ? ordered : ctx.arena->allocate(ordered.shape(), rows.dtype());
-    if (!arrives_in_order(chunk)) order_for_wire(chunk, ordered, wire);
+    if (!arrives_in_order(chunk)) order_for_wire(ctx, chunk, ordered, wire);
     start_combine(ctx, chunk, wire, returned);
     finish_combine(ctx, chunk);
   }

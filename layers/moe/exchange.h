@@ -73,8 +73,8 @@ class Exchange {
   // Whether the rows of a chunk lie on the wire as they do on the expert side.
   bool arrives_in_order(std::int64_t chunk) const;
   // [R'_c, D] each.
-  void order_for_experts(std::int64_t chunk, ConstTensorView wire, TensorView rows) const;
-  void order_for_wire(std::int64_t chunk, ConstTensorView rows, TensorView wire) const;
+  void order_for_experts(const Context& ctx, std::int64_t chunk, ConstTensorView wire, TensorView rows) const;
+  void order_for_wire(const Context& ctx, std::int64_t chunk, ConstTensorView rows, TensorView wire) const;
 
   // Adds what a count of each expert [E] says of each rank of the group to `by_rank` [P].
   void add_by_rank(std::span<const std::int64_t> by_expert, std::span<std::int64_t> by_rank) const;
@@ -131,7 +131,7 @@ class Exchange {
              const Runs& received);
   // Copies every block of a chunk, which lies in one of the two orders of Block in `from`, to its place in
   // the other.
-  void reorder(const Chunk& chunk, ConstTensorView from, std::int64_t Block::*first_in_from, TensorView to,
+  void reorder(const Context& ctx, const Chunk& chunk, ConstTensorView from, std::int64_t Block::*first_in_from, TensorView to,
                std::int64_t Block::*first_in_to) const;
 
   const ProcessGrid* grid_;

@@ -106,6 +106,7 @@ void Experts::drop_out(Context& ctx, Pass& pass) {
   const std::span<std::int64_t> first_block =
       ctx.arena->allocate({pass.hidden.extent(0)}, DType::kInt64).values<std::int64_t>();
   const std::int64_t all_experts = down_.global_shape()[0];
+  ctx.synchronize();
   for (const Part& part : pass.parts) {
     for (std::int64_t expert = local_experts_.begin; expert < local_experts_.end; ++expert) {
       const auto local = static_cast<std::size_t>(expert - local_experts_.begin);

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <utility>
 
+#include "layers/cuda/arguments.h"
 #include "layers/model/initialisation.h"
 #include "layers/moe/round_trip.h"
 #include "layers/moe/router/expert_choice_router.h"
@@ -53,7 +54,7 @@ TensorView MoeLayer::forward(Context& ctx, ConstTensorView x) {
   combine_weights_ = routing_.weights;
   if (config_.renormalize_after_drop()) {
     const TensorView survivors = ctx.arena->allocate(routing_.weights.shape());
-    survivor_weights(ctx, survivor_args(), survivors);
+    cuda::on_host(ctx, "renormalize_after_drop", [&] { survivor_weights(ctx, survivor_args(), survivors); });
     combine_weights_ = survivors;
   }
   if (fill_up) {
@@ -88,7 +89,10 @@ TensorView MoeLayer::forward(Context& ctx, ConstTensorView x) {
 void MoeLayer::route(Context& ctx, ConstTensorView x) {
   const Span span(ctx.clock, "router", TimePart::kOther);
   MoeStatistics counted_before;
-  routing_ = router_->forward(ctx, x, ctx.recomputing ? counted_before : statistics_);
+  with_router(ctx, [&](Context& where) {
+    routing_ = router_->forward(where, x, ctx.recomputing ? counted_before : statistics_);
+  });
+  ctx.synchronize();  // the plan is made on the host
   if (ctx.recomputing) return;
   routing_copy_.clear();
   if (copies_routing_ && ctx.training) routing_copy_.assign(routing_);
@@ -103,7 +107,10 @@ TensorView MoeLayer::backward(Context& ctx, ConstTensorView dy) {
                               .row_of_choice = plan_.row_of_choice,
                               .drows = drows,
                               .dweights = dweights});
-  if (config_.renormalize_after_drop()) survivor_weights_backward(ctx, survivor_args(), dweights, dweights);
+  if (config_.renormalize_after_drop()) {
+    cuda::on_host(ctx, "renormalize_after_drop",
+                  [&] { survivor_weights_backward(ctx, survivor_args(), dweights, dweights); });
+  }
   clear_rows_without_choice(ctx, plan_.choice_of_row, drows);
 
   RoundTrip trip(ctx, exchange_, drows);                // gradients go the way of the rows, backwards
@@ -119,9 +126,24 @@ TensorView MoeLayer::backward(Context& ctx, ConstTensorView dy) {
   return dx;
 }
 
+template <class Function>
+void MoeLayer::with_router(Context& ctx, Function function) {
+  if (!ctx.on_gpu() || router_->has_kernels()) return function(ctx);
+  std::vector<Parameter*> parameters;
+  router_->collect_parameters(parameters);
+  for (const Parameter* parameter : parameters) parameter->gradient();  // writes zeros that are due, on the GPU
+  cuda::on_host(ctx, "router", [&] {
+    Context host = ctx;
+    host.gpu = nullptr;
+    function(host);
+  });
+}
+
 TensorView MoeLayer::route_backward(Context& ctx, ConstTensorView dweights) {
   const Span span(ctx.clock, "router backward", TimePart::kOther);
-  return router_->backward(ctx, dweights);
+  TensorView dx;
+  with_router(ctx, [&](Context& where) { dx = router_->backward(where, dweights); });
+  return dx;
 }
 
 const Routing& MoeLayer::last_routing() const {
@@ -145,6 +167,7 @@ MoeStatistics MoeLayer::take_statistics(MoeStatistics next) {
 TensorView MoeLayer::token_numbers(Context& ctx) const {
   const TensorView numbers = ctx.arena->allocate({plan_.rows(), 1}, DType::kInt64);
   const std::int64_t first_token = ctx.batch.first_sequence * ctx.batch.sequence_length;
+  ctx.synchronize();
   std::ranges::transform(plan_.choice_of_row, numbers.data<std::int64_t>(), [&](std::int32_t choice) {
     const bool is_filling = choice == DispatchPlan::kNoChoice;  // a zero row
     return is_filling ? 0 : first_token + choice / plan_.top_k;

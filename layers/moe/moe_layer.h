@@ -62,6 +62,9 @@ class MoeLayer : public Module, public RoutedLayer {
   // x [T, D] -> routing_.
   void route(Context& ctx, ConstTensorView x);
   // dweights [T, K] -> dx [T, D].
+  // Calls function(context) with the context that the router computes in: ctx, or one on the host.
+  template <class Function>
+  void with_router(Context& ctx, Function function);
   TensorView route_backward(Context& ctx, ConstTensorView dweights);
   SurvivorWeightsArgs survivor_args() const;
   // Rows that an expert takes from this rank's T tokens; padding is not counted.

@@ -37,7 +37,7 @@ TensorView RoundTrip::arrived(std::int64_t chunk) {
   if (exchange_.ranks() == 1) return rows_;
   exchange_.finish_dispatch(ctx_, chunk);
   const TensorView rows = of_chunk(received_, exchange_.received_rows(chunk));
-  if (!exchange_.arrives_in_order(chunk)) exchange_.order_for_experts(chunk, on_wire(chunk), rows);
+  if (!exchange_.arrives_in_order(chunk)) exchange_.order_for_experts(ctx_, chunk, on_wire(chunk), rows);
   return rows;
 }
 
@@ -52,7 +52,7 @@ void RoundTrip::send_back(std::int64_t chunk, TensorView rows) {
   if (exchange_.arrives_in_order(chunk)) {
     exchange_.start_combine(ctx_, chunk, rows, rows_);
   } else {
-    exchange_.order_for_wire(chunk, rows, on_wire(chunk));
+    exchange_.order_for_wire(ctx_, chunk, rows, on_wire(chunk));
     exchange_.start_combine(ctx_, chunk, on_wire(chunk), rows_);
   }
 }

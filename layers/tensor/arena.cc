@@ -4,6 +4,8 @@
 #include <cstdlib>
 #include <cstring>
 
+#include "comm/cuda/memory.h"
+
 namespace conclave {
 namespace {
 
@@ -12,7 +14,8 @@ constexpr std::size_t kFirstBlockBytes = std::size_t{16} << 20;
 
 std::size_t rounded_up(std::size_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
 
-std::unique_ptr<std::byte, void (*)(void*)> system_memory(std::size_t bytes) {
+std::unique_ptr<std::byte, void (*)(void*)> system_memory(std::size_t bytes, Device device) {
+  if (device.kind == DeviceKind::kCuda) return cuda::allocate(device, rounded_up(bytes));
   void* memory = std::aligned_alloc(kAlignment, std::max(rounded_up(bytes), kAlignment));
   CONCLAVE_CHECK(memory != nullptr, "out of memory: {} bytes were asked for", bytes);
   return {static_cast<std::byte*>(memory), std::free};
@@ -20,11 +23,11 @@ std::unique_ptr<std::byte, void (*)(void*)> system_memory(std::size_t bytes) {
 
 }  // namespace
 
-Buffer::Buffer(Shape shape, DType dtype) {
+Buffer::Buffer(Shape shape, DType dtype, Device device) {
   const std::size_t bytes = static_cast<std::size_t>(shape.elements()) * size_of(dtype);
-  memory_ = system_memory(bytes);
+  memory_ = system_memory(bytes, device);
   std::memset(memory_.get(), 0, bytes);
-  view_ = TensorView(memory_.get(), shape, dtype);
+  view_ = TensorView(memory_.get(), shape, dtype, device);
 }
 
 TensorView Arena::allocate(Shape shape, DType dtype) {
@@ -38,7 +41,7 @@ TensorView Arena::allocate(Shape shape, DType dtype) {
   std::byte* data = block.memory.get() + block.used;
   block.used += bytes;
   peak_bytes_ = std::max(peak_bytes_, used_bytes());
-  return {data, shape, dtype};
+  return {data, shape, dtype, device_};
 }
 
 void Arena::reset() {
@@ -57,7 +60,7 @@ std::size_t Arena::used_bytes() const {
 }
 
 void Arena::add_block(std::size_t capacity) {
-  blocks_.push_back({system_memory(capacity), rounded_up(capacity), 0});
+  blocks_.push_back({system_memory(capacity, device_), rounded_up(capacity), 0});
   ++system_allocations_;
 }
 

@@ -10,11 +10,12 @@
 
 namespace conclave {
 
-// Owned, 64-byte aligned, zero-initialised memory (weights, gradients, optimizer state, caches).
+// Owned, 64-byte aligned, zero-initialised memory (weights, gradients, optimizer state, caches). A GPU's is memory
+// that the host may touch too (comm/cuda/memory.h).
 class Buffer {
  public:
   Buffer() = default;
-  Buffer(Shape shape, DType dtype);
+  Buffer(Shape shape, DType dtype, Device device = {});
 
   TensorView view() const { return view_; }
 
@@ -27,7 +28,7 @@ class Buffer {
 // arena is one block that is large enough, and nothing is taken from the system any more.
 class Arena {
  public:
-  Arena() = default;
+  explicit Arena(Device device = {}) : device_(device) {}
   Arena(const Arena&) = delete;
   Arena& operator=(const Arena&) = delete;
 
@@ -66,6 +67,7 @@ class Arena {
   };
   void add_block(std::size_t capacity);
 
+  Device device_;
   std::vector<Block> blocks_;
   std::size_t current_ = 0;  // the block that allocate() takes from; those after it are empty
   std::size_t peak_bytes_ = 0;

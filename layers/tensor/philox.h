@@ -32,6 +32,9 @@ class RandomStream {
   // Four independent ones for one index; the first is uniform(index). For many numbers in a row: one draw
   // costs as much as four.
   std::array<float, 4> uniform4(std::uint64_t index) const;
+  // What kernels compute the same words from: philox4x32({index, substream}, key), each the lower half first.
+  std::array<std::uint32_t, 2> key() const { return key_; }
+  std::uint64_t substream() const { return substream_; }
   // Standard normal by Box-Muller, computed in double precision.
   float normal(std::uint64_t index) const;
 

@@ -14,12 +14,16 @@
 
 #include "layers/context.h"
 #include "layers/tensor/philox.h"
+#include "tests/support/test_gpu.h"
 
 namespace conclave::test {
 
-// A context for operators and modules that do not communicate.
+// A context for operators and modules that do not communicate: on the host, or where test_gpu() says.
 struct LocalContext : Context {
-  LocalContext() { arena = &memory; }
+  LocalContext() : memory(test_gpu() != nullptr ? test_gpu()->device() : Device()) {
+    gpu = test_gpu();
+    arena = &memory;
+  }
   LocalContext(const LocalContext&) = delete;
   LocalContext& operator=(const LocalContext&) = delete;
   Arena memory;

@@ -24,6 +24,7 @@ void InputJitter::backward(Context& ctx, TensorView dx) const {
 
 void InputJitter::scale(const Context& ctx, ConstTensorView from, TensorView to) const {
   CONCLAVE_CHECK_EQ(from.extent(0), ctx.batch.tokens(), "tokens of the router's input noise");
+  ctx.synchronize();
   const RandomStream random(seed_, name_, static_cast<std::uint64_t>(ctx.batch.step));
   const std::int64_t first_token = ctx.batch.first_token_of_run();
   const std::int64_t width = from.extent(1);

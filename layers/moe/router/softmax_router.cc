@@ -42,6 +42,7 @@ Routing SoftmaxRouter::forward(Context& ctx, ConstTensorView x, MoeStatistics& s
                         .weights = weights,
                         .log_sum_exp = log_sum_exp,
                         .entropy = entropy});
+    ctx.synchronize();  // what follows counts and looks on the host
     if (force_balanced_) {
       deal_in_turn(ctx, {.scores = probabilities,
                          .normalize = normalize_,

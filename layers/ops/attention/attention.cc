@@ -1,5 +1,6 @@
 #include "layers/ops/attention/attention.h"
 
+#include "layers/cuda/arguments.h"
 #include "layers/ops/check_shape.h"
 
 namespace conclave {
@@ -24,6 +25,24 @@ void check_padding(const ConstTensorView& padding, std::int64_t tokens, const ch
   if (padding.elements() > 0) check_shape(padding, {tokens}, what);
 }
 
+bool has_kernel(const AttentionShape& shape) { return shape.head_dim <= cuda::kMaxHeadDim; }
+
+cuda::AttentionProblem problem_of(const Context& ctx, const AttentionShape& shape, std::int64_t sequences,
+                                  std::int64_t sequence_length, bool causal) {
+  return {.sequences = sequences,
+          .queries = sequence_length,
+          .keys = sequence_length,
+          .heads = shape.heads,
+          .kv_heads = shape.kv_heads,
+          .head_dim = shape.head_dim,
+          .causal = causal,
+          .in_bf16 = ctx.compute == DType::kBFloat16};
+}
+
+const std::uint8_t* padding_on_gpu(Context& ctx, const ConstTensorView& padding) {
+  return padding.elements() > 0 ? cuda::upload<std::uint8_t>(ctx, padding) : nullptr;
+}
+
 }  // namespace
 
 void attention_forward(Context& ctx, const AttentionForwardArgs& args) {
@@ -39,7 +58,15 @@ void attention_forward(Context& ctx, const AttentionForwardArgs& args) {
   check_shape(args.log_sum_exp, {tokens, shape.heads}, "log_sum_exp of attention");
   check_padding(args.padding, tokens, "padding of attention");
   const Span span(ctx.clock, "scores and values", TimePart::kAttention);
-  if (tokens > 0) cpu::attention_forward(ctx, args);
+  if (tokens == 0) return;
+  if (!ctx.on_gpu()) return cpu::attention_forward(ctx, args);
+  if (!has_kernel(shape))
+    return cuda::on_host(ctx, "attention of wide heads", [&] { cpu::attention_forward(ctx, args); });
+  const Arena::Mark scratch(*ctx.arena);
+  cuda::attention_forward(cuda::stream_of(ctx),
+                          problem_of(ctx, shape, tokens / args.sequence_length, args.sequence_length, args.causal),
+                          args.q.data<float>(), args.k.data<float>(), args.v.data<float>(),
+                          padding_on_gpu(ctx, args.padding), args.y.data<float>(), args.log_sum_exp.data<float>());
 }
 
 void attention_backward(Context& ctx, const AttentionBackwardArgs& args) {
@@ -61,7 +88,17 @@ void attention_backward(Context& ctx, const AttentionBackwardArgs& args) {
   check_shape(args.dv, keys, "dv of attention_backward");
   check_padding(args.padding, tokens, "padding of attention_backward");
   const Span span(ctx.clock, "scores and values backward", TimePart::kAttention);
-  if (tokens > 0) cpu::attention_backward(ctx, args);
+  if (tokens == 0) return;
+  if (!ctx.on_gpu()) return cpu::attention_backward(ctx, args);
+  if (!has_kernel(shape))
+    return cuda::on_host(ctx, "attention of wide heads", [&] { cpu::attention_backward(ctx, args); });
+  const Arena::Mark scratch(*ctx.arena);
+  cuda::attention_backward(cuda::stream_of(ctx),
+                           problem_of(ctx, shape, tokens / args.sequence_length, args.sequence_length, args.causal),
+                           args.q.data<float>(), args.k.data<float>(), args.v.data<float>(),
+                           padding_on_gpu(ctx, args.padding), args.y.data<float>(), args.log_sum_exp.data<float>(),
+                           args.dy.data<float>(), ctx.arena->allocate({tokens, shape.heads}).data<float>(),
+                           args.dq.data<float>(), args.dk.data<float>(), args.dv.data<float>());
 }
 
 void attention_decode(Context& ctx, const AttentionDecodeArgs& args) {
@@ -78,7 +115,14 @@ void attention_decode(Context& ctx, const AttentionDecodeArgs& args) {
   check_shape(args.k, {positions, shape.kv_width()}, "k of attention_decode");
   check_shape(args.v, {positions, shape.kv_width()}, "v of attention_decode");
   check_shape(args.y, {new_positions, shape.query_width()}, "y of attention_decode");
-  if (new_positions > 0) cpu::attention_decode(ctx, args);
+  if (new_positions == 0) return;
+  if (!ctx.on_gpu()) return cpu::attention_decode(ctx, args);
+  if (!has_kernel(shape))
+    return cuda::on_host(ctx, "attention of wide heads", [&] { cpu::attention_decode(ctx, args); });
+  cuda::AttentionProblem problem = problem_of(ctx, shape, 1, positions, /*causal=*/true);
+  problem.queries = new_positions;
+  cuda::attention_forward(cuda::stream_of(ctx), problem, args.q.data<float>(), args.k.data<float>(),
+                          args.v.data<float>(), nullptr, args.y.data<float>(), nullptr);
 }
 
 }  // namespace conclave

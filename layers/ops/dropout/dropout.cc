@@ -1,5 +1,6 @@
 #include "layers/ops/dropout/dropout.h"
 
+#include "layers/cuda/arguments.h"
 #include "layers/ops/check_shape.h"
 
 namespace conclave {
@@ -11,19 +12,32 @@ void check_rate(float rate) {
 
 }  // namespace
 
-void dropout(Context&, const DropoutArgs& args) {
+void dropout(Context& ctx, const DropoutArgs& args) {
   check_rate(args.rate);
   check_matrix(args.x, "input of dropout");
   check_shape(args.kept, args.x.shape(), "kept elements of dropout");
   CONCLAVE_CHECK_EQ(static_cast<std::int64_t>(args.first_block.size()), args.x.extent(0),
                     "first blocks of dropout, against its rows");
+  if (ctx.on_gpu()) {
+    const Arena::Mark scratch(*ctx.arena);
+    const std::array<std::uint32_t, 2> key = args.random.key();
+    cuda::dropout(cuda::stream_of(ctx), {{key[0], key[1]}, args.random.substream()},
+                  cuda::upload(ctx, args.first_block), args.rate, cuda::elements_of(args.x),
+                  args.kept.data<std::uint8_t>(), args.x.extent(0), args.x.extent(1));
+    return;
+  }
   cpu::dropout(args);
 }
 
-void dropout_backward(Context&, const DropoutBackwardArgs& args) {
+void dropout_backward(Context& ctx, const DropoutBackwardArgs& args) {
   check_rate(args.rate);
   check_matrix(args.dx, "gradient of dropout");
   check_shape(args.kept, args.dx.shape(), "kept elements of dropout");
+  if (ctx.on_gpu()) {
+    cuda::dropout_backward(cuda::stream_of(ctx), args.kept.data<std::uint8_t>(), args.rate,
+                           cuda::elements_of(args.dx), args.dx.elements());
+    return;
+  }
   cpu::dropout_backward(args);
 }
 

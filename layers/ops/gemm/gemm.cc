@@ -1,5 +1,6 @@
 #include "layers/ops/gemm/gemm.h"
 
+#include "layers/cuda/multiply.h"
 #include "layers/ops/check_shape.h"
 
 namespace conclave {
@@ -15,6 +16,7 @@ void gemm(Context& ctx, const GemmArgs& args) {
   CONCLAVE_CHECK_EQ(k_of_b, k, "inner extent of gemm");
   check_shape(args.c, {m, n}, "result of gemm");
   const Span span(ctx.clock, "gemm", TimePart::kGemm);
+  if (ctx.on_gpu()) return cuda::multiply(ctx, args);
   cpu::gemm(args);
 }
 

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <array>
 
+#include "layers/cuda/arguments.h"
+#include "layers/cuda/factor.h"
 #include "layers/ops/bf16_gemm/bf16_gemm.h"
 #include "layers/ops/check_shape.h"
 #include "layers/ops/gemm/gemm.h"
@@ -22,7 +24,11 @@ bool given(const ConstTensorView& tensor) { return tensor.raw() != nullptr; }
 // The three products of the layer, in fp32 or, where the weight is packed, in bf16.
 void multiply(Context& ctx, const LinearCrossEntropyArgs& args, ConstTensorView h, TensorView logits) {
   if (!given(args.packed_for_forward)) {
-    gemm(ctx, {.a = h, .b = args.weight, .c = logits, .transpose_b = true});
+    const Arena::Mark scratch(*ctx.arena);
+    gemm(ctx, {.a = cuda::as_factor(ctx, h, args.weight.dtype()),
+               .b = args.weight,
+               .c = logits,
+               .transpose_b = true});
     return;
   }
   const std::array<std::int64_t, 2> all_rows{0, h.extent(0)};
@@ -32,8 +38,15 @@ void multiply(Context& ctx, const LinearCrossEntropyArgs& args, ConstTensorView 
 void multiply_backward(Context& ctx, const LinearCrossEntropyArgs& args, ConstTensorView h,
                        ConstTensorView dlogits, TensorView dh) {
   if (!given(args.packed_for_forward)) {
+    const Arena::Mark scratch(*ctx.arena);
+    const DType factors = args.weight.dtype();
+    dlogits = cuda::as_factor(ctx, dlogits, factors);
     gemm(ctx, {.a = dlogits, .b = args.weight, .c = dh});
-    gemm(ctx, {.a = dlogits, .b = h, .c = args.dweight, .transpose_a = true, .accumulate = true});
+    gemm(ctx, {.a = dlogits,
+               .b = cuda::as_factor(ctx, h, factors),
+               .c = args.dweight,
+               .transpose_a = true,
+               .accumulate = true});
     return;
   }
   const std::array<std::int64_t, 2> all_rows{0, h.extent(0)};
@@ -68,6 +81,19 @@ void check(const LinearCrossEntropyArgs& args) {
   }
 }
 
+// The targets where ctx computes.
+ConstTensorView targets_of(Context& ctx, const ConstTensorView& targets) {
+  if (!ctx.on_gpu()) return targets;
+  return {cuda::upload<std::int32_t>(ctx, targets), targets.shape(), DType::kInt32, ctx.gpu->device()};
+}
+
+void lose(const Context& ctx, const cpu::CrossEntropyRowsArgs& args) {
+  if (!ctx.on_gpu()) return cpu::cross_entropy_rows(args);
+  cuda::cross_entropy_rows(cuda::stream_of(ctx), args.logits.data<float>(), args.targets.data<std::int32_t>(),
+                           args.losses.data<double>(), args.gradients, args.scale, args.logits.extent(0),
+                           args.logits.extent(1));
+}
+
 }  // namespace
 
 LinearCrossEntropyResult linear_cross_entropy(Context& ctx, const LinearCrossEntropyArgs& args) {
@@ -79,26 +105,27 @@ LinearCrossEntropyResult linear_cross_entropy(Context& ctx, const LinearCrossEnt
 
   const Arena::Mark scratch(*ctx.arena);
   const TensorView logits_of_chunk = ctx.arena->allocate({chunk, vocabulary});
-  const TensorView losses_of_chunk = ctx.arena->allocate({chunk}, DType::kFloat64);
+  const TensorView all_losses = ctx.arena->allocate({tokens}, DType::kFloat64);
+  const ConstTensorView all_targets = targets_of(ctx, args.targets);
   LinearCrossEntropyResult result;
   for (std::int64_t begin = 0; begin < tokens; begin += chunk) {
     const std::int64_t end = std::min(begin + chunk, tokens);
     const ConstTensorView h = args.h.rows(begin, end);
-    const ConstTensorView targets = args.targets.rows(begin, end);
     const TensorView logits = logits_of_chunk.rows(0, end - begin);
-    const TensorView losses = losses_of_chunk.rows(0, end - begin);
+    const TensorView losses = all_losses.rows(begin, end);
 
     multiply(ctx, args, h, logits);
-    cpu::cross_entropy_rows({logits, targets, losses, gradients, args.scale});
-    for (const double loss : losses.values<double>()) result.loss_sum += loss;
-    if (given(args.losses)) {
-      std::ranges::transform(losses.values<double>(), args.losses.data<float>() + begin,
-                             [](double loss) { return static_cast<float>(loss); });
-    }
+    lose(ctx, {logits, all_targets.rows(begin, end), losses, gradients, args.scale});
     if (gradients) {
       const TensorView dlogits = logits;  // written over them
       multiply_backward(ctx, args, h, dlogits, args.dh.rows(begin, end));
     }
+  }
+  ctx.synchronize();
+  for (const double loss : all_losses.values<double>()) result.loss_sum += loss;
+  if (given(args.losses)) {
+    std::ranges::transform(all_losses.values<double>(), args.losses.data<float>(),
+                           [](double loss) { return static_cast<float>(loss); });
   }
   result.targets =
       tokens - std::ranges::count(args.targets.values<std::int32_t>(), LinearCrossEntropyArgs::kIgnore);

@@ -17,7 +17,7 @@ struct LinearCrossEntropyArgs {
   static constexpr std::int32_t kIgnore = -1;
 
   ConstTensorView h;       // fp32 [T, D]
-  ConstTensorView weight;  // fp32 [V, D]
+  ConstTensorView weight;  // fp32 [V, D]; on a GPU also bf16: products are then taken in bf16
   // Optional: the weight packed for products in bf16 (layers/ops/bf16_gemm), which are then taken of it
   // instead of the fp32 one. Logits, losses and sums stay fp32.
   ConstTensorView packed_for_forward = {};         // weight^T as a right side [D, V]

@@ -1,7 +1,9 @@
 #include "layers/ops/rotary/rotary.h"
 
+#include <algorithm>
 #include <cmath>
 
+#include "layers/cuda/arguments.h"
 #include "layers/ops/check_shape.h"
 
 namespace conclave {
@@ -20,6 +22,16 @@ void check(const RotaryArgs& args) {
       args.first_position >= 0 && args.first_position + args.sequence_length <= args.table->max_seq(),
       "rotary got positions [{}, {}), and its table ends at max_seq = {}", args.first_position,
       args.first_position + args.sequence_length, args.table->max_seq());
+}
+
+void turn(const Context& ctx, const RotaryArgs& args, float direction) {
+  if (ctx.on_gpu()) {
+    cuda::rotary(cuda::stream_of(ctx), args.x.data<float>(), args.table->cosines(ctx).data<float>(),
+                 args.table->sines(ctx).data<float>(), direction, args.x.extent(0), args.x.extent(1),
+                 args.x.extent(2) / 2, args.sequence_length, args.first_position);
+    return;
+  }
+  cpu::rotary(args, direction);
 }
 
 }  // namespace
@@ -41,14 +53,26 @@ RotaryTable::RotaryTable(std::int64_t max_seq, std::int64_t head_dim, double the
   }
 }
 
-void rotary(Context&, const RotaryArgs& args) {
-  check(args);
-  cpu::rotary(args, 1.0F);
+RotaryTable::Views RotaryTable::on_gpu(const Context& ctx) const {
+  if (!on_gpu_) {
+    const auto copied = [&](const Buffer& buffer) {
+      Buffer copy(buffer.view().shape(), DType::kFloat32, ctx.gpu->device());
+      std::ranges::copy(buffer.view().values<float>(), copy.view().data<float>());
+      return copy;
+    };
+    on_gpu_ = Copy{copied(cosines_), copied(sines_)};
+  }
+  return {on_gpu_->cosines.view(), on_gpu_->sines.view()};
 }
 
-void rotary_backward(Context&, const RotaryArgs& args) {
+void rotary(Context& ctx, const RotaryArgs& args) {
   check(args);
-  cpu::rotary(args, -1.0F);
+  turn(ctx, args, 1.0F);
+}
+
+void rotary_backward(Context& ctx, const RotaryArgs& args) {
+  check(args);
+  turn(ctx, args, -1.0F);
 }
 
 }  // namespace conclave

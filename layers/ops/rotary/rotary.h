@@ -5,6 +5,8 @@
 //   (x_i, x_{i + head_dim/2}) is turned by angle(p, i) at position p
 #pragma once
 
+#include <optional>
+
 #include "layers/context.h"
 
 namespace conclave {
@@ -19,10 +21,24 @@ class RotaryTable {
   std::int64_t head_dim() const { return 2 * cosines_.view().extent(1); }
   ConstTensorView cosines() const { return cosines_.view(); }  // fp32 [max_seq, head_dim/2]
   ConstTensorView sines() const { return sines_.view(); }      // fp32 [max_seq, head_dim/2]
+  // The same where ctx computes: copied there once.
+  ConstTensorView cosines(const Context& ctx) const { return ctx.on_gpu() ? on_gpu(ctx).cosines : cosines(); }
+  ConstTensorView sines(const Context& ctx) const { return ctx.on_gpu() ? on_gpu(ctx).sines : sines(); }
 
  private:
+  struct Views {
+    ConstTensorView cosines;
+    ConstTensorView sines;
+  };
+  Views on_gpu(const Context& ctx) const;
+
   Buffer cosines_;
   Buffer sines_;
+  struct Copy {
+    Buffer cosines;
+    Buffer sines;
+  };
+  mutable std::optional<Copy> on_gpu_;
 };
 
 struct RotaryArgs {

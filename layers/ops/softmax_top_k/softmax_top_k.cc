@@ -1,8 +1,33 @@
 #include "layers/ops/softmax_top_k/softmax_top_k.h"
 
+#include "layers/cuda/arguments.h"
 #include "layers/ops/check_shape.h"
 
 namespace conclave {
+namespace {
+
+void choose(const Context& ctx, const SoftmaxTopKArgs& args, const GroupScratch& scratch) {
+  if (!ctx.on_gpu()) return cpu::softmax_top_k(args, scratch);
+  const bool limits = args.groups.limits();
+  cuda::softmax_top_k(cuda::stream_of(ctx),
+                      {.tokens = args.logits.extent(0),
+                       .experts_count = args.logits.extent(1),
+                       .top_k = args.experts.extent(1),
+                       .normalize = args.normalize,
+                       .scale = args.scale,
+                       .groups = args.groups.groups,
+                       .top_groups = args.groups.top_groups,
+                       .logits = args.logits.data<float>(),
+                       .probabilities = args.probabilities.data<float>(),
+                       .experts = args.experts.data<std::int32_t>(),
+                       .weights = args.weights.data<float>(),
+                       .log_sum_exp = args.log_sum_exp.data<float>(),
+                       .entropy = args.entropy.data<float>(),
+                       .group_scores = limits ? scratch.scores.data<float>() : nullptr,
+                       .best_groups = limits ? scratch.best.data<std::int32_t>() : nullptr});
+}
+
+}  // namespace
 
 void softmax_top_k(Context& ctx, const SoftmaxTopKArgs& args) {
   check_matrix(args.logits, "logits of softmax_top_k");
@@ -17,12 +42,12 @@ void softmax_top_k(Context& ctx, const SoftmaxTopKArgs& args) {
   check_shape(args.weights, {tokens, top_k}, "weights of softmax_top_k");
   check_shape(args.log_sum_exp, {tokens}, "log_sum_exp of softmax_top_k");
   check_shape(args.entropy, {tokens}, "entropy of softmax_top_k");
-  if (!args.groups.limits()) return cpu::softmax_top_k(args, {});
+  if (!args.groups.limits()) return choose(ctx, args, {});
   const Arena::Mark scratch(*ctx.arena);
-  cpu::softmax_top_k(args, allocate_group_scratch(ctx, args.groups, tokens));
+  choose(ctx, args, allocate_group_scratch(ctx, args.groups, tokens));
 }
 
-void softmax_top_k_backward(Context&, const SoftmaxTopKBackwardArgs& args) {
+void softmax_top_k_backward(Context& ctx, const SoftmaxTopKBackwardArgs& args) {
   check_matrix(args.probabilities, "probabilities of softmax_top_k_backward");
   check_matrix(args.experts, "experts of softmax_top_k_backward");
   const std::int64_t tokens = args.probabilities.extent(0);
@@ -38,6 +63,26 @@ void softmax_top_k_backward(Context&, const SoftmaxTopKBackwardArgs& args) {
     check_shape(args.dprobabilities, {groups, experts}, "dprobabilities of softmax_top_k_backward");
     CONCLAVE_CHECK(tokens % groups == 0, "{} rows of dprobabilities can't share {} tokens evenly", groups,
                    tokens);
+  }
+  if (ctx.on_gpu()) {
+    const bool has_dprobabilities = args.dprobabilities.elements() > 0;
+    cuda::softmax_top_k_backward(
+        cuda::stream_of(ctx),
+        {.tokens = tokens,
+         .experts_count = experts,
+         .top_k = top_k,
+         .normalize = args.normalize,
+         .scale = args.scale,
+         .z_coefficient = args.z_coefficient,
+         .tokens_a_row = has_dprobabilities ? tokens / args.dprobabilities.extent(0) : 1,
+         .probabilities = args.probabilities.data<float>(),
+         .experts = args.experts.data<std::int32_t>(),
+         .weights = args.weights.data<float>(),
+         .log_sum_exp = args.log_sum_exp.data<float>(),
+         .dweights = args.dweights.data<float>(),
+         .dprobabilities = has_dprobabilities ? args.dprobabilities.data<float>() : nullptr,
+         .dlogits = args.dlogits.data<float>()});
+    return;
   }
   cpu::softmax_top_k_backward(args);
 }

@@ -36,7 +36,7 @@ struct Results {
 constexpr float kInitialGradient = 0.5F;  // what the weight gradient is added to
 
 Results run(const Case& c) {
-  Context ctx;
+  LocalContext ctx;
   Results r{std::vector<float>(c.dy.size(), NAN), std::vector<float>(c.x.size(), NAN),
             std::vector<float>(c.weights.size(), kInitialGradient)};
   const auto x = tensor_view(std::span(c.x), {c.rows(), c.k});
@@ -117,7 +117,7 @@ TEST(GroupedGemmTest, RefusesOffsetsThatDoNotFit) {
        {std::vector<std::int64_t>{0, 5}, {1, 3, 5}, {0, 3, 4}, {0, 6, 5}}) {
     Case c = make_case({0, 3, 5}, 4, 3);
     std::vector<float> y(20);
-    Context ctx;
+    LocalContext ctx;
     EXPECT_THROW(grouped_gemm(ctx, {tensor_view(std::span<const float>(c.x), {5, 3}),
                                     tensor_view(std::span<const float>(c.weights), {2, 4, 3}), offsets,
                                     tensor_view(std::span(y), {5, 4})}),

@@ -54,7 +54,7 @@ std::size_t index(std::int64_t row, std::int64_t width, std::int64_t column) {
 class PermuteTest : public testing::TestWithParam<Case> {
  protected:
   const Case& c = GetParam();
-  Context ctx;
+  LocalContext ctx;
 
   ConstTensorView tokens_view(const std::vector<float>& v) const {
     return tensor_view(std::span(v), {c.tokens, c.width});
@@ -168,7 +168,7 @@ TEST(PermuteRowsTest, RowsWithoutChoiceAreZero) {
   const std::vector<float> x = {1, 2, 3, 4};  // [2, 2]
   const std::vector<std::int32_t> choice_of_row = {2, kNoChoiceOfRow, 1, kNoChoiceOfRow};
   std::vector<float> rows(8, 9.0F);
-  Context ctx;
+  LocalContext ctx;
   gather_rows(ctx,
               {.x = view(x, {2, 2}), .choice_of_row = choice_of_row, .top_k = 2, .rows = view(rows, {4, 2})});
   EXPECT_EQ(rows, (std::vector<float>{3, 4, 0, 0, 1, 2, 0, 0}));
@@ -180,7 +180,7 @@ TEST(PermuteRowsTest, RowsWithoutChoiceAreZero) {
 TEST(PermuteErrorsTest, RefusesShapesThatDoNotFit) {
   const Case c = make_case(4, 2, 3, 0);
   std::vector<float> y(12);
-  Context ctx;
+  LocalContext ctx;
   CombineRowsArgs args{.rows = tensor_view(std::span(c.rows), {8, 3}),
                        .weights = tensor_view(std::span(c.weights), {4, 2}),
                        .row_of_choice = std::span(c.row_of_choice).first(7),

@@ -1,0 +1,57 @@
+// The kernels of a build without CUDA. Nothing gets here: there is no Engine without a GPU (comm/cuda/no_cuda.cc).
+#include "comm/base/error.h"
+#include "comm/cuda/runtime.h"
+#include "layers/cuda/blas.h"
+#include "layers/cuda/kernels.h"
+
+namespace conclave::cuda {
+namespace {
+
+[[noreturn]] void refuse() { throw Error(description()); }
+
+using F = float;
+using I = std::int64_t;
+using I32 = std::int32_t;
+using U8 = std::uint8_t;
+using S = StreamHandle;
+using E = Elements;
+using C = ConstElements;
+
+}  // namespace
+
+struct Blas::Implementation {};
+Blas::Blas(const Stream&) { refuse(); }
+Blas::~Blas() = default;
+void Blas::multiply(const Product&) { refuse(); }
+
+void convert(S, C, E, I) { refuse(); }
+void add(S, const F*, const F*, F*, I) { refuse(); }
+void swiglu(S, C, E, I, I) { refuse(); }
+void swiglu_backward(S, C, C, E, I, I) { refuse(); }
+void activation(S, bool, C, E, I) { refuse(); }
+void activation_backward(S, bool, C, C, E, I) { refuse(); }
+void sigmoid_gate(S, const F*, const F*, F*, I, I) { refuse(); }
+void sigmoid_gate_backward(S, const F*, const F*, const F*, F*, F*, I, I) { refuse(); }
+void dropout(S, RandomKey, const I*, F, E, U8*, I, I) { refuse(); }
+void dropout_backward(S, const U8*, F, E, I) { refuse(); }
+void rotary(S, F*, const F*, const F*, F, I, I, I, I, I) { refuse(); }
+void embedding(S, const F*, const I32*, F*, I, I) { refuse(); }
+void embedding_backward(S, const F*, const I32*, const I32*, const I32*, I, F*, I) { refuse(); }
+void rms_norm(S, const F*, const F*, const F*, F*, E, F*, F, I, I) { refuse(); }
+I rms_norm_row_blocks(I) { refuse(); }
+void rms_norm_backward(S, const F*, const F*, const F*, const F*, const F*, F*, F*, F*, I, I) { refuse(); }
+void gather_rows(S, const F*, const I32*, E, I, I, I) { refuse(); }
+void gather_rows_backward(S, C, const I32*, F*, I, I, I) { refuse(); }
+void combine_rows(S, C, const F*, const I32*, F*, bool, I, I, I) { refuse(); }
+void combine_rows_backward(S, const F*, C, const F*, const I32*, E, F*, I, I, I) { refuse(); }
+void clear_rows_without_choice(S, const I32*, E, I, I) { refuse(); }
+void softmax_top_k(S, const SoftmaxTopK&) { refuse(); }
+void softmax_top_k_backward(S, const SoftmaxTopKBackward&) { refuse(); }
+void attention_forward(S, const AttentionProblem&, const F*, const F*, const F*, const U8*, F*, F*) { refuse(); }
+void attention_backward(S, const AttentionProblem&, const F*, const F*, const F*, const U8*, const F*, const F*,
+                        const F*, F*, F*, F*, F*) {
+  refuse();
+}
+void cross_entropy_rows(S, F*, const I32*, double*, bool, F, I, I) { refuse(); }
+
+}  // namespace conclave::cuda

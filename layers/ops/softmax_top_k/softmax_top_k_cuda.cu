@@ -1,0 +1,136 @@
+#include "layers/cuda/elements.cuh"
+#include "layers/cuda/launch.cuh"
+
+namespace conclave::cuda {
+namespace {
+
+constexpr float kNone = -INFINITY;
+
+// layers/ops/select_top_k.h on a GPU: the same comparisons in the same order, so that ties and NaNs end the same.
+__device__ std::int64_t offer(const float* scores, std::int64_t begin, std::int64_t end, std::int64_t size,
+                              std::int64_t count, std::int32_t* chosen) {
+  for (std::int64_t id = begin; id < end; ++id) {
+    if (count == size) {
+      if (!(scores[id] > scores[chosen[count - 1]])) continue;
+      --count;
+    }
+    std::int64_t place = count++;
+    for (; place > 0 && scores[id] > scores[chosen[place - 1]]; --place) chosen[place] = chosen[place - 1];
+    chosen[place] = static_cast<std::int32_t>(id);
+  }
+  return count;
+}
+
+// ln(e^a + e^b), a >= b.
+__device__ float log_add_exp(float a, float b) { return a + log1pf(expf(b - a)); }
+
+__device__ void choose_of_groups(const float* logits, std::int64_t experts, std::int64_t top_k,
+                                 const SoftmaxTopK& args, float* group_scores, std::int32_t* best,
+                                 std::int32_t* chosen) {
+  const std::int64_t size = experts / args.groups;
+  for (std::int64_t group = 0; group < args.groups; ++group) {
+    float first = kNone;
+    float second = kNone;
+    for (std::int64_t e = group * size; e < (group + 1) * size; ++e) {
+      if (logits[e] > first) {
+        second = first;
+        first = logits[e];
+      } else if (logits[e] > second) {
+        second = logits[e];
+      }
+    }
+    group_scores[group] = second == kNone ? first : log_add_exp(first, second);
+  }
+  offer(group_scores, 0, args.groups, args.top_groups, 0, best);
+  for (std::int64_t i = 1; i < args.top_groups; ++i) {  // ids are offered in ascending order
+    const std::int32_t id = best[i];
+    std::int64_t place = i;
+    for (; place > 0 && best[place - 1] > id; --place) best[place] = best[place - 1];
+    best[place] = id;
+  }
+  std::int64_t count = 0;
+  for (std::int64_t i = 0; i < args.top_groups; ++i)
+    count = offer(logits, best[i] * size, (best[i] + 1) * size, top_k, count, chosen);
+}
+
+// A thread a token: E logits are few.
+__global__ void softmax_top_k_kernel(SoftmaxTopK args) {
+  const std::int64_t t = global_thread();
+  if (t >= args.tokens) return;
+  const std::int64_t experts = args.experts_count;
+  const std::int64_t top_k = args.top_k;
+  const float* logits = args.logits + t * experts;
+  float* probabilities = args.probabilities + t * experts;
+  std::int32_t* chosen = args.experts + t * top_k;
+  float* weights = args.weights + t * top_k;
+  if (args.top_groups < args.groups) {
+    choose_of_groups(logits, experts, top_k, args, args.group_scores + t * args.groups,
+                     args.best_groups + t * args.top_groups, chosen);
+  } else {
+    offer(logits, 0, experts, top_k, 0, chosen);
+  }
+
+  float largest = kNone;
+  for (std::int64_t e = 0; e < experts; ++e) largest = largest < logits[e] ? logits[e] : largest;
+  float sum = 0;
+  float weighted_sum = 0;  // sum_e exp(l - max) (l - max), for the entropy
+  for (std::int64_t e = 0; e < experts; ++e) {
+    const float shifted = logits[e] - largest;
+    const float exponential = expf(shifted);
+    probabilities[e] = exponential;
+    sum += exponential;
+    weighted_sum += exponential == 0.0F ? 0.0F : exponential * shifted;  // 0 * -inf is 0 here
+  }
+  float chosen_sum = 0;
+  for (std::int64_t k = 0; k < top_k; ++k) chosen_sum += probabilities[chosen[k]];
+  const float divisor = args.normalize ? chosen_sum : sum;
+  for (std::int64_t k = 0; k < top_k; ++k) weights[k] = args.scale * (probabilities[chosen[k]] / divisor);
+  for (std::int64_t e = 0; e < experts; ++e) probabilities[e] /= sum;
+  args.log_sum_exp[t] = largest + logf(sum);
+  args.entropy[t] = logf(sum) - weighted_sum / sum;
+}
+
+// As softmax_top_k_cpu.cc.
+__global__ void softmax_top_k_backward_kernel(SoftmaxTopKBackward args) {
+  const std::int64_t t = global_thread();
+  if (t >= args.tokens) return;
+  const std::int64_t experts = args.experts_count;
+  const std::int64_t top_k = args.top_k;
+  const float* probabilities = args.probabilities + t * experts;
+  const std::int32_t* chosen = args.experts + t * top_k;
+  const float* weights = args.weights + t * top_k;
+  const float* dweights = args.dweights + t * top_k;
+  float* dlogits = args.dlogits + t * experts;
+
+  float mean_dweight = 0;
+  for (std::int64_t k = 0; k < top_k; ++k) mean_dweight += weights[k] * dweights[k];
+  float common = 2 * args.z_coefficient * args.log_sum_exp[t] - (args.normalize ? 0.0F : mean_dweight);
+  const float* dprobabilities =
+      args.dprobabilities == nullptr ? nullptr : args.dprobabilities + t / args.tokens_a_row * experts;
+  if (dprobabilities != nullptr) {
+    float mean_dprobability = 0;
+    for (std::int64_t e = 0; e < experts; ++e) mean_dprobability += probabilities[e] * dprobabilities[e];
+    common -= mean_dprobability;
+  }
+  for (std::int64_t e = 0; e < experts; ++e)
+    dlogits[e] = probabilities[e] * ((dprobabilities == nullptr ? 0.0F : dprobabilities[e]) + common);
+  const float among_chosen = args.normalize ? mean_dweight / args.scale : 0.0F;
+  for (std::int64_t k = 0; k < top_k; ++k) {
+    if (chosen[k] >= 0) dlogits[chosen[k]] += weights[k] * (dweights[k] - among_chosen);
+  }
+}
+
+}  // namespace
+
+void softmax_top_k(StreamHandle stream, const SoftmaxTopK& args) {
+  if (args.tokens == 0) return;
+  launch("softmax_top_k", stream, blocks_for(args.tokens), kThreads, 0, softmax_top_k_kernel, args);
+}
+
+void softmax_top_k_backward(StreamHandle stream, const SoftmaxTopKBackward& args) {
+  if (args.tokens == 0) return;
+  launch("softmax_top_k_backward", stream, blocks_for(args.tokens), kThreads, 0, softmax_top_k_backward_kernel,
+         args);
+}
+
+}  // namespace conclave::cuda

@@ -1,0 +1,183 @@
+// The part of CUDA that Conclave's kernels and runtime use, on the host: the same .cu files compile against this
+// header with a C++ compiler and run under the ordinary tests where there is no GPU.
+//
+// It is as unforgiving as a device. What is enqueued runs when somebody waits for it, not before; fresh memory holds
+// NaNs; a step beyond an allocation ends the program; threads of a block that part ways at a barrier are an error.
+// Names and signatures are those of the CUDA Runtime API, whose documentation says what they mean.
+#pragma once
+
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <functional>
+#include <tuple>
+#include <utility>
+
+#define __global__
+#define __device__
+#define __host__
+#define __forceinline__ inline
+#define __launch_bounds__(...)
+// Blocks run one after the other, all on one thread of the host.
+#define __shared__ static
+
+#define CUDART_VERSION 13000
+
+enum cudaError_t {
+  cudaSuccess = 0,
+  cudaErrorInvalidValue = 1,
+  cudaErrorMemoryAllocation = 2,
+  cudaErrorInvalidConfiguration = 9,
+  cudaErrorInsufficientDriver = 35,
+  cudaErrorNoDevice = 100,
+  cudaErrorInvalidDevice = 101,
+  cudaErrorNotReady = 600,
+  cudaErrorLaunchFailure = 719,
+};
+const char* cudaGetErrorName(cudaError_t error);
+const char* cudaGetErrorString(cudaError_t error);
+cudaError_t cudaGetLastError();
+
+struct uint3 {
+  unsigned x = 0, y = 0, z = 0;
+};
+struct dim3 {
+  unsigned x = 1, y = 1, z = 1;
+  constexpr dim3(unsigned x_ = 1, unsigned y_ = 1, unsigned z_ = 1) : x(x_), y(y_), z(z_) {}
+};
+struct alignas(16) float4 {
+  float x, y, z, w;
+};
+
+extern uint3 threadIdx;
+extern uint3 blockIdx;
+extern dim3 blockDim;
+extern dim3 gridDim;
+inline constexpr int warpSize = 32;
+
+// Devices.
+struct cudaDeviceProp {
+  char name[256] = {};
+  std::size_t totalGlobalMem = 0;
+  int major = 0;
+  int minor = 0;
+  int multiProcessorCount = 0;
+};
+cudaError_t cudaGetDeviceCount(int* count);
+cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device);
+cudaError_t cudaDeviceGetPCIBusId(char* text, int length, int device);
+cudaError_t cudaSetDevice(int device);
+cudaError_t cudaGetDevice(int* device);
+
+// Streams and events.
+namespace emulation {
+struct Stream;
+struct Event;
+}  // namespace emulation
+using cudaStream_t = emulation::Stream*;
+using cudaEvent_t = emulation::Event*;
+inline constexpr unsigned cudaStreamNonBlocking = 1;
+inline constexpr unsigned cudaEventDisableTiming = 2;
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned flags);
+cudaError_t cudaStreamDestroy(cudaStream_t stream);
+cudaError_t cudaStreamSynchronize(cudaStream_t stream);
+cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned flags);
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned flags);
+cudaError_t cudaEventDestroy(cudaEvent_t event);
+cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream);
+cudaError_t cudaEventQuery(cudaEvent_t event);
+cudaError_t cudaEventSynchronize(cudaEvent_t event);
+
+// Memory.
+enum cudaMemcpyKind { cudaMemcpyDefault = 4 };
+enum cudaMemLocationType { cudaMemLocationTypeDevice = 1 };
+struct cudaMemLocation {
+  cudaMemLocationType type = cudaMemLocationTypeDevice;
+  int id = 0;
+};
+cudaError_t cudaMallocManaged(void** memory, std::size_t bytes);
+cudaError_t cudaFree(void* memory);
+cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes, cudaMemcpyKind kind, cudaStream_t stream);
+cudaError_t cudaMemsetAsync(void* memory, int byte, std::size_t bytes, cudaStream_t stream);
+cudaError_t cudaMemPrefetchAsync(const void* memory, std::size_t bytes, cudaMemLocation location, unsigned flags,
+                                 cudaStream_t stream);
+
+// Launches.
+struct cudaLaunchAttribute {};
+struct cudaLaunchConfig_t {
+  dim3 gridDim;
+  dim3 blockDim;
+  std::size_t dynamicSmemBytes = 0;
+  cudaStream_t stream = nullptr;
+  cudaLaunchAttribute* attrs = nullptr;
+  unsigned numAttrs = 0;
+};
+
+enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize = 8 };
+cudaError_t cudaFuncSetAttribute(const void* kernel, cudaFuncAttribute attribute, int value);
+
+namespace emulation {
+
+// For whatever else runs in the order of a stream (cuBLAS).
+cudaError_t enqueue(cudaStream_t stream, std::function<void()> work);
+cudaError_t launch(const cudaLaunchConfig_t& config, std::function<void()> thread);
+
+// Within a kernel.
+void wait_for_block();                     // __syncthreads
+void* dynamic_shared_memory();             // extern __shared__
+void exchange_in_warp(const void* mine, void* all, std::size_t bytes);  // all: 32 values, one a lane
+
+template <class T>
+T from_lane(T value, int lane) {
+  T all[warpSize];
+  exchange_in_warp(&value, all, sizeof(T));
+  return all[lane & (warpSize - 1)];
+}
+
+inline int lane() {
+  return static_cast<int>((threadIdx.x + blockDim.x * (threadIdx.y + blockDim.y * threadIdx.z)) % warpSize);
+}
+
+}  // namespace emulation
+
+// Arguments are copied when a kernel is enqueued, as they are to a device.
+template <class... Parameters, class... Arguments>
+cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Parameters...),
+                               Arguments&&... arguments) {
+  std::tuple<Parameters...> copies(static_cast<Parameters>(arguments)...);
+  return emulation::launch(*config, [kernel, copies] { std::apply(kernel, copies); });
+}
+
+inline void __syncthreads() { emulation::wait_for_block(); }
+inline void __syncwarp(unsigned = 0xffffffffU) { emulation::from_lane(0, 0); }
+// All 32 lanes take part: no kernel here uses another mask.
+template <class T>
+T __shfl_sync(unsigned, T value, int source) {
+  return emulation::from_lane(value, source);
+}
+template <class T>
+T __shfl_xor_sync(unsigned, T value, int mask) {
+  return emulation::from_lane(value, emulation::lane() ^ mask);
+}
+template <class T>
+T __shfl_down_sync(unsigned, T value, unsigned delta) {
+  const int source = emulation::lane() + static_cast<int>(delta);
+  const T received = emulation::from_lane(value, source);
+  return source < warpSize ? received : value;
+}
+
+inline float __uint_as_float(unsigned bits) {
+  float value;
+  std::memcpy(&value, &bits, sizeof value);
+  return value;
+}
+inline unsigned __float_as_uint(float value) {
+  unsigned bits;
+  std::memcpy(&bits, &value, sizeof bits);
+  return bits;
+}
+inline unsigned __umulhi(unsigned a, unsigned b) {
+  return static_cast<unsigned>((static_cast<std::uint64_t>(a) * b) >> 32);
+}
+inline float rsqrtf(float value) { return 1.0F / std::sqrt(value); }

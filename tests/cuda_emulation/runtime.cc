@@ -1,0 +1,288 @@
+// Devices, streams and memory calls of the emulated CUDA Runtime API.
+#include <execinfo.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <csignal>
+#include <cstdio>
+#include <cstdlib>
+#include <deque>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "tests/cuda_emulation/block.h"
+#include "tests/cuda_emulation/cuda_runtime.h"
+#include "tests/cuda_emulation/emulation.h"
+#include "tests/cuda_emulation/memory.h"
+
+namespace emulation {
+
+// Work in order. Each item is numbered, over the stream's life.
+struct Stream {
+  std::deque<std::function<void()>> work;
+  std::size_t done = 0;
+
+  std::size_t enqueued() const { return done + work.size(); }
+};
+
+// A place in a stream: after its first `position` items.
+struct Event {
+  Stream* stream = nullptr;
+  std::size_t position = 0;
+};
+
+namespace {
+
+constexpr std::size_t kSharedBytesOfEveryone = std::size_t{48} << 10;
+
+struct State {
+  int gpus = 0;
+  int selected = 0;
+  bool launches_block = false;  // CUDA_LAUNCH_BLOCKING
+  bool guards = false;
+  bool is_guarded = false;
+  bool is_working = false;
+  std::size_t most_shared_bytes = 0;  // that a kernel asked for
+  std::string failure;  // of a kernel; a device is lost then, too
+  std::vector<std::unique_ptr<Stream>> streams;
+};
+
+State& state() {
+  static State only = [] {
+    const char* gpus = std::getenv("CONCLAVE_EMULATED_GPUS");
+    const char* blocking = std::getenv("CUDA_LAUNCH_BLOCKING");
+    State initial;
+    initial.gpus = gpus != nullptr ? std::atoi(gpus) : 0;
+    initial.launches_block = blocking != nullptr && std::atoi(blocking) != 0;
+    return initial;
+  }();
+  return only;
+}
+
+void guard(bool guards) {
+  if (state().is_guarded == guards) return;
+  allow_access(!guards);
+  state().is_guarded = guards;
+}
+
+bool anything_enqueued() {
+  return std::ranges::any_of(state().streams, [](const auto& stream) { return !stream->work.empty(); });
+}
+
+// Does the first `count` items of the stream's life.
+void work_up_to(Stream& stream, std::size_t count) {
+  guard(false);
+  const bool is_outermost = !std::exchange(state().is_working, true);
+  while (stream.done < count) {
+    const std::function<void()> item = std::move(stream.work.front());
+    stream.work.pop_front();
+    ++stream.done;
+    item();
+  }
+  if (!is_outermost) return;
+  state().is_working = false;
+  check_ends();
+  if (state().guards && anything_enqueued()) guard(true);
+}
+
+void report_access(int) {
+  constexpr char kMessage[] =
+      "emulated GPU: memory was touched that is out of bounds, or that enqueued work may still use (a "
+      "synchronize is missing). Who touched it:\n";
+  static_cast<void>(!write(STDERR_FILENO, kMessage, sizeof kMessage - 1));
+  void* frames[40];
+  backtrace_symbols_fd(frames, backtrace(frames, 40), STDERR_FILENO);
+  std::signal(SIGSEGV, SIG_DFL);
+  std::raise(SIGSEGV);
+}
+
+cudaError_t finish(Stream& stream) {
+  work_up_to(stream, stream.enqueued());
+  return state().failure.empty() ? cudaSuccess : cudaErrorLaunchFailure;
+}
+
+}  // namespace
+
+void set_gpus(int count) { state().gpus = count; }
+
+void guard_memory_while_working(bool guards) {
+  state().guards = guards;
+  if (guards) std::signal(SIGSEGV, report_access);
+  guard(guards && anything_enqueued());
+}
+
+cudaError_t enqueue(cudaStream_t stream, std::function<void()> work) {
+  stream->work.push_back(std::move(work));
+  if (state().launches_block) return finish(*stream);
+  if (state().guards) guard(true);
+  return cudaSuccess;
+}
+
+cudaError_t launch(const cudaLaunchConfig_t& config, std::function<void()> thread) {
+  const dim3& block = config.blockDim;
+  const dim3& grid = config.gridDim;
+  if (block.x * block.y * block.z == 0 || block.x * block.y * block.z > 1024 || block.z > 64) {
+    return cudaErrorInvalidConfiguration;
+  }
+  if (grid.x == 0 || grid.y == 0 || grid.z == 0 || grid.y > 65535 || grid.z > 65535) {
+    return cudaErrorInvalidConfiguration;
+  }
+  if (config.dynamicSmemBytes > kSharedBytesOfEveryone && config.dynamicSmemBytes > state().most_shared_bytes)
+    return cudaErrorInvalidConfiguration;
+  return enqueue(config.stream, [config, thread = std::move(thread)] {
+    const std::string problem = run_grid(config, thread);
+    if (!problem.empty()) state().failure = problem;
+  });
+}
+
+}  // namespace emulation
+
+using namespace emulation;
+
+const char* cudaGetErrorName(cudaError_t error) {
+  switch (error) {
+    case cudaSuccess:
+      return "cudaSuccess";
+    case cudaErrorInvalidValue:
+      return "cudaErrorInvalidValue";
+    case cudaErrorMemoryAllocation:
+      return "cudaErrorMemoryAllocation";
+    case cudaErrorInvalidConfiguration:
+      return "cudaErrorInvalidConfiguration";
+    case cudaErrorInsufficientDriver:
+      return "cudaErrorInsufficientDriver";
+    case cudaErrorNoDevice:
+      return "cudaErrorNoDevice";
+    case cudaErrorInvalidDevice:
+      return "cudaErrorInvalidDevice";
+    case cudaErrorNotReady:
+      return "cudaErrorNotReady";
+    case cudaErrorLaunchFailure:
+      return "cudaErrorLaunchFailure";
+  }
+  return "?";
+}
+
+const char* cudaGetErrorString(cudaError_t error) {
+  return error == cudaErrorLaunchFailure ? state().failure.c_str() : "on an emulated GPU";
+}
+
+cudaError_t cudaGetLastError() { return cudaSuccess; }
+
+cudaError_t cudaGetDeviceCount(int* count) {
+  *count = state().gpus;
+  return state().gpus > 0 ? cudaSuccess : cudaErrorNoDevice;
+}
+
+cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device) {
+  if (device < 0 || device >= state().gpus) return cudaErrorInvalidDevice;
+  *properties = {};
+  std::snprintf(properties->name, sizeof properties->name, "emulated GPU");
+  properties->totalGlobalMem = std::size_t{1} << 30;
+  properties->major = 9;
+  properties->multiProcessorCount = 4;
+  return cudaSuccess;
+}
+
+cudaError_t cudaDeviceGetPCIBusId(char* text, int length, int device) {
+  if (device < 0 || device >= state().gpus) return cudaErrorInvalidDevice;
+  std::snprintf(text, static_cast<std::size_t>(length), "0000:%02x:00.0", device + 1);
+  return cudaSuccess;
+}
+
+cudaError_t cudaSetDevice(int device) {
+  if (device < 0 || device >= state().gpus) return cudaErrorInvalidDevice;
+  state().selected = device;
+  return cudaSuccess;
+}
+
+cudaError_t cudaGetDevice(int* device) {
+  *device = state().selected;
+  return cudaSuccess;
+}
+
+cudaError_t cudaFuncSetAttribute(const void*, cudaFuncAttribute, int value) {
+  constexpr int kMost = 163 << 10;  // as an A100 grants
+  if (value > kMost) return cudaErrorInvalidValue;
+  state().most_shared_bytes = std::max(state().most_shared_bytes, static_cast<std::size_t>(value));
+  return cudaSuccess;
+}
+
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
+  state().streams.push_back(std::make_unique<Stream>());
+  *stream = state().streams.back().get();
+  return cudaSuccess;
+}
+
+cudaError_t cudaStreamDestroy(cudaStream_t stream) {
+  const cudaError_t status = finish(*stream);
+  std::erase_if(state().streams, [&](const auto& owned) { return owned.get() == stream; });
+  return status;
+}
+
+cudaError_t cudaStreamSynchronize(cudaStream_t stream) { return finish(*stream); }
+
+cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned) {
+  const Event awaited = *event;  // as it is recorded now
+  if (awaited.stream == nullptr) return cudaSuccess;
+  return enqueue(stream, [awaited] { work_up_to(*awaited.stream, awaited.position); });
+}
+
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
+  *event = new Event;
+  return cudaSuccess;
+}
+
+cudaError_t cudaEventDestroy(cudaEvent_t event) {
+  delete event;
+  return cudaSuccess;
+}
+
+cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
+  *event = {stream, stream->enqueued()};
+  return cudaSuccess;
+}
+
+// Whoever asks again and again finds the work done one day.
+cudaError_t cudaEventQuery(cudaEvent_t event) {
+  if (event->stream == nullptr || event->stream->done >= event->position) return cudaSuccess;
+  work_up_to(*event->stream, event->stream->done + 1);
+  return cudaErrorNotReady;
+}
+
+cudaError_t cudaEventSynchronize(cudaEvent_t event) {
+  if (event->stream != nullptr) work_up_to(*event->stream, event->position);
+  return state().failure.empty() ? cudaSuccess : cudaErrorLaunchFailure;
+}
+
+cudaError_t cudaMallocManaged(void** memory, std::size_t bytes) {
+  if (state().gpus == 0) return cudaErrorNoDevice;
+  *memory = take_memory(bytes);
+  return *memory != nullptr ? cudaSuccess : cudaErrorMemoryAllocation;
+}
+
+// As CUDA's: waits for everything that may use the memory.
+cudaError_t cudaFree(void* memory) {
+  for (const auto& stream : state().streams) finish(*stream);
+  return give_memory_back(memory) ? cudaSuccess : cudaErrorInvalidValue;
+}
+
+// Memory that isn't a GPU's is pageable here, and read at once.
+cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes, cudaMemcpyKind, cudaStream_t stream) {
+  if (is_gpu_memory(from)) return enqueue(stream, [=] { std::memcpy(to, from, bytes); });
+  const auto* source = static_cast<const std::byte*>(from);
+  return enqueue(stream, [to, copied = std::vector<std::byte>(source, source + bytes)] {
+    std::memcpy(to, copied.data(), copied.size());
+  });
+}
+
+cudaError_t cudaMemsetAsync(void* memory, int byte, std::size_t bytes, cudaStream_t stream) {
+  return enqueue(stream, [=] { std::memset(memory, byte, bytes); });
+}
+
+cudaError_t cudaMemPrefetchAsync(const void* memory, std::size_t, cudaMemLocation location, unsigned,
+                                 cudaStream_t) {
+  if (location.id < 0 || location.id >= state().gpus || !is_gpu_memory(memory)) return cudaErrorInvalidValue;
+  return cudaSuccess;
+}
