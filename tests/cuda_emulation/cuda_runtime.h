@@ -3,7 +3,13 @@
 //
 // It is as unforgiving as a device. What is enqueued runs when somebody waits for it, not before; fresh memory holds
 // NaNs; a step beyond an allocation ends the program; threads of a block that part ways at a barrier are an error.
-// Names and signatures are those of the CUDA Runtime API, whose documentation says what they mean.
+// Names and signatures are those of the CUDA Runtime API, whose documentation says what they mean. The environment says
+// the rest:
+//   CONCLAVE_EMULATED_GPUS=N     the host has N GPUs; without it, none
+//   CUDA_LAUNCH_BLOCKING=1       as on a device: what is enqueued is done at once
+//   CONCLAVE_EMULATION_GUARDS=1  the host may not touch a GPU's memory while work is enqueued: who forgot to
+//                                synchronize ends the program. Stricter than a device, where that work may touch other
+//                                memory: not for programs with messages under way.
 #pragma once
 
 #include <cmath>

@@ -13,7 +13,6 @@
 
 #include "tests/cuda_emulation/block.h"
 #include "tests/cuda_emulation/cuda_runtime.h"
-#include "tests/cuda_emulation/emulation.h"
 #include "tests/cuda_emulation/memory.h"
 
 namespace emulation {
@@ -36,11 +35,17 @@ namespace {
 
 constexpr std::size_t kSharedBytesOfEveryone = std::size_t{48} << 10;
 
+// Tests change the environment from one to the next.
+int number_in_environment(const char* name) {
+  const char* text = std::getenv(name);
+  return text != nullptr ? std::atoi(text) : 0;
+}
+int gpu_count() { return number_in_environment("CONCLAVE_EMULATED_GPUS"); }
+bool launches_block() { return number_in_environment("CUDA_LAUNCH_BLOCKING") != 0; }
+bool guards() { return number_in_environment("CONCLAVE_EMULATION_GUARDS") != 0; }
+
 struct State {
-  int gpus = 0;
   int selected = 0;
-  bool launches_block = false;  // CUDA_LAUNCH_BLOCKING
-  bool guards = false;
   bool is_guarded = false;
   bool is_working = false;
   std::size_t most_shared_bytes = 0;  // that a kernel asked for
@@ -49,21 +54,26 @@ struct State {
 };
 
 State& state() {
-  static State only = [] {
-    const char* gpus = std::getenv("CONCLAVE_EMULATED_GPUS");
-    const char* blocking = std::getenv("CUDA_LAUNCH_BLOCKING");
-    State initial;
-    initial.gpus = gpus != nullptr ? std::atoi(gpus) : 0;
-    initial.launches_block = blocking != nullptr && std::atoi(blocking) != 0;
-    return initial;
-  }();
+  static State only;
   return only;
 }
 
-void guard(bool guards) {
-  if (state().is_guarded == guards) return;
-  allow_access(!guards);
-  state().is_guarded = guards;
+void report_access(int) {
+  constexpr char kMessage[] =
+      "emulated GPU: memory was touched that is out of bounds, or that enqueued work may still use (a "
+      "synchronize is missing). Who touched it:\n";
+  static_cast<void>(!write(STDERR_FILENO, kMessage, sizeof kMessage - 1));
+  void* frames[40];
+  backtrace_symbols_fd(frames, backtrace(frames, 40), STDERR_FILENO);
+  std::signal(SIGSEGV, SIG_DFL);
+  std::raise(SIGSEGV);
+}
+
+void guard(bool forbids) {
+  if (state().is_guarded == forbids) return;
+  if (forbids) std::signal(SIGSEGV, report_access);
+  allow_access(!forbids);
+  state().is_guarded = forbids;
 }
 
 bool anything_enqueued() {
@@ -83,18 +93,7 @@ void work_up_to(Stream& stream, std::size_t count) {
   if (!is_outermost) return;
   state().is_working = false;
   check_ends();
-  if (state().guards && anything_enqueued()) guard(true);
-}
-
-void report_access(int) {
-  constexpr char kMessage[] =
-      "emulated GPU: memory was touched that is out of bounds, or that enqueued work may still use (a "
-      "synchronize is missing). Who touched it:\n";
-  static_cast<void>(!write(STDERR_FILENO, kMessage, sizeof kMessage - 1));
-  void* frames[40];
-  backtrace_symbols_fd(frames, backtrace(frames, 40), STDERR_FILENO);
-  std::signal(SIGSEGV, SIG_DFL);
-  std::raise(SIGSEGV);
+  if (guards() && anything_enqueued()) guard(true);
 }
 
 cudaError_t finish(Stream& stream) {
@@ -104,18 +103,10 @@ cudaError_t finish(Stream& stream) {
 
 }  // namespace
 
-void set_gpus(int count) { state().gpus = count; }
-
-void guard_memory_while_working(bool guards) {
-  state().guards = guards;
-  if (guards) std::signal(SIGSEGV, report_access);
-  guard(guards && anything_enqueued());
-}
-
 cudaError_t enqueue(cudaStream_t stream, std::function<void()> work) {
   stream->work.push_back(std::move(work));
-  if (state().launches_block) return finish(*stream);
-  if (state().guards) guard(true);
+  if (launches_block()) return finish(*stream);
+  if (guards()) guard(true);
   return cudaSuccess;
 }
 
@@ -171,12 +162,12 @@ const char* cudaGetErrorString(cudaError_t error) {
 cudaError_t cudaGetLastError() { return cudaSuccess; }
 
 cudaError_t cudaGetDeviceCount(int* count) {
-  *count = state().gpus;
-  return state().gpus > 0 ? cudaSuccess : cudaErrorNoDevice;
+  *count = gpu_count();
+  return *count > 0 ? cudaSuccess : cudaErrorNoDevice;
 }
 
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device) {
-  if (device < 0 || device >= state().gpus) return cudaErrorInvalidDevice;
+  if (device < 0 || device >= gpu_count()) return cudaErrorInvalidDevice;
   *properties = {};
   std::snprintf(properties->name, sizeof properties->name, "emulated GPU");
   properties->totalGlobalMem = std::size_t{1} << 30;
@@ -186,13 +177,13 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device) {
 }
 
 cudaError_t cudaDeviceGetPCIBusId(char* text, int length, int device) {
-  if (device < 0 || device >= state().gpus) return cudaErrorInvalidDevice;
+  if (device < 0 || device >= gpu_count()) return cudaErrorInvalidDevice;
   std::snprintf(text, static_cast<std::size_t>(length), "0000:%02x:00.0", device + 1);
   return cudaSuccess;
 }
 
 cudaError_t cudaSetDevice(int device) {
-  if (device < 0 || device >= state().gpus) return cudaErrorInvalidDevice;
+  if (device < 0 || device >= gpu_count()) return cudaErrorInvalidDevice;
   state().selected = device;
   return cudaSuccess;
 }
@@ -257,7 +248,7 @@ cudaError_t cudaEventSynchronize(cudaEvent_t event) {
 }
 
 cudaError_t cudaMallocManaged(void** memory, std::size_t bytes) {
-  if (state().gpus == 0) return cudaErrorNoDevice;
+  if (gpu_count() == 0) return cudaErrorNoDevice;
   *memory = take_memory(bytes);
   return *memory != nullptr ? cudaSuccess : cudaErrorMemoryAllocation;
 }
@@ -283,6 +274,6 @@ cudaError_t cudaMemsetAsync(void* memory, int byte, std::size_t bytes, cudaStrea
 
 cudaError_t cudaMemPrefetchAsync(const void* memory, std::size_t, cudaMemLocation location, unsigned,
                                  cudaStream_t) {
-  if (location.id < 0 || location.id >= state().gpus || !is_gpu_memory(memory)) return cudaErrorInvalidValue;
+  if (location.id < 0 || location.id >= gpu_count() || !is_gpu_memory(memory)) return cudaErrorInvalidValue;
   return cudaSuccess;
 }

@@ -8,14 +8,13 @@
 // initial weights differ by one unit in the last place.
 #include <gtest/gtest.h>
 
-#include <algorithm>
-#include <cmath>
+#include <limits>
 #include <memory>
 #include <string>
 #include <vector>
 
 #include "comm/self/self_communicator.h"
-#include "configs/resolve.h"
+#include "tests/support/deviation.h"
 #include "tests/support/mpi_environment.h"
 #include "tests/support/tiny_experiment.h"
 #include "tests/support/trainer_state.h"
@@ -25,62 +24,11 @@
 namespace conclave {
 namespace {
 
+using test::Deviation;
+using test::deviation;
+
 constexpr std::int64_t kSteps = 20;
 constexpr std::int64_t kRouterSteps = 4;  // of the variants that differ in the router alone
-
-// Differences of one run from the reference after a step, as shares of the reference's norms.
-struct Deviation {
-  double loss = 0;
-  double norm = 0;
-  double gradient = 0;  // worst parameter, by Euclidean norm
-};
-
-double norm_of(std::span<const float> values) {
-  double squares = 0;
-  for (const float value : values) squares += static_cast<double>(value) * value;
-  return std::sqrt(squares);
-}
-
-// The rows of the reference's gradient that correspond to this rank's shard.
-std::span<const float> matching_rows(const Parameter& reference, const Parameter& shard) {
-  return ConstTensorView(reference.gradient())
-      .rows(shard.local_rows().begin, shard.local_rows().end)
-      .values<float>();
-}
-
-Deviation deviation(const Trainer& run, const StepResult& result, const Trainer& reference,
-                    const StepResult& reference_result, std::string* worst = nullptr) {
-  Deviation deviation;
-  deviation.loss = std::abs(result.loss - reference_result.loss) / reference_result.loss;
-  deviation.norm =
-      std::abs(result.gradient_norm - reference_result.gradient_norm) / reference_result.gradient_norm;
-  for (std::size_t i = 0; i < run.model.parameters().size(); ++i) {
-    const Parameter& shard = *run.model.parameters()[i];
-    const Parameter& whole = *reference.model.parameters()[i];
-    const std::span<const float> actual = ConstTensorView(shard.gradient()).values<float>();
-    const std::span<const float> expected = matching_rows(whole, shard);
-    std::vector<float> difference(actual.size());
-    std::ranges::transform(actual, expected, difference.begin(), std::minus<>());
-    // Relative to the whole tensor: a shard's own norm may be zero (experts without tokens).
-    const double share = norm_of(difference) / norm_of(ConstTensorView(whole.gradient()).values<float>());
-    if (share > deviation.gradient) {
-      deviation.gradient = share;
-      if (worst != nullptr) *worst = shard.name();
-    }
-  }
-  return deviation;
-}
-
-// Moves every weight by one unit in the last place, up or down.
-void perturb(Trainer& trainer) {
-  for (Parameter* parameter : trainer.model.parameters()) {
-    float direction = 2.0F;
-    for (float& value : parameter->mutable_value().values<float>()) {
-      value = std::nextafter(value, direction * std::abs(value));
-      direction = -direction;
-    }
-  }
-}
 
 class LayoutTest : public testing::TestWithParam<const char*> {};
 
@@ -103,7 +51,7 @@ TEST_P(LayoutTest, TrainsTheSame) {
   const auto alone = make_self_communicator();
   Trainer reference(experiment, *alone);
   Trainer perturbed(experiment, *alone);
-  perturb(perturbed);
+  test::perturb(perturbed);
 
   struct Layout {
     int expert_parallel_size;
@@ -123,9 +71,7 @@ TEST_P(LayoutTest, TrainsTheSame) {
   for (std::int64_t step = 0; step < steps_of(experiment); ++step) {
     const StepResult expected = train_step(reference, step);
     const Deviation seen = deviation(perturbed, train_step(perturbed, step), reference, expected);
-    amplified.loss = std::max(amplified.loss, seen.loss);
-    amplified.norm = std::max(amplified.norm, seen.norm);
-    amplified.gradient = std::max(amplified.gradient, seen.gradient);
+    amplified.take_larger(seen);
     for (Layout& layout : layouts) {
       std::string worst;
       const StepResult result = train_step(*layout.trainer, step);

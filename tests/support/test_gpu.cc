@@ -2,6 +2,7 @@
 
 #include <cstdlib>
 #include <string_view>
+#include <utility>
 
 namespace conclave::test {
 
@@ -11,5 +12,10 @@ cuda::Engine* test_gpu() {
   static cuda::Engine engine(0);
   return &engine;
 }
+
+Environment::Environment(std::string name, const std::string& value) : name_(std::move(name)) {
+  setenv(name_.c_str(), value.c_str(), /*overwrite=*/1);
+}
+Environment::~Environment() { unsetenv(name_.c_str()); }
 
 }  // namespace conclave::test
