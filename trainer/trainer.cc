@@ -26,6 +26,13 @@ Model& moved_to(const cuda::Engine* gpu, Model& model) {
   return model;
 }
 
+// The host reaches a GPU's memory (comm/cuda/memory.h): for those who know of none.
+std::vector<ShardedTensor> on_host(std::vector<ShardedTensor> tensors) {
+  for (ShardedTensor& tensor : tensors)
+    tensor.local = TensorView(tensor.local.raw(), tensor.local.shape(), tensor.local.dtype());
+  return tensors;
+}
+
 PathOptions path_options(const config::Parallel& parallel) {
   PathOptions options{.ranks_per_node = static_cast<int>(parallel.ranks_per_node())};
   switch (parallel.exchange()) {
@@ -82,10 +89,11 @@ Trainer::Trainer(const config::Experiment& resolved, Communicator& all_ranks,
 }
 
 std::vector<ShardedTensor> Trainer::replicated_tensors() {
+  synchronize();
   std::vector<ShardedTensor> tensors;
   for (Parameter* parameter : model.parameters()) tensors.push_back(parameter->sharded());
   for (ShardedTensor& tensor : model.state()) tensors.push_back(std::move(tensor));
-  return tensors;
+  return on_host(std::move(tensors));
 }
 
 void Trainer::synchronize() const {
@@ -95,7 +103,7 @@ void Trainer::synchronize() const {
 std::vector<ShardedTensor> Trainer::checkpoint_tensors() {
   std::vector<ShardedTensor> tensors = replicated_tensors();
   for (ShardedTensor& tensor : optimizer->state()) tensors.push_back(std::move(tensor));
-  return tensors;
+  return on_host(std::move(tensors));
 }
 
 Context Trainer::context(const BatchPosition& position, bool training) {

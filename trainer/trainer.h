@@ -53,7 +53,8 @@ struct Trainer {
   RoutingRecorder routing_recorder;  // log.routing
   std::int64_t trained_tokens = 0;   // since the start of the run, without padding
 
-  // Every tensor of a checkpoint: parameters, router state and optimizer state.
+  // Every tensor of a checkpoint: parameters, router state and optimizer state. The host may read and write them, until
+  // the next step.
   std::vector<ShardedTensor> checkpoint_tensors();
   // Those that ranks hold copies of: parameters and router state.
   std::vector<ShardedTensor> replicated_tensors();

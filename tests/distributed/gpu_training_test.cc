@@ -26,7 +26,7 @@ namespace {
 using test::Deviation;
 using test::deviation;
 
-constexpr std::int64_t kSteps = 4;
+constexpr std::int64_t kSteps = 2;
 constexpr double kRoundings = 16;  // of a step's own sums, against the one of each weight
 constexpr double kUnit = std::numeric_limits<float>::epsilon();
 

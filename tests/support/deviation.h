@@ -32,10 +32,11 @@ inline double norm_of(std::span<const float> values) {
   return std::sqrt(squares);
 }
 
-// The rows of the reference's gradient that correspond to this rank's shard.
+// The rows of the reference's gradient that correspond to this rank's shard; the reference holds these, perhaps more.
 inline std::span<const float> matching_rows(const Parameter& reference, const Parameter& shard) {
+  const std::int64_t first = reference.local_rows().begin;
   return ConstTensorView(reference.gradient())
-      .rows(shard.local_rows().begin, shard.local_rows().end)
+      .rows(shard.local_rows().begin - first, shard.local_rows().end - first)
       .values<float>();
 }
 
