@@ -187,22 +187,18 @@ TEST(AttentionReference, BackwardIsTheComplexStepDerivative) {
 class AttentionSizes : public testing::TestWithParam<AttentionProblem> {};
 
 TEST_P(AttentionSizes, ForwardAndBackwardMatchTheReference) {
-  Arena arena;
-  Context ctx;
-  ctx.arena = &arena;
+  test::LocalContext ctx;
   Case c(GetParam());
   c.forward(ctx);
   expect_forward(c);
   c.backward(ctx);
   expect_backward(c);
-  EXPECT_EQ(arena.used_bytes(), 0U) << "scratch must be given back";
+  EXPECT_EQ(ctx.memory.used_bytes(), 0U) << "scratch must be given back";
 }
 
 TEST_P(AttentionSizes, Bf16ProductsMatchTheReference) {
   if (!has_bf16_products()) GTEST_SKIP() << "this processor has no AVX512-BF16";
-  Arena arena;
-  Context ctx;
-  ctx.arena = &arena;
+  test::LocalContext ctx;
   ctx.compute = DType::kBFloat16;
   Case c(GetParam());
   c.forward(ctx);
@@ -247,9 +243,7 @@ INSTANTIATE_TEST_SUITE_P(Padding, AttentionSizes,
 
 // Not even its value: padding may hold anything finite.
 TEST(Attention, PaddingIsSeenByNobody) {
-  Arena arena;
-  Context ctx;
-  ctx.arena = &arena;
+  test::LocalContext ctx;
   const AttentionProblem problem = padded({2, 70, 2, 1, 4, false}, {{60, 70}, {75, 76}});
   Case before(problem);
   before.forward(ctx);
@@ -272,9 +266,7 @@ TEST(Attention, PaddingIsSeenByNobody) {
 
 // Scores of several hundreds: exp would overflow without the running maximum.
 TEST(Attention, LargeScoresStayFinite) {
-  Arena arena;
-  Context ctx;
-  ctx.arena = &arena;
+  test::LocalContext ctx;
   Case c({.sequences = 1, .sequence_length = 200, .heads = 2, .kv_heads = 1, .head_dim = 8}, 100.0F);
   c.forward(ctx);
   expect_forward(c);
@@ -283,9 +275,7 @@ TEST(Attention, LargeScoresStayFinite) {
 }
 
 TEST(Attention, CausalResultsIgnoreTheFuture) {
-  Arena arena;
-  Context ctx;
-  ctx.arena = &arena;
+  test::LocalContext ctx;
   const AttentionProblem problem{
       .sequences = 1, .sequence_length = 140, .heads = 2, .kv_heads = 1, .head_dim = 4};
   Case before(problem);
@@ -306,9 +296,7 @@ TEST(Attention, ResultsDoNotDependOnTheNumberOfThreads) {
       .sequences = 3, .sequence_length = 131, .heads = 4, .kv_heads = 2, .head_dim = 16};
   const auto run = [&](int threads) {
     const test::ThreadCount scope(threads);
-    Arena arena;
-    Context ctx;
-    ctx.arena = &arena;
+    test::LocalContext ctx;
     Case c(problem);
     c.forward(ctx);
     c.backward(ctx);
@@ -327,9 +315,7 @@ TEST(Attention, ResultsDoNotDependOnTheNumberOfThreads) {
 
 // The last N of L positions, whatever N, against the reference of all L.
 TEST(Attention, DecodeMatchesTheReference) {
-  Arena arena;
-  Context ctx;
-  ctx.arena = &arena;
+  test::LocalContext ctx;
   for (const std::int64_t positions : {1, 5, 128, 129, 200}) {
     Case c({.sequences = 1, .sequence_length = positions, .heads = 4, .kv_heads = 2, .head_dim = 6});
     const auto expected = test::reference_attention(c.problem, promoted<double>(c.q), promoted<double>(c.k),
@@ -352,9 +338,7 @@ TEST(Attention, DecodeMatchesTheReference) {
 }
 
 TEST(Attention, ZeroTokens) {
-  Arena arena;
-  Context ctx;
-  ctx.arena = &arena;
+  test::LocalContext ctx;
   Case c({.sequences = 0, .sequence_length = 0, .heads = 2, .kv_heads = 1, .head_dim = 4});
   EXPECT_NO_THROW(c.forward(ctx));
   EXPECT_NO_THROW(c.backward(ctx));
@@ -367,9 +351,7 @@ TEST(Attention, ZeroTokens) {
 }
 
 TEST(Attention, RefusesWhatDoesNotFit) {
-  Arena arena;
-  Context ctx;
-  ctx.arena = &arena;
+  test::LocalContext ctx;
   const AttentionProblem problem{
       .sequences = 2, .sequence_length = 3, .heads = 4, .kv_heads = 2, .head_dim = 4};
   Case partial_sequence(problem);

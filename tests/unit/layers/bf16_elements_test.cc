@@ -47,7 +47,7 @@ TEST(Bf16Elements, Swiglu) {
   const Pair dh(random_values(kRows * kWidth, "dh"));
   Pair h(kRows * kWidth);
   Pair d(kRows * 2 * kWidth);
-  Context ctx;
+  LocalContext ctx;
   const auto run = [&](const auto& in, const auto& gradient, auto& out, auto& dout) {
     const ConstTensorView x = tensor_view(std::span(in), {kRows, 2 * kWidth});
     swiglu(ctx, {.gate_up = x, .h = tensor_view(std::span(out), {kRows, kWidth})});
@@ -69,7 +69,7 @@ TEST(Bf16Elements, Activations) {
   for (const config::Activation kind : {config::gelu, config::relu}) {
     Pair h(kRows * kWidth);
     Pair d(kRows * kWidth);
-    Context ctx;
+    LocalContext ctx;
     const auto run = [&](const auto& in, const auto& gradient, auto& out, auto& dout) {
       const Shape shape{kRows, kWidth};
       activation(ctx, {kind, tensor_view(std::span(in), shape), tensor_view(std::span(out), shape)});
@@ -91,7 +91,7 @@ TEST(Bf16Elements, Dropout) {
   const std::vector<std::int64_t> first_block{0, 40, 12};
   const auto run = [&](auto& values) {
     std::vector<std::uint8_t> kept(kRows * kWidth);
-    Context ctx;
+    LocalContext ctx;
     const TensorView mask = tensor_view(std::span(kept), {kRows, kWidth});
     const TensorView view = tensor_view(std::span(values), {kRows, kWidth});
     dropout(ctx, {RandomStream(7, "mask"), first_block, 0.3F, view, mask});
@@ -121,7 +121,7 @@ TEST(Bf16Elements, Permutations) {
   const std::vector<float> weights = random_values(kTokens * kTopK, "weights");
   const Shape tokens{kTokens, kWidth};
   const Shape rows{kRows, kWidth};
-  Context ctx;
+  LocalContext ctx;
 
   Pair gathered(kRows * kWidth);
   const auto gather = [&](auto& out) {

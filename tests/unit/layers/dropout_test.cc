@@ -61,6 +61,17 @@ TEST(Dropout, TheMaskBelongsToTheRowsNumbersNotToItsPlace) {
   EXPECT_NE(row(one_order, 0), row(one_order, 1));
 }
 
+TEST(Dropout, AnElementStaysIfItsRandomNumberIsAtLeastTheRate) {
+  const std::int64_t first = (std::int64_t{1} << 33) + 5;  // both halves of an index count
+  const Dropped dropped = drop(std::vector<float>(2 * 11, 1.0F), {2, 11}, 0.4F, {first, 7});
+  const RandomStream random(1, "dropout");
+  for (std::size_t i = 0; i < dropped.kept.size(); ++i) {
+    const std::size_t f = i % 11;
+    const auto block = static_cast<std::uint64_t>(i < 11 ? first : 7) + f / 4;
+    EXPECT_EQ(dropped.kept[i] != 0, random.uniform4(block)[f % 4] >= 0.4F) << i;
+  }
+}
+
 TEST(Dropout, TakesNoRowsAndRefusesWhatDoesNotFit) {
   drop({}, {0, 4}, 0.5F, {});
   EXPECT_THROW(drop({1.0F}, {1, 1}, 1.0F, {0}), Error);

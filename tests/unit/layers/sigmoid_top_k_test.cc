@@ -56,7 +56,7 @@ struct Forward : Options {
                               float z_coefficient) const {
     std::vector<float> dlogits(logits.size(), kInfinity);
     const std::int64_t rows = static_cast<std::int64_t>(dprobabilities.size()) / E;
-    Context ctx;
+    test::LocalContext ctx;
     sigmoid_top_k_backward(ctx, {.logits = view(logits, {T, E}),
                                  .probabilities = view(probabilities, {T, E}),
                                  .experts = view(experts, {T, K}),

@@ -59,7 +59,7 @@ struct Forward {
                               float z_coefficient) const {
     std::vector<float> dlogits(logits.size(), kInfinity);
     const std::int64_t rows = static_cast<std::int64_t>(dprobabilities.size()) / E;
-    Context ctx;
+    test::LocalContext ctx;
     softmax_top_k_backward(ctx, {.probabilities = tensor_view(std::span(probabilities), {T, E}),
                                  .experts = tensor_view(std::span(experts), {T, K}),
                                  .weights = tensor_view(std::span(weights), {T, K}),
