@@ -25,6 +25,11 @@ refused_train 78 "$tiny" "${run[@]}" moe.top_k=3 moe.experts=2
 says_once "command line: moe.top_k: 3 is more than moe.experts, 2"
 says "valid: moe.top_k from 1 to 2, or moe.experts of at least 3"
 
+# No GPU, or a build without CUDA: what to do instead is said.
+CUDA_VISIBLE_DEVICES='' refused_train 78 "$tiny" "${run[@]}" run.device=cuda
+says_once "run.device: cuda, but $ranks of $ranks ranks have no GPU"
+says "run.device: cpu runs here"
+
 # All faults at once, each at its place.
 cat > faults.yaml <<YAML
 base: $tiny

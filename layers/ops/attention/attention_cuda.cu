@@ -2,7 +2,7 @@
 //
 // A block of 128 threads has a tile of 32 rows (queries, or keys for their gradients) and walks over tiles of the
 // other side. Four neighbouring lanes share a row: they compute the row's scores in turn, and hold the columns of its
-// result in registers, lane l those with column % 4 == l.
+// result in registers (hence the unrolled loops), lane l those with column % 4 == l.
 #include "layers/cuda/elements.cuh"
 #include "layers/cuda/launch.cuh"
 
@@ -104,6 +104,7 @@ __global__ void attention_forward_kernel(AttentionProblem p, const float* q, con
     __syncthreads();
     float scores[kScoresOfLane];
     float tile_maximum = -INFINITY;
+#pragma unroll
     for (int i = 0; i < kScoresOfLane; ++i) {
       const int column = i * kLanesOfRow + lane;
       scores[i] = is_visible(p, padding, query, first_key + column)
@@ -116,6 +117,7 @@ __global__ void attention_forward_kernel(AttentionProblem p, const float* q, con
     const float shift = new_maximum == -INFINITY ? 0.0F : new_maximum;
     const float shrink = expf(maximum - shift);
     float tile_sum = 0;
+#pragma unroll
     for (int i = 0; i < kScoresOfLane; ++i) {
       const float weight = expf(scores[i] - shift);
       tile_sum += weight;
@@ -124,9 +126,10 @@ __global__ void attention_forward_kernel(AttentionProblem p, const float* q, con
     sum = sum * shrink + sum_of_row(tile_sum);
     maximum = new_maximum;
     __syncwarp();  // a row's weights are its own warp's
+#pragma unroll
     for (int j = 0; j < kColumnsOfLane; ++j) {
       const int d = j * kLanesOfRow + lane;
-      if (d >= head_dim) break;
+      if (d >= head_dim) continue;
       float of_tile = 0;
       for (int c = 0; c < kTile; ++c) of_tile += p_tile[row * (kTile + 1) + c] * v_tile[c * (head_dim + 1) + d];
       result[j] = result[j] * shrink + of_tile;
@@ -135,6 +138,7 @@ __global__ void attention_forward_kernel(AttentionProblem p, const float* q, con
   if (query >= p.queries) return;
   const bool sees_nothing = maximum == -INFINITY;
   float* y_row = y + ((first_token + query) * p.heads + head) * p.head_dim;
+#pragma unroll
   for (int j = 0; j < kColumnsOfLane; ++j) {
     const int d = j * kLanesOfRow + lane;
     if (d < head_dim) y_row[d] = sees_nothing ? 0.0F : result[j] / sum;
@@ -196,6 +200,7 @@ __global__ void attention_dq_kernel(AttentionProblem p, const float* q, const fl
     load_tile(k_tile, keys, first_key, p.keys, head_dim, p.in_bf16);
     load_tile(v_tile, values, first_key, p.keys, head_dim, p.in_bf16);
     __syncthreads();
+#pragma unroll
     for (int i = 0; i < kScoresOfLane; ++i) {
       const int column = i * kLanesOfRow + lane;
       float ds = 0;
@@ -208,9 +213,10 @@ __global__ void attention_dq_kernel(AttentionProblem p, const float* q, const fl
       ds_tile[row * (kTile + 1) + column] = p.in_bf16 ? rounded_to_bf16(ds) : ds;
     }
     __syncwarp();
+#pragma unroll
     for (int j = 0; j < kColumnsOfLane; ++j) {
       const int d = j * kLanesOfRow + lane;
-      if (d >= head_dim) break;
+      if (d >= head_dim) continue;
       float of_tile = 0;
       for (int c = 0; c < kTile; ++c) of_tile += ds_tile[row * (kTile + 1) + c] * k_tile[c * (head_dim + 1) + d];
       result[j] += of_tile;
@@ -218,6 +224,7 @@ __global__ void attention_dq_kernel(AttentionProblem p, const float* q, const fl
   }
   if (!exists) return;
   float* dq_row = dq + ((first_token + query) * p.heads + head) * p.head_dim;
+#pragma unroll
   for (int j = 0; j < kColumnsOfLane; ++j) {
     const int d = j * kLanesOfRow + lane;
     if (d < head_dim) dq_row[d] = result[j];
@@ -265,6 +272,7 @@ __global__ void attention_dkv_kernel(AttentionProblem p, const float* q, const f
       load_tile(q_tile, queries, first_query, p.queries, head_dim, p.in_bf16);
       load_tile(dy_tile, dys, first_query, p.queries, head_dim, p.in_bf16);
       __syncthreads();
+#pragma unroll
       for (int i = 0; i < kScoresOfLane; ++i) {
         const int column = i * kLanesOfRow + lane;
         const std::int64_t query = first_query + column;
@@ -282,9 +290,10 @@ __global__ void attention_dkv_kernel(AttentionProblem p, const float* q, const f
         ds_tile[row * (kTile + 1) + column] = p.in_bf16 ? rounded_to_bf16(ds) : ds;
       }
       __syncwarp();
+#pragma unroll
       for (int j = 0; j < kColumnsOfLane; ++j) {
         const int d = j * kLanesOfRow + lane;
-        if (d >= head_dim) break;
+        if (d >= head_dim) continue;
         float dk_of_tile = 0;
         float dv_of_tile = 0;
         for (int c = 0; c < kTile; ++c) {
@@ -298,9 +307,10 @@ __global__ void attention_dkv_kernel(AttentionProblem p, const float* q, const f
   }
   if (key >= p.keys) return;
   const std::int64_t at = ((first_token + key) * p.kv_heads + kv_head) * p.head_dim;
+#pragma unroll
   for (int j = 0; j < kColumnsOfLane; ++j) {
     const int d = j * kLanesOfRow + lane;
-    if (d >= head_dim) break;
+    if (d >= head_dim) continue;
     dk[at + d] = dk_result[j];
     dv[at + d] = dv_result[j];
   }
