@@ -124,6 +124,46 @@ struct SoftmaxTopKBackward {
 };
 void softmax_top_k_backward(StreamHandle stream, const SoftmaxTopKBackward& args);
 
+// As SoftmaxTopK, and the bias [E].
+struct SigmoidTopK {
+  std::int64_t tokens = 0;
+  std::int64_t experts_count = 0;
+  std::int64_t top_k = 0;
+  bool normalize = true;
+  float scale = 1;
+  std::int64_t groups = 1;
+  std::int64_t top_groups = 1;
+  const float* logits = nullptr;
+  const float* bias = nullptr;
+  float* probabilities = nullptr;
+  std::int32_t* experts = nullptr;
+  float* weights = nullptr;
+  float* log_sum_exp = nullptr;
+  float* entropy = nullptr;
+  float* group_scores = nullptr;
+  std::int32_t* best_groups = nullptr;
+};
+void sigmoid_top_k(StreamHandle stream, const SigmoidTopK& args);
+
+struct SigmoidTopKBackward {
+  std::int64_t tokens = 0;
+  std::int64_t experts_count = 0;
+  std::int64_t top_k = 0;
+  bool normalize = true;
+  float scale = 1;
+  float z_coefficient = 0;
+  std::int64_t tokens_a_row = 1;
+  const float* logits = nullptr;
+  const float* probabilities = nullptr;
+  const std::int32_t* experts = nullptr;
+  const float* weights = nullptr;
+  const float* log_sum_exp = nullptr;
+  const float* dweights = nullptr;
+  const float* dprobabilities = nullptr;
+  float* dlogits = nullptr;
+};
+void sigmoid_top_k_backward(StreamHandle stream, const SigmoidTopKBackward& args);
+
 // The last `queries` of `keys` positions of each sequence; padding by key, may be null, as may log_sum_exp.
 inline constexpr std::int64_t kMaxHeadDim = 256;
 struct AttentionProblem {

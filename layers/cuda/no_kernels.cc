@@ -47,6 +47,8 @@ void combine_rows_backward(S, const F*, C, const F*, const I32*, E, F*, I, I, I)
 void clear_rows_without_choice(S, const I32*, E, I, I) { refuse(); }
 void softmax_top_k(S, const SoftmaxTopK&) { refuse(); }
 void softmax_top_k_backward(S, const SoftmaxTopKBackward&) { refuse(); }
+void sigmoid_top_k(S, const SigmoidTopK&) { refuse(); }
+void sigmoid_top_k_backward(S, const SigmoidTopKBackward&) { refuse(); }
 void attention_forward(S, const AttentionProblem&, const F*, const F*, const F*, const U8*, F*, F*) { refuse(); }
 void attention_backward(S, const AttentionProblem&, const F*, const F*, const F*, const U8*, const F*, const F*,
                         const F*, F*, F*, F*, F*) {

@@ -70,6 +70,7 @@ Routing SigmoidRouter::forward(Context& ctx, ConstTensorView x, MoeStatistics& s
                         .weights = weights,
                         .log_sum_exp = log_sum_exp,
                         .entropy = entropy});
+    ctx.synchronize();  // what follows counts and looks on the host
     if (force_balanced_) deal(ctx, logits, probabilities, experts, weights);
     clear_padding(ctx, probabilities, experts, weights, log_sum_exp, entropy);
     for (const float value : entropy.values<float>()) statistics.router_entropy_sum += value;

@@ -31,6 +31,7 @@ class SigmoidRouter : public Router {
 
   Routing forward(Context& ctx, ConstTensorView x, MoeStatistics& statistics) override;
   TensorView backward(Context& ctx, ConstTensorView dweights) override;
+  bool has_kernels() const override { return true; }
   void collect_parameters(std::vector<Parameter*>& parameters) override;
   void collect_state(std::vector<ShardedTensor>& state) override;
   void end_step(Context& ctx) override;  // moves the bias

@@ -1,57 +1,14 @@
 #include "layers/cuda/elements.cuh"
 #include "layers/cuda/launch.cuh"
+#include "layers/cuda/select_top_k.cuh"
 
 namespace conclave::cuda {
 namespace {
 
-constexpr float kNone = -INFINITY;
-
-// layers/ops/select_top_k.h on a GPU: the same comparisons in the same order, so that ties and NaNs end the same.
-__device__ std::int64_t offer(const float* scores, std::int64_t begin, std::int64_t end, std::int64_t size,
-                              std::int64_t count, std::int32_t* chosen) {
-  for (std::int64_t id = begin; id < end; ++id) {
-    if (count == size) {
-      if (!(scores[id] > scores[chosen[count - 1]])) continue;
-      --count;
-    }
-    std::int64_t place = count++;
-    for (; place > 0 && scores[id] > scores[chosen[place - 1]]; --place) chosen[place] = chosen[place - 1];
-    chosen[place] = static_cast<std::int32_t>(id);
-  }
-  return count;
-}
-
 // ln(e^a + e^b), a >= b.
-__device__ float log_add_exp(float a, float b) { return a + log1pf(expf(b - a)); }
-
-__device__ void choose_of_groups(const float* logits, std::int64_t experts, std::int64_t top_k,
-                                 const SoftmaxTopK& args, float* group_scores, std::int32_t* best,
-                                 std::int32_t* chosen) {
-  const std::int64_t size = experts / args.groups;
-  for (std::int64_t group = 0; group < args.groups; ++group) {
-    float first = kNone;
-    float second = kNone;
-    for (std::int64_t e = group * size; e < (group + 1) * size; ++e) {
-      if (logits[e] > first) {
-        second = first;
-        first = logits[e];
-      } else if (logits[e] > second) {
-        second = logits[e];
-      }
-    }
-    group_scores[group] = second == kNone ? first : log_add_exp(first, second);
-  }
-  offer(group_scores, 0, args.groups, args.top_groups, 0, best);
-  for (std::int64_t i = 1; i < args.top_groups; ++i) {  // ids are offered in ascending order
-    const std::int32_t id = best[i];
-    std::int64_t place = i;
-    for (; place > 0 && best[place - 1] > id; --place) best[place] = best[place - 1];
-    best[place] = id;
-  }
-  std::int64_t count = 0;
-  for (std::int64_t i = 0; i < args.top_groups; ++i)
-    count = offer(logits, best[i] * size, (best[i] + 1) * size, top_k, count, chosen);
-}
+struct LogAddExp {
+  __device__ float operator()(float a, float b) const { return a + log1pf(expf(b - a)); }
+};
 
 // A thread a token: E logits are few.
 __global__ void softmax_top_k_kernel(SoftmaxTopK args) {
@@ -63,14 +20,9 @@ __global__ void softmax_top_k_kernel(SoftmaxTopK args) {
   float* probabilities = args.probabilities + t * experts;
   std::int32_t* chosen = args.experts + t * top_k;
   float* weights = args.weights + t * top_k;
-  if (args.top_groups < args.groups) {
-    choose_of_groups(logits, experts, top_k, args, args.group_scores + t * args.groups,
-                     args.best_groups + t * args.top_groups, chosen);
-  } else {
-    offer(logits, 0, experts, top_k, 0, chosen);
-  }
+  select_top_k(logits, experts, top_k, groups_of_token(args, t), LogAddExp(), chosen);
 
-  float largest = kNone;
+  float largest = -INFINITY;
   for (std::int64_t e = 0; e < experts; ++e) largest = largest < logits[e] ? logits[e] : largest;
   float sum = 0;
   float weighted_sum = 0;  // sum_e exp(l - max) (l - max), for the entropy

@@ -155,7 +155,7 @@ TEST_F(EmulationDeathTest, AStepBeyondAnAllocationEndsTheProgram) {
         stream_.synchronize();
       },
       "beyond the end of an allocation of 12 bytes");
-  EXPECT_DEATH(values[4096] = 1.0F, "");
+  EXPECT_DEATH(values[64] = 1.0F, "");  // of the page behind
 }
 
 TEST_F(EmulationDeathTest, AMissingSynchronizeEndsTheProgram) {

@@ -1,0 +1,129 @@
+// As sigmoid_top_k_cpu.cc, a thread a token.
+#include "layers/cuda/elements.cuh"
+#include "layers/cuda/launch.cuh"
+#include "layers/cuda/select_top_k.cuh"
+
+namespace conclave::cuda {
+namespace {
+
+struct Sum {
+  __device__ float operator()(float a, float b) const { return a + b; }
+};
+
+// 1 / (e^-shift sigmoid(l)) for a shift of at most 0, which cancels in shares and keeps them from underflowing.
+__device__ float inverse_score(float logit, float shift, float exp_shift) {
+  return exp_shift + expf(shift - logit);
+}
+
+__device__ void weigh(const float* logits, const std::int32_t* chosen, std::int64_t top_k, bool normalize,
+                      float scale, float* weights) {
+  float shift = 0;
+  if (normalize) {
+    float largest = -INFINITY;
+    for (std::int64_t k = 0; k < top_k; ++k) largest = largest < logits[chosen[k]] ? logits[chosen[k]] : largest;
+    shift = largest < 0.0F ? largest : 0.0F;
+  }
+  const float exp_shift = expf(shift);
+  float sum = 0;
+  for (std::int64_t k = 0; k < top_k; ++k) {
+    const float logit = logits[chosen[k]];
+    weights[k] = logit == -INFINITY ? 0.0F : 1 / inverse_score(logit, shift, exp_shift);
+    sum += weights[k];
+  }
+  const float divisor = normalize ? sum : 1.0F;
+  for (std::int64_t k = 0; k < top_k; ++k) weights[k] = scale * (weights[k] / divisor);
+}
+
+__global__ void sigmoid_top_k_kernel(SigmoidTopK args) {
+  const std::int64_t t = global_thread();
+  if (t >= args.tokens) return;
+  const std::int64_t experts = args.experts_count;
+  const std::int64_t top_k = args.top_k;
+  const float* logits = args.logits + t * experts;
+  float* probabilities = args.probabilities + t * experts;
+  std::int32_t* chosen = args.experts + t * top_k;
+  float* weights = args.weights + t * top_k;
+
+  float* biased = probabilities;  // s + b, until the choice is made
+  float largest = -INFINITY;
+  for (std::int64_t e = 0; e < experts; ++e) {
+    biased[e] = logits[e] == -INFINITY ? -INFINITY : sigmoid(logits[e]) + args.bias[e];
+    largest = largest < logits[e] ? logits[e] : largest;
+  }
+  select_top_k(biased, experts, top_k, groups_of_token(args, t), Sum(), chosen);
+  weigh(logits, chosen, top_k, args.normalize, args.scale, weights);
+
+  const float shift = largest < 0.0F ? largest : 0.0F;
+  const float exp_shift = expf(shift);
+  float sum = 0;
+  float exponentials = 0;
+  for (std::int64_t e = 0; e < experts; ++e) {
+    const float score = logits[e] == -INFINITY ? 0.0F : 1 / inverse_score(logits[e], shift, exp_shift);
+    probabilities[e] = score;
+    sum += score;
+    exponentials += expf(logits[e] - largest);
+  }
+  const float log_sum_exp = largest + logf(exponentials);
+  args.log_sum_exp[t] = log_sum_exp;
+  if (!(fabsf(log_sum_exp) < INFINITY)) {  // diverged
+    sum = NAN;
+    for (std::int64_t k = 0; k < top_k; ++k) weights[k] = NAN;
+  }
+  float weighted_sum = 0;  // sum_e score ln score
+  for (std::int64_t e = 0; e < experts; ++e) {
+    const float score = probabilities[e];
+    weighted_sum += score == 0.0F ? 0.0F : score * logf(score);
+  }
+  args.entropy[t] = logf(sum) - weighted_sum / sum;
+  for (std::int64_t e = 0; e < experts; ++e) probabilities[e] /= sum;
+}
+
+__global__ void sigmoid_top_k_backward_kernel(SigmoidTopKBackward args) {
+  const std::int64_t t = global_thread();
+  if (t >= args.tokens) return;
+  const std::int64_t experts = args.experts_count;
+  const std::int64_t top_k = args.top_k;
+  const float* logits = args.logits + t * experts;
+  const float* probabilities = args.probabilities + t * experts;
+  const std::int32_t* chosen = args.experts + t * top_k;
+  const float* weights = args.weights + t * top_k;
+  const float* dweights = args.dweights + t * top_k;
+  float* dlogits = args.dlogits + t * experts;
+
+  const float* dprobabilities =
+      args.dprobabilities == nullptr ? nullptr : args.dprobabilities + t / args.tokens_a_row * experts;
+  float mean_dprobability = 0;
+  if (dprobabilities != nullptr) {
+    for (std::int64_t e = 0; e < experts; ++e) mean_dprobability += probabilities[e] * dprobabilities[e];
+  }
+  const float common = 2 * args.z_coefficient * args.log_sum_exp[t];
+  for (std::int64_t e = 0; e < experts; ++e) {
+    float dlogit = 0;
+    if (dprobabilities != nullptr)
+      dlogit = probabilities[e] * sigmoid(-logits[e]) * (dprobabilities[e] - mean_dprobability);
+    if (args.z_coefficient != 0) dlogit += common * expf(logits[e] - args.log_sum_exp[t]);
+    dlogits[e] = dlogit;
+  }
+  float mean_dweight = 0;
+  for (std::int64_t k = 0; k < top_k; ++k) mean_dweight += weights[k] * dweights[k];
+  const float among_chosen = args.normalize ? mean_dweight / args.scale : 0.0F;
+  for (std::int64_t k = 0; k < top_k; ++k) {
+    if (chosen[k] < 0) continue;  // an empty place
+    dlogits[chosen[k]] += weights[k] * sigmoid(-logits[chosen[k]]) * (dweights[k] - among_chosen);
+  }
+}
+
+}  // namespace
+
+void sigmoid_top_k(StreamHandle stream, const SigmoidTopK& args) {
+  if (args.tokens == 0) return;
+  launch("sigmoid_top_k", stream, blocks_for(args.tokens), kThreads, 0, sigmoid_top_k_kernel, args);
+}
+
+void sigmoid_top_k_backward(StreamHandle stream, const SigmoidTopKBackward& args) {
+  if (args.tokens == 0) return;
+  launch("sigmoid_top_k_backward", stream, blocks_for(args.tokens), kThreads, 0, sigmoid_top_k_backward_kernel,
+         args);
+}
+
+}  // namespace conclave::cuda
