@@ -50,9 +50,10 @@ void Communicator::check_buffer(const char* operation, const char* argument, Con
   CONCLAVE_CHECK(buffer.data != nullptr || buffer.count == 0,
                  "{} in group \"{}\": {} is null, and should hold {} elements", operation, name_, argument,
                  buffer.count);
-  CONCLAVE_CHECK(buffer.device.kind == device_kind_,
+  const DeviceKind kind = buffer.device.kind;
+  CONCLAVE_CHECK(kind == DeviceKind::kCpu || kind == device_kind_,
                  "{} in group \"{}\": {} lies in {} memory, and the group moves {} memory", operation, name_,
-                 argument, name_of(buffer.device.kind), name_of(device_kind_));
+                 argument, name_of(kind), name_of(device_kind_));
 }
 
 void Communicator::check_pair(const char* operation, ConstBufferView send, ConstBufferView recv) const {
@@ -60,6 +61,8 @@ void Communicator::check_pair(const char* operation, ConstBufferView send, Const
   check_buffer(operation, "recv", recv);
   CONCLAVE_CHECK(send.dtype == recv.dtype, "{} in group \"{}\": send holds {}, recv holds {}", operation,
                  name_, name_of(send.dtype), name_of(recv.dtype));
+  CONCLAVE_CHECK(send.device == recv.device, "{} in group \"{}\": send lies in {} memory, recv in {} memory",
+                 operation, name_, name_of(send.device.kind), name_of(recv.device.kind));
 }
 
 void Communicator::check_blocks(const char* operation, const char* argument, std::int64_t count,

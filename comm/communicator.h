@@ -14,6 +14,10 @@
 //    bitwise repeatable and the same on every rank. Cost: the bytes of a ring reduce-scatter. bfloat16 is
 //    added in float32 and rounded once. A NaN on any rank is the result of kMax and kMin too.
 //  * Zero counts are normal and take part like any other.
+//  * Buffers on a GPU belong to the stream in which this rank computes: an operation begins after what is
+//    enqueued there when it is started, and waiting for its Work holds back that stream, not the host.
+//    Whoever reads the result on the host waits for the stream afterwards. In host memory a result is there,
+//    as above.
 //  * A wait for other ranks is noted with the watchdog, whatever the backend.
 #pragma once
 
@@ -26,12 +30,11 @@
 
 #include "comm/base/buffer_view.h"
 #include "comm/base/device.h"
+#include "comm/base/reduce_op.h"
 #include "comm/paths.h"
 #include "comm/watchdog.h"
 
 namespace conclave {
-
-enum class ReduceOp : std::uint8_t { kSum, kMax, kMin };
 
 // An operation under way. Backends derive from it.
 class PendingOperation {
@@ -79,7 +82,8 @@ class Communicator {
   const std::string& name() const { return name_; }
   // Shared by the groups of this process: ends the job when a collective waits too long.
   Watchdog& watchdog() const { return *watchdog_; }
-  // The memory that this group moves; buffers elsewhere are refused.
+  const std::shared_ptr<Watchdog>& shared_watchdog() const { return watchdog_; }
+  // kCuda: the group moves the memory of GPUs beside that of the host; else buffers there are refused.
   DeviceKind device_kind() const { return device_kind_; }
 
   // Block r of send goes to rank r; block r of recv came from rank r. send.count == recv.count,
@@ -131,8 +135,6 @@ class Communicator {
         name_(std::move(name)),
         watchdog_(std::move(watchdog)),
         device_kind_(device_kind) {}
-
-  const std::shared_ptr<Watchdog>& shared_watchdog() const { return watchdog_; }
 
   virtual Work do_all_to_all_v(ConstBufferView send, Blocks send_blocks, BufferView recv,
                                Blocks recv_blocks) = 0;

@@ -46,6 +46,9 @@ class Watchdog {
   Watchdog(const Watchdog&) = delete;
   Watchdog& operator=(const Watchdog&) = delete;
 
+  // Of this process, in the world.
+  int rank() const { return own().rank; }
+
   void set_timeout(double seconds);
   // Where the run is, for reports.
   void set_step(std::int64_t step) { own().step.store(step, std::memory_order_relaxed); }

@@ -1,6 +1,7 @@
 #include "comm/cuda/memory.h"
 
 #include <algorithm>
+#include <exception>
 
 #include "comm/cuda/check.cuh"
 #include "comm/cuda/runtime.h"
@@ -10,8 +11,11 @@ namespace {
 
 cudaStream_t native(const Stream& stream) { return static_cast<cudaStream_t>(stream.handle()); }
 
-// CUDA waits for the work that uses the memory.
-void release(void* memory) { static_cast<void>(cudaFree(memory)); }
+// CUDA waits for the work that uses the memory: for ever, if that waits for a rank that is lost. While an exception
+// ends this rank, its memory is left to the end of the process.
+void release(void* memory) {
+  if (std::uncaught_exceptions() == 0) static_cast<void>(cudaFree(memory));
+}
 
 cudaMemLocation location(Device device) {
   cudaMemLocation place{};

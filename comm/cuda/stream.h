@@ -1,6 +1,9 @@
 // Work that a GPU does in order, beside the host and other streams.
 #pragma once
 
+#include <functional>
+#include <utility>
+
 #include "comm/base/device.h"
 
 namespace conclave::cuda {
@@ -21,6 +24,9 @@ class Stream {
   // Waits until all work enqueued so far is done; afterwards the host may read and write what it wrote.
   // Throws Error if any of it failed.
   void synchronize() const;
+  // `action` comes first in every synchronize(): of whoever knows that work in this stream waits for other
+  // processes, and that it may fail or never end. Replaces the one before.
+  void before_synchronize(std::function<void()> action) { before_synchronize_ = std::move(action); }
 
   StreamHandle handle() const { return handle_; }
   Device device() const { return device_; }
@@ -28,6 +34,7 @@ class Stream {
  private:
   Device device_;
   StreamHandle handle_ = nullptr;
+  std::function<void()> before_synchronize_;
 };
 
 // A place in a stream's work.
@@ -38,10 +45,10 @@ class Event {
   Event(const Event&) = delete;
   Event& operator=(const Event&) = delete;
 
-  void record(const Stream& stream);        // after everything enqueued in `stream` so far
+  void record(const Stream& stream);           // after everything enqueued in `stream` so far
   void hold_back(const Stream& stream) const;  // what is enqueued there from now on waits for the event
-  bool is_done() const;                     // everything before the event; true before the first record()
-  void synchronize() const;                 // waits for that
+  bool is_done() const;                        // everything before the event; true before the first record()
+  void synchronize() const;                    // waits for that
 
  private:
   EventHandle handle_ = nullptr;

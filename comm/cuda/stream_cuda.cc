@@ -1,5 +1,7 @@
 #include "comm/cuda/stream.h"
 
+#include <exception>
+
 #include "comm/cuda/check.cuh"
 #include "comm/cuda/runtime.h"
 
@@ -19,14 +21,18 @@ Stream::Stream(int index) : device_{DeviceKind::kCuda, index} {
   handle_ = stream;
 }
 
-// A failure that nobody waited for any more: there is nobody to tell.
+// A failure that nobody waited for any more: there is nobody to tell. While an exception ends this rank, it waits for
+// nobody: what is enqueued may wait for a rank that is lost.
 Stream::~Stream() {
   if (handle_ == nullptr) return;
-  static_cast<void>(cudaStreamSynchronize(native(handle_)));
+  if (std::uncaught_exceptions() == 0) static_cast<void>(cudaStreamSynchronize(native(handle_)));
   static_cast<void>(cudaStreamDestroy(native(handle_)));
 }
 
-void Stream::synchronize() const { check(cudaStreamSynchronize(native(handle_)), "the work of a stream"); }
+void Stream::synchronize() const {
+  if (before_synchronize_) before_synchronize_();
+  check(cudaStreamSynchronize(native(handle_)), "the work of a stream");
+}
 
 Event::Event() {
   cudaEvent_t event = nullptr;

@@ -73,6 +73,9 @@ struct cudaDeviceProp {
 cudaError_t cudaGetDeviceCount(int* count);
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device);
 cudaError_t cudaDeviceGetPCIBusId(char* text, int length, int device);
+cudaError_t cudaDeviceCanAccessPeer(int* can, int device, int peer);
+cudaError_t cudaRuntimeGetVersion(int* version);
+cudaError_t cudaDriverGetVersion(int* version);
 cudaError_t cudaSetDevice(int device);
 cudaError_t cudaGetDevice(int* device);
 
@@ -127,6 +130,8 @@ namespace emulation {
 
 // For whatever else runs in the order of a stream (cuBLAS).
 cudaError_t enqueue(cudaStream_t stream, std::function<void()> work);
+// For what may have to wait (NCCL): its turn ends when `work` returns true; until then it is called again.
+cudaError_t enqueue_until_done(cudaStream_t stream, std::function<bool()> work);
 cudaError_t launch(const cudaLaunchConfig_t& config, std::function<void()> thread);
 
 // Within a kernel.

@@ -9,6 +9,7 @@
 #include <deque>
 #include <memory>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "tests/cuda_emulation/block.h"
@@ -17,9 +18,9 @@
 
 namespace emulation {
 
-// Work in order. Each item is numbered, over the stream's life.
+// Work in order. Each item is numbered, over the stream's life; it says if it is done, and is called again if not.
 struct Stream {
-  std::deque<std::function<void()>> work;
+  std::deque<std::function<bool()>> work;
   std::size_t done = 0;
 
   std::size_t enqueued() const { return done + work.size(); }
@@ -80,20 +81,25 @@ bool anything_enqueued() {
   return std::ranges::any_of(state().streams, [](const auto& stream) { return !stream->work.empty(); });
 }
 
-// Does the first `count` items of the stream's life.
-void work_up_to(Stream& stream, std::size_t count) {
+// Does the first `count` items of the stream's life, as far as it goes without waiting. True if they are done.
+bool try_work_up_to(Stream& stream, std::size_t count) {
   guard(false);
   const bool is_outermost = !std::exchange(state().is_working, true);
-  while (stream.done < count) {
-    const std::function<void()> item = std::move(stream.work.front());
+  const std::size_t done_before = stream.done;
+  while (stream.done < count && stream.work.front()()) {
     stream.work.pop_front();
     ++stream.done;
-    item();
   }
-  if (!is_outermost) return;
-  state().is_working = false;
-  check_ends();
-  if (guards() && anything_enqueued()) guard(true);
+  if (is_outermost) {
+    state().is_working = false;
+    if (stream.done > done_before) check_ends();
+    if (guards() && anything_enqueued()) guard(true);
+  }
+  return stream.done >= count;
+}
+
+void work_up_to(Stream& stream, std::size_t count) {
+  while (!try_work_up_to(stream, count)) std::this_thread::yield();
 }
 
 cudaError_t finish(Stream& stream) {
@@ -104,6 +110,13 @@ cudaError_t finish(Stream& stream) {
 }  // namespace
 
 cudaError_t enqueue(cudaStream_t stream, std::function<void()> work) {
+  return enqueue_until_done(stream, [work = std::move(work)] {
+    work();
+    return true;
+  });
+}
+
+cudaError_t enqueue_until_done(cudaStream_t stream, std::function<bool()> work) {
   stream->work.push_back(std::move(work));
   if (launches_block()) return finish(*stream);
   if (guards()) guard(true);
@@ -182,6 +195,22 @@ cudaError_t cudaDeviceGetPCIBusId(char* text, int length, int device) {
   return cudaSuccess;
 }
 
+cudaError_t cudaDeviceCanAccessPeer(int* can, int device, int peer) {
+  if (std::max(device, peer) >= gpu_count() || std::min(device, peer) < 0) return cudaErrorInvalidDevice;
+  *can = device != peer ? 1 : 0;
+  return cudaSuccess;
+}
+
+cudaError_t cudaRuntimeGetVersion(int* version) {
+  *version = CUDART_VERSION;
+  return cudaSuccess;
+}
+
+cudaError_t cudaDriverGetVersion(int* version) {
+  *version = gpu_count() > 0 ? CUDART_VERSION : 0;
+  return cudaSuccess;
+}
+
 cudaError_t cudaSetDevice(int device) {
   if (device < 0 || device >= gpu_count()) return cudaErrorInvalidDevice;
   state().selected = device;
@@ -217,7 +246,7 @@ cudaError_t cudaStreamSynchronize(cudaStream_t stream) { return finish(*stream);
 cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned) {
   const Event awaited = *event;  // as it is recorded now
   if (awaited.stream == nullptr) return cudaSuccess;
-  return enqueue(stream, [awaited] { work_up_to(*awaited.stream, awaited.position); });
+  return enqueue_until_done(stream, [awaited] { return try_work_up_to(*awaited.stream, awaited.position); });
 }
 
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
@@ -238,7 +267,7 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
 // Whoever asks again and again finds the work done one day.
 cudaError_t cudaEventQuery(cudaEvent_t event) {
   if (event->stream == nullptr || event->stream->done >= event->position) return cudaSuccess;
-  work_up_to(*event->stream, event->stream->done + 1);
+  try_work_up_to(*event->stream, event->stream->done + 1);
   return cudaErrorNotReady;
 }
 
