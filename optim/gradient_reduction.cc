@@ -4,13 +4,13 @@
 #include <ranges>
 #include <utility>
 
-#include "comm/ordered_reduction.h"
-
 namespace conclave {
 namespace {
 
 // Large enough to make latency vanish, small enough that the sums run in cache.
 constexpr std::size_t kBucketElements = std::size_t{1} << 20;  // 4 MiB
+
+std::span<float> elements_of(const Buffer& buffer) { return buffer.view().values<float>(); }
 
 std::size_t elements_of(const std::vector<std::span<float>>& gradients) {
   std::size_t elements = 0;
@@ -25,6 +25,7 @@ GradientReduction::GradientReduction(const Ownership& ownership, bool overlaps)
   if (ownership.sharded()) return;
   plan(ownership, ownership.grid().world());
   plan(ownership, ownership.grid().expert_data());
+  for (const Bucket& bucket : buckets_) packed_size_ = std::max(packed_size_, elements_of(bucket.gradients));
   expect_all();
 }
 
@@ -69,7 +70,7 @@ void GradientReduction::expect_all() {
 
 void GradientReduction::gradients_complete(std::span<Parameter* const> parameters) {
   if (!overlaps()) return;
-  ownership_->synchronize();
+  for (Parameter* parameter : parameters) parameter->gradient();  // writes zeros that are due
   for (Bucket& bucket : buckets_) {
     for (const Parameter* parameter : parameters) {
       bucket.incomplete -= static_cast<std::size_t>(std::ranges::count(bucket.parameters, parameter));
@@ -79,8 +80,9 @@ void GradientReduction::gradients_complete(std::span<Parameter* const> parameter
 }
 
 void GradientReduction::reduce() {
-  ownership_->synchronize();
+  ownership_->write_due_zeros();
   if (sums_exactly()) {
+    ownership_->synchronize();
     for (const OwnedParameter& owned : ownership_->parameters()) sum_exactly(owned);
     return;
   }
@@ -102,56 +104,61 @@ void GradientReduction::sum_exactly(const OwnedParameter& owned) {
   owned.parameter->unfold_gradient();
 }
 
+std::span<float> GradientReduction::packed_elements(const Bucket& bucket) {
+  return elements_of(bucket.packed).first(elements_of(bucket.gradients));
+}
+
 void GradientReduction::start(Bucket& bucket) {
   bucket.is_started = true;
   if (bucket.gradients.size() == 1) {
-    bucket.sum = bucket.group->all_reduce(buffer_view(bucket.gradients.front()));
+    bucket.sum = bucket.group->all_reduce(ownership_->view(bucket.gradients.front()));
     return;
   }
-  if (!spare_.empty()) {
-    bucket.packed = std::move(spare_.back());
-    spare_.pop_back();
+  if (spare_.empty()) spare_.push_back(ownership_->make_buffer(static_cast<std::int64_t>(packed_size_)));
+  bucket.packed = std::move(spare_.back());
+  spare_.pop_back();
+  std::span<float> packed = packed_elements(bucket);
+  for (const auto gradient : bucket.gradients) {
+    ownership_->copy(gradient, packed.first(gradient.size()));
+    packed = packed.subspan(gradient.size());
   }
-  bucket.packed.resize(elements_of(bucket.gradients));
-  auto packed = bucket.packed.begin();
-  for (const auto gradient : bucket.gradients) packed = std::ranges::copy(gradient, packed).out;
-  bucket.sum = bucket.group->all_reduce(buffer_view(std::span(bucket.packed)));
+  bucket.sum = bucket.group->all_reduce(ownership_->view(packed_elements(bucket)));
 }
 
 void GradientReduction::finish(Bucket& bucket) {
   bucket.sum.wait();
   if (bucket.gradients.size() == 1) return;
-  auto reduced = bucket.packed.cbegin();
+  std::span<const float> reduced = packed_elements(bucket);
   for (const auto gradient : bucket.gradients) {
-    std::copy_n(reduced, gradient.size(), gradient.begin());
-    reduced += static_cast<std::ptrdiff_t>(gradient.size());
+    ownership_->copy(reduced.first(gradient.size()), gradient);
+    reduced = reduced.subspan(gradient.size());
   }
   spare_.push_back(std::move(bucket.packed));
 }
 
+// Blocks are as long as the longest: what lies behind the others is added up too, and read by nobody.
 void GradientReduction::sum_on_owners(const OwnerBucket& bucket) {
   Communicator& group = *bucket.group;
-  packed_.clear();
+  const auto block = static_cast<std::size_t>(std::ranges::max(bucket.elements_of_rank));
+  const std::size_t all = block * static_cast<std::size_t>(group.size());
+  if (elements_of(packed_).size() < all) packed_ = ownership_->make_buffer(static_cast<std::int64_t>(all));
+  if (elements_of(sum_).size() < block) sum_ = ownership_->make_buffer(static_cast<std::int64_t>(block));
+  const std::span<float> packed = elements_of(packed_).first(all);
+  const std::span<float> sum = elements_of(sum_).first(block);
   for (int rank = 0; rank < group.size(); ++rank) {
+    std::span<float> rest = packed.subspan(static_cast<std::size_t>(rank) * block, block);
     bucket.for_each(rank, [&](const OwnedParameter& owned, Range rows) {
       const std::span<const float> gradient = owned.elements(owned.parameter->gradient(), rows);
-      packed_.insert(packed_.end(), gradient.begin(), gradient.end());
+      ownership_->copy(gradient, rest.first(gradient.size()));
+      rest = rest.subspan(gradient.size());
     });
   }
-  const std::int64_t mine = bucket.elements_of_rank[static_cast<std::size_t>(group.rank())];
-  received_.resize(static_cast<std::size_t>(mine * group.size()));
-  mine_of_each_.assign(static_cast<std::size_t>(group.size()), mine);
-  group.all_to_all_v(buffer_view(std::span<const float>(packed_)), bucket.elements_of_rank,
-                     buffer_view(std::span(received_)), mine_of_each_);
-
-  sources_.clear();
-  for (int rank = 0; rank < group.size(); ++rank) sources_.push_back(received_.data() + rank * mine);
-  reduce_in_order(sources_, received_.data(), mine, DType::kFloat32, ReduceOp::kSum);
-  auto reduced = received_.cbegin();
+  group.reduce_scatter(ownership_->view(packed), ownership_->view(sum));
+  std::span<const float> rest = sum;
   bucket.for_each(group.rank(), [&](const OwnedParameter& owned, Range rows) {
     const std::span<float> gradient = owned.elements(owned.parameter->gradient(), rows);
-    std::copy_n(reduced, gradient.size(), gradient.begin());
-    reduced += static_cast<std::ptrdiff_t>(gradient.size());
+    ownership_->copy(rest.first(gradient.size()), gradient);
+    rest = rest.subspan(gradient.size());
   });
 }
 

@@ -40,7 +40,7 @@ class GradientReduction : public GradientListener {
     std::vector<std::span<float>> gradients = {};
     std::vector<const Parameter*> parameters = {};  // whose gradients these are
     std::size_t incomplete = 0;                     // of them, in this step
-    std::vector<float> packed = {};                 // of several gradients, while their sum is under way
+    Buffer packed = {};                             // of several gradients, while their sum is under way
     bool is_started = false;
     Work sum = {};
   };
@@ -53,16 +53,17 @@ class GradientReduction : public GradientListener {
   void start(Bucket& bucket);
   void finish(Bucket& bucket);
   void sum_on_owners(const OwnerBucket& bucket);
+  // The elements of a bucket of several gradients.
+  static std::span<float> packed_elements(const Bucket& bucket);
 
   const Ownership* ownership_;
   bool overlaps_;
   std::vector<Bucket> buckets_;             // without sharding; the last layer's first
   std::vector<OwnerBucket> owner_buckets_;  // with it
-  std::vector<std::vector<float>> spare_;   // memory for packed gradients
-  std::vector<float> packed_;               // the owner bucket under way
-  std::vector<float> received_;             // every rank's part of the rows of this one
-  std::vector<const void*> sources_;        // where they begin
-  std::vector<std::int64_t> mine_of_each_;  // elements that come from each rank, all the same
+  std::size_t packed_size_ = 0;             // of the largest bucket of several gradients
+  std::vector<Buffer> spare_;               // memory of that size
+  Buffer packed_;  // the owner bucket under way: a block for each rank, all equally long
+  Buffer sum_;     // of the block of this rank
 };
 
 }  // namespace conclave

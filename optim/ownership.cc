@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "comm/cuda/memory.h"
+
 namespace conclave {
 namespace {
 
@@ -120,10 +122,32 @@ std::span<const float> OwnedParameter::elements(ConstTensorView tensor, Range ro
                                         static_cast<std::size_t>(rows.size() * columns));
 }
 
+void Ownership::write_due_zeros() const {
+  for (const OwnedParameter& owned : parameters_) owned.parameter->gradient();
+}
+
 void Ownership::synchronize() const {
   if (gpu_ == nullptr) return;
-  for (const OwnedParameter& owned : parameters_) owned.parameter->gradient();  // writes zeros that are due
+  write_due_zeros();
   gpu_->stream().synchronize();
+}
+
+Buffer Ownership::make_buffer(std::int64_t elements) const {
+  return {{elements}, DType::kFloat32, gpu_ != nullptr ? gpu_->device() : Device()};
+}
+
+BufferView Ownership::view(std::span<float> elements) const {
+  BufferView view = buffer_view(elements);
+  if (gpu_ != nullptr) view.device = gpu_->device();
+  return view;
+}
+
+void Ownership::copy(std::span<const float> from, std::span<float> to) const {
+  if (gpu_ != nullptr) {
+    cuda::copy(gpu_->stream(), to.data(), from.data(), from.size_bytes());
+  } else {
+    std::ranges::copy(from, to.begin());
+  }
 }
 
 Ownership::Ownership(const std::vector<Parameter*>& parameters, const ProcessGrid& grid, bool sharded,

@@ -55,8 +55,15 @@ class Ownership {
   bool sharded() const { return sharded_; }
   const ProcessGrid& grid() const { return *grid_; }
   cuda::Engine* gpu() const { return gpu_; }
+  // Gradients that nobody has touched since zero_gradient() become zeros in memory.
+  void write_due_zeros() const;
   // Before the host reads or writes values or gradients.
   void synchronize() const;
+  // Memory beside the parameters, its elements as collectives take them, and copies there: at once on the
+  // host, in their turn on a GPU.
+  Buffer make_buffer(std::int64_t elements) const;
+  BufferView view(std::span<float> elements) const;
+  void copy(std::span<const float> from, std::span<float> to) const;
 
   static constexpr std::int64_t kBlockElements = 4096;
 

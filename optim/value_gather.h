@@ -19,7 +19,7 @@ class ValueGather {
  private:
   const Ownership* ownership_;
   std::vector<OwnerBucket> buckets_;
-  std::vector<float> gathered_;  // the bucket under way: one block a rank, each as long as the longest
+  Buffer gathered_;  // the bucket under way: one block a rank, each as long as the longest
 };
 
 }  // namespace conclave

@@ -17,28 +17,30 @@ bool model_has_kernels(const config::Experiment& experiment) {
 // Why there is no GPU, for who asked for one.
 std::string remedy() {
   if (!cuda::is_built_in()) return cuda::description();
-  return fmt::format("{} finds no GPU here (nvidia-smi lists what the driver sees; CUDA_VISIBLE_DEVICES hides)",
-                     cuda::description());
+  return fmt::format(
+      "{} finds no GPU here (nvidia-smi lists what the driver sees; CUDA_VISIBLE_DEVICES hides)",
+      cuda::description());
 }
 
 }  // namespace
 
-std::unique_ptr<cuda::Engine> compute_gpu(const config::Experiment& experiment, Communicator& world) {
+std::optional<Placement> place_for(const config::Experiment& experiment, Communicator& world) {
   const auto wanted = experiment.run().device();
-  if (wanted == config::Run::cpu) return nullptr;
+  if (wanted == config::Run::cpu) return std::nullopt;
   if (!model_has_kernels(experiment)) {
-    if (wanted == config::Run::auto_) return nullptr;
+    if (wanted == config::Run::auto_) return std::nullopt;
     throw ConfigError(
-        "run.device: cuda is for model.kind: language; the mixture of local experts is computed on the CPU; valid: "
+        "run.device: cuda is for model.kind: language; the mixture of local experts is computed on the CPU; "
+        "valid: "
         "cpu or auto");
   }
-  const std::vector<cuda::Gpu> gpus = cuda::gpus();
-  std::array<std::int64_t, 1> without{gpus.empty() ? 1 : 0};
+  std::array<std::int64_t, 1> without{cuda::gpus().empty() ? 1 : 0};
   world.all_reduce(buffer_view(std::span<std::int64_t>(without)));
-  if (without[0] == 0) return std::make_unique<cuda::Engine>(world.rank() % static_cast<int>(gpus.size()));
-  if (wanted == config::Run::auto_) return nullptr;
-  throw ConfigError(fmt::format("run.device: cuda, but {} of {} ranks have no GPU; {}; run.device: cpu runs here",
-                                without[0], world.size(), remedy()));
+  if (without[0] == 0) return place_on_gpus(experiment.run(), world);
+  if (wanted == config::Run::auto_) return std::nullopt;
+  throw ConfigError(
+      fmt::format("run.device: cuda, but {} of {} ranks have no GPU; {}; run.device: cpu runs here",
+                  without[0], world.size(), remedy()));
 }
 
 std::string describe_device(const cuda::Engine* gpu) {

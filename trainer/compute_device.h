@@ -1,24 +1,27 @@
 // run.device: where the model is computed.
 #pragma once
 
-#include <memory>
+#include <optional>
 #include <string>
 
 #include "comm/communicator.h"
 #include "configs/run.pb.h"
 #include "layers/cuda/engine.h"
+#include "trainer/placement.h"
 
 namespace conclave {
 
-// The GPU of this rank, or null for the CPU: the same kind on every rank. `auto` takes GPUs where every rank has one.
-// Collective. Throws the same ConfigError on every rank where cuda is asked for and a rank has no GPU, or the model has
-// no kernels.
-std::unique_ptr<cuda::Engine> compute_gpu(const config::Experiment& experiment, Communicator& world);
+// The GPU of each rank, or nothing for CPUs: the same kind on every rank. `auto` takes GPUs where every rank
+// has one. Collective. Throws the same ConfigError on every rank where cuda is asked for and a rank has no
+// GPU, where the model has no kernels, or where ranks would share a GPU unasked (trainer/placement.h).
+std::optional<Placement> place_for(const config::Experiment& experiment, Communicator& world);
 
-// "GPU 0, NVIDIA H100 80GB HBM3, CUDA 13.0", or "CPU" with the reason if this program could have used a GPU; null: CPU.
+// "GPU 0, NVIDIA H100 80GB HBM3, CUDA 13.0", or "CPU" with the reason if this program could have used a GPU;
+// null: CPU.
 std::string describe_device(const cuda::Engine* gpu);
 
-// Which operators ran on the host, for want of a kernel, and how often; said after the first step. Empty if none did.
+// Which operators ran on the host, for want of a kernel, and how often; said after the first step. Empty if
+// none did.
 std::string describe_calls_on_host(const cuda::Engine& gpu);
 
 }  // namespace conclave

@@ -272,9 +272,12 @@ std::string forced_balance_lines(const Trainer& trainer) {
          "router.\n";
 }
 
-std::string device_line(const Trainer& trainer) {
-  return fmt::format("device     {}{}\n", describe_device(trainer.gpu.get()),
-                     trainer.gpu != nullptr ? "; dispatch plans, balance terms and communication on the host" : "");
+std::string device_lines(const Trainer& trainer) {
+  std::string text =
+      fmt::format("device     {}{}\n", describe_device(trainer.gpu.get()),
+                  trainer.gpu != nullptr ? "; dispatch plans and balance terms on the host" : "");
+  if (trainer.placement && trainer.placement->ranks.size() > 1) text += describe(*trainer.placement);
+  return text;
 }
 
 std::string precision_line(const Trainer& trainer) {
@@ -341,7 +344,7 @@ std::string start_report(const Trainer& trainer) {
                      trainer.experiment.run().dir()) +
          forced_balance_lines(trainer) + model_lines(trainer) + layout_lines(trainer) +
          capacity_lines(trainer) + balance_lines(trainer) + supervision_lines(trainer) +
-         device_line(trainer) + precision_line(trainer) + export_line(trainer) + memory_line(trainer) + recompute_lines(trainer) + trainer.dataset.describe();
+         device_lines(trainer) + precision_line(trainer) + export_line(trainer) + memory_line(trainer) + recompute_lines(trainer) + trainer.dataset.describe();
 }
 
 }  // namespace conclave

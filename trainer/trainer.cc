@@ -2,6 +2,7 @@
 
 #include <omp.h>
 
+#include "comm/gpu/gpu_communicator.h"
 #include "configs/moe_layers.h"
 #include "optim/freeze.h"
 #include "optim/make_optimizer.h"
@@ -52,6 +53,12 @@ PathOptions path_options(const config::Parallel& parallel) {
   return options;
 }
 
+// Collective over `world`; null without a GPU.
+std::unique_ptr<Communicator> world_of_gpus(cuda::Engine* gpu, Communicator& world) {
+  if (gpu == nullptr) return nullptr;
+  return make_gpu_communicator(world.split(0, world.rank(), world.name()), gpu->stream());
+}
+
 // Before any group is split from `world`.
 Communicator& with_paths(Communicator& world, const config::Experiment& experiment) {
   world.set_paths(path_options(experiment.parallel()));
@@ -66,14 +73,16 @@ Trainer::Trainer(const config::Experiment& resolved, Communicator& all_ranks)
 Trainer::Trainer(const config::Experiment& resolved, Communicator& all_ranks,
                  std::unique_ptr<data::TrainingData> data)
     : experiment(resolved),
-      world(with_paths(all_ranks, resolved)),
-      grid(all_ranks, expert_parallel_size(resolved, all_ranks.size())),
+      placement(place_for(resolved, all_ranks)),
+      gpu(placement ? std::make_unique<cuda::Engine>(placement->gpu) : nullptr),
+      gpu_world(world_of_gpus(gpu.get(), with_paths(all_ranks, resolved))),
+      world(gpu_world != nullptr ? *gpu_world : all_ranks),
+      grid(world, expert_parallel_size(resolved, world.size())),
       owned_dataset(std::move(data)),
       dataset(*owned_dataset),
-      gpu(compute_gpu(resolved, all_ranks)),
       owned_model(make_model(experiment, grid)),
       model(moved_to(gpu.get(), *owned_model)),
-      compute(compute_format(resolved, all_ranks, gpu != nullptr)),
+      compute(compute_format(resolved, world, gpu != nullptr)),
       ownership(freeze_as_configured(experiment, model), grid, experiment.optim().zero() == 1, gpu.get()),
       gradient_reduction(ownership, experiment.parallel().overlap_reduction()),
       gradient_norm(ownership),

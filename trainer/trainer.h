@@ -3,6 +3,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 
 #include "comm/process_grid.h"
 #include "configs/run.pb.h"
@@ -17,6 +18,7 @@
 #include "trainer/data/training_data.h"
 #include "trainer/inspect/routing_recorder.h"
 #include "trainer/loss_spike.h"
+#include "trainer/placement.h"
 
 namespace conclave {
 
@@ -29,12 +31,14 @@ struct Trainer {
           std::unique_ptr<data::TrainingData> data);
 
   config::Experiment experiment;
-  Communicator& world;
+  std::optional<Placement> placement;       // on GPUs; nothing: CPUs compute
+  std::unique_ptr<cuda::Engine> gpu;        // of this rank; null: the CPU computes
+  std::unique_ptr<Communicator> gpu_world;  // the ranks of the world, for what lies on GPUs
+  Communicator& world;                      // that one where GPUs compute
   ProcessGrid grid;
   std::unique_ptr<data::TrainingData> owned_dataset;
   const data::TrainingData& dataset;  // the owned one
 
-  std::unique_ptr<cuda::Engine> gpu;  // that computes; null: the CPU does
   std::unique_ptr<Model> owned_model;
   Model& model;   // the owned one
   DType compute;  // precision.compute, as this job can

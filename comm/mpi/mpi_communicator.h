@@ -3,6 +3,7 @@
 
 #include <atomic>
 #include <memory>
+#include <vector>
 
 #include "comm/communicator.h"
 
@@ -26,6 +27,9 @@ class MpiRuntime {
   static bool launched_by_mpirun();
   // This process's rank according to the same environment, 0 without a launcher; needs no MPI_Init.
   static int launched_rank();
+  // Collective. A number for the node of each rank of the job, the same for those that share memory; {0}
+  // where MPI does not run.
+  static std::vector<int> node_of_ranks();
   // True between MPI_Init and MPI_Finalize.
   static bool active();
   // Ends every rank of the job with exit status `code`, or this process alone where MPI does not run. No

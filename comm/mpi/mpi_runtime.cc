@@ -12,6 +12,7 @@
 #include "comm/base/error.h"
 #include "comm/mpi/mpi_communicator.h"
 #include "comm/mpi/node_table.h"
+#include "comm/mpi/nodes.h"
 
 namespace conclave {
 namespace {
@@ -85,6 +86,17 @@ int MpiRuntime::launched_rank() {
     if (const char* rank = std::getenv(name)) return std::atoi(rank);
   }
   return 0;
+}
+
+std::vector<int> MpiRuntime::node_of_ranks() {
+  if (!active()) return {0};
+  int size = 1;
+  MPI_Comm_size(MPI_COMM_WORLD, &size);
+  const int own = find_node(MPI_COMM_WORLD, 0);
+  std::vector<int> nodes(static_cast<std::size_t>(size));
+  const int code = MPI_Allgather(&own, 1, MPI_INT, nodes.data(), 1, MPI_INT, MPI_COMM_WORLD);
+  CONCLAVE_CHECK(code == MPI_SUCCESS, "MPI_Allgather of the nodes of all ranks failed with code {}", code);
+  return nodes;
 }
 
 bool MpiRuntime::active() {

@@ -22,6 +22,7 @@ class Engine {
   Engine& operator=(const Engine&) = delete;
 
   const Stream& stream() const { return stream_; }
+  Stream& stream() { return stream_; }
   Device device() const { return stream_.device(); }
   Blas& blas() { return *blas_; }
 

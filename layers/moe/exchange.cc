@@ -197,11 +197,7 @@ Work Exchange::start(const Context& ctx, ConstTensorView send, const Runs& sent,
   };
   Communicator& group = grid_->expert_parallel();
   group.watchdog().set_layer(ctx.layer);
-  ctx.synchronize();
-  ConstBufferView from = send;
-  BufferView to = recv;
-  if (group.device_kind() == DeviceKind::kCpu) from.device = to.device = {};  // the host reaches it as well
-  return group.all_to_all_v(from, in_elements(sent, send_elements_), to,
+  return group.all_to_all_v(send, in_elements(sent, send_elements_), recv,
                             in_elements(received, recv_elements_));
 }
 

@@ -3,6 +3,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <optional>
+
 #include "comm/base/error.h"
 #include "comm/cuda/runtime.h"
 #include "comm/self/self_communicator.h"
@@ -21,9 +23,11 @@ using testing::ThrowsMessage;
 
 class ComputeDeviceTest : public testing::Test {
  protected:
-  std::unique_ptr<cuda::Engine> gpu(config::Run::Device device) {
+  // By index; nothing: the CPU.
+  std::optional<int> gpu(config::Run::Device device) {
     experiment_.mutable_run()->set_device(device);
-    return compute_gpu(experiment_, *alone_);
+    const std::optional<Placement> placement = place_for(experiment_, *alone_);
+    return placement ? std::optional(placement->gpu) : std::nullopt;
   }
   static bool has_no_gpu() { return cuda::gpus().empty(); }
 
@@ -33,8 +37,8 @@ class ComputeDeviceTest : public testing::Test {
 
 TEST_F(ComputeDeviceTest, WithoutAGpuAutoIsTheCpuAndCudaAnErrorThatSaysHow) {
   if (!has_no_gpu()) GTEST_SKIP() << "this machine has a GPU";
-  EXPECT_EQ(gpu(config::Run::auto_), nullptr);
-  EXPECT_EQ(gpu(config::Run::cpu), nullptr);
+  EXPECT_EQ(gpu(config::Run::auto_), std::nullopt);
+  EXPECT_EQ(gpu(config::Run::cpu), std::nullopt);
   EXPECT_THAT([&] { gpu(config::Run::cuda); },
               ThrowsMessage<ConfigError>(AllOf(HasSubstr("run.device: cuda, but 1 of 1 ranks have no GPU"),
                                                HasSubstr("nvidia-smi"), HasSubstr("run.device: cpu runs here"))));
@@ -44,18 +48,17 @@ TEST_F(ComputeDeviceTest, WithoutAGpuAutoIsTheCpuAndCudaAnErrorThatSaysHow) {
 TEST_F(ComputeDeviceTest, WithAGpuAutoTakesIt) {
   const test::EmulatedGpus gpus(1);
   if (has_no_gpu()) GTEST_SKIP() << "no GPU here";
-  const auto chosen = gpu(config::Run::auto_);
-  ASSERT_NE(chosen, nullptr);
-  EXPECT_EQ(chosen->device(), (Device{DeviceKind::kCuda, 0}));
-  EXPECT_THAT(describe_device(chosen.get()), AllOf(HasSubstr("GPU 0, "), HasSubstr("CUDA ")));
-  EXPECT_EQ(gpu(config::Run::cpu), nullptr);
-  EXPECT_NE(gpu(config::Run::cuda), nullptr);
+  EXPECT_EQ(gpu(config::Run::auto_), 0);
+  EXPECT_EQ(gpu(config::Run::cpu), std::nullopt);
+  EXPECT_EQ(gpu(config::Run::cuda), 0);
+  const cuda::Engine engine(0);
+  EXPECT_THAT(describe_device(&engine), AllOf(HasSubstr("GPU 0, "), HasSubstr("CUDA ")));
 }
 
 TEST_F(ComputeDeviceTest, LocalExpertsStayOnTheCpu) {
   const test::EmulatedGpus gpus(1);
   test::apply(experiment_, "local_experts");
-  EXPECT_EQ(gpu(config::Run::auto_), nullptr);
+  EXPECT_EQ(gpu(config::Run::auto_), std::nullopt);
   EXPECT_THAT([&] { gpu(config::Run::cuda); }, ThrowsMessage<ConfigError>(HasSubstr("valid: cpu or auto")));
 }
 
