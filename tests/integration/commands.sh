@@ -175,4 +175,6 @@ expect 1 "$binary" checkpoint inspect no_such_run
 says "no_such_run: no checkpoint there"
 expect 0 "$binary" doctor
 says "GFLOP/s"
+says "cuda         "
+says "nccl         "
 echo "passed"

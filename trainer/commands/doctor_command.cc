@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "trainer/checkpoint/agreement.h"
+#include "trainer/doctor/gpu_facts.h"
 #include "trainer/doctor/machine_facts.h"
 #include "trainer/doctor/measurements.h"
 #include "trainer/metrics/table.h"
@@ -15,8 +16,6 @@
 
 namespace conclave {
 namespace {
-
-const char* yes_or_no(bool found) { return found ? "found" : "not found"; }
 
 std::string joined(const std::vector<std::string>& words) {
   std::string text;
@@ -32,14 +31,14 @@ std::string facts_text(const MachineFacts& facts, int ranks) {
       "vectors      {}\n"
       "bf16         {}\n"
       "mpi          {}; {}\n"
-      "cuda driver  {}; nccl {}; this build computes on the CPU\n\n",
+      "{}\n",
       version(), facts.cpu, facts.cores, format_bytes(static_cast<double>(facts.memory_bytes)),
       joined(facts.instruction_sets),
       has_bf16 ? "the processor has bf16 instructions" : "no bf16 instructions: fp32 is the format to use",
       facts.mpi_library,
       ranks > 1 ? fmt::format("{} ranks", ranks)
                 : "not started: run this under mpirun to measure the exchange",
-      yes_or_no(facts.cuda_driver), yes_or_no(facts.nccl));
+      gpu_report(read_gpu_facts()));
 }
 
 ExitCode examine(Communicator& world) {
@@ -81,7 +80,8 @@ ExitCode examine(Communicator& world) {
 void add_doctor_command(CLI::App& app, std::function<int()>& selected) {
   CLI::App* command = app.add_subcommand(
       "doctor",
-      "What this machine has and how fast it is: cores, binding, instructions, MPI, memory, exchange");
+      "What this machine has and how fast it is: cores, binding, instructions, MPI, GPUs, CUDA, NCCL, "
+      "memory, exchange");
   command->footer("Run it as the training will run: launch/mpirun.sh 2 build/conclave doctor");
   command->callback([&selected] { selected = [] { return static_cast<int>(run_in_world(examine)); }; });
 }

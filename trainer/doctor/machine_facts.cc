@@ -1,16 +1,16 @@
 #include "trainer/doctor/machine_facts.h"
 
-#include <dlfcn.h>
 #include <fmt/format.h>
 #include <mpi.h>
 #include <omp.h>
-#include <sched.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <array>
 #include <fstream>
 #include <sstream>
+
+#include "comm/numa.h"
 
 namespace conclave {
 namespace {
@@ -37,30 +37,12 @@ std::vector<std::string> instruction_sets() {
   return found;
 }
 
-std::vector<int> bound_cores() {
-  cpu_set_t set;
-  CPU_ZERO(&set);
-  std::vector<int> cores;
-  if (sched_getaffinity(0, sizeof(set), &set) != 0) return cores;
-  for (int core = 0; core < CPU_SETSIZE; ++core) {
-    if (CPU_ISSET(core, &set)) cores.push_back(core);
-  }
-  return cores;
-}
-
 std::string mpi_library() {
   std::array<char, MPI_MAX_LIBRARY_VERSION_STRING> text{};
   int length = 0;
   MPI_Get_library_version(text.data(), &length);  // may be called before MPI_Init
   const std::string version(text.data(), static_cast<std::size_t>(length));
   return version.substr(0, version.find_first_of(",\n"));
-}
-
-bool can_load(const char* library) {
-  void* handle = dlopen(library, RTLD_LAZY);
-  if (handle == nullptr) return false;
-  dlclose(handle);
-  return true;
 }
 
 }  // namespace
@@ -76,13 +58,11 @@ MachineFacts read_machine_facts() {
   facts.host = name.data();
   facts.cpu = cpu_info("model name");
   facts.cores = static_cast<int>(sysconf(_SC_NPROCESSORS_ONLN));
-  facts.bound_cores = bound_cores();
+  facts.bound_cores = allowed_cpus();
   facts.openmp_threads = omp_get_max_threads();
   facts.memory_bytes = sysconf(_SC_PHYS_PAGES) * sysconf(_SC_PAGESIZE);
   facts.instruction_sets = instruction_sets();
   facts.mpi_library = mpi_library();
-  facts.cuda_driver = can_load("libcuda.so.1");
-  facts.nccl = can_load("libnccl.so.2");
   return facts;
 }
 

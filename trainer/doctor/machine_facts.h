@@ -15,10 +15,8 @@ struct MachineFacts {
   int openmp_threads = 0;
   std::int64_t memory_bytes = 0;  // of the host
   std::vector<std::string>
-      instruction_sets;      // of those that matter here: "avx2", "avx512f", "avx512_bf16", "amx_bf16"
-  std::string mpi_library;   // first line of its version
-  bool cuda_driver = false;  // libcuda.so.1 can be loaded
-  bool nccl = false;         // libnccl.so.2 can be loaded
+      instruction_sets;     // of those that matter here: "avx2", "avx512f", "avx512_bf16", "amx_bf16"
+  std::string mpi_library;  // first line of its version
 
   bool has(const std::string& instruction_set) const;
 };
