@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Runs a program on N ranks of this machine: launch/mpirun.sh N PROGRAM [ARGS...]
 # Open MPI refuses to start as root (containers) and on more ranks than cores, and binds each rank to one core at
-# N = 2; this adds the options that lift all three. Each rank gets its share of the cores as OpenMP threads.
+# N = 2; this adds the options that lift all three. Each rank gets its share of the cores as OpenMP threads. With GPUs,
+# N is their number: every rank sees all of them and takes its own (launch/mpirun.sh 8 build/conclave train ...).
 #
 # SIGTERM and SIGINT (Ctrl-C) ask the ranks to save and stop; a second one ends them at once. SIGUSR1 and SIGUSR2
 # are passed on. The exit code is the program's.
