@@ -43,7 +43,6 @@ config::Experiment experiment_of(const std::string& variant) {
   if (variant == "sharded_state") experiment.mutable_optim()->set_zero(1);
   if (variant == "overlap") experiment.mutable_parallel()->set_overlap_reduction(true);
   if (variant == "chunks") experiment.mutable_parallel()->set_exchange_chunks(2);
-  if (variant == "one_copy_a_rank") experiment.mutable_parallel()->set_expert_parallel_size(1);
   if (variant == "cross_layout") experiment.mutable_run()->set_determinism(config::Run::cross_layout);
   return experiment;
 }
@@ -90,11 +89,10 @@ TEST_P(GpuTrainingTest, TrainsAsOnTheCpu) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Variants, GpuTrainingTest,
-                         testing::Values("", "untied", "shared", "top_all", "dense_every_second", "switch",
-                                         "sigmoid", "groups", "masked", "hash", "dense_mixture", "gshard",
-                                         "noisy_top_k", "hierarchical", "expert_choice", "pad_to_capacity",
-                                         "gateless", "dropout", "overrides", "force_balanced", "supervised",
-                                         "recompute", "sharded_state", "overlap", "chunks", "one_copy_a_rank",
+                         testing::Values("", "untied", "shared", "switch", "sigmoid", "groups", "masked",
+                                         "hash", "gshard", "noisy_top_k", "hierarchical", "expert_choice",
+                                         "pad_to_capacity", "gateless", "dropout", "force_balanced",
+                                         "supervised", "recompute", "sharded_state", "overlap", "chunks",
                                          "cross_layout"),
                          [](const auto& variant) {
                            return std::string(variant.param).empty() ? std::string("base")
