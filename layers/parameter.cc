@@ -94,7 +94,8 @@ TensorView Parameter::gradient() const {
   if (!zeros_are_due_) return gradient;
   zeros_are_due_ = false;
   if (stream_ != nullptr) {
-    cuda::fill_with_zeros(*stream_, gradient.raw(), static_cast<std::size_t>(gradient.elements()) * sizeof(float));
+    cuda::fill_with_zeros(*stream_, gradient.raw(),
+                          static_cast<std::size_t>(gradient.elements()) * sizeof(float));
     return gradient;
   }
   float* elements = gradient.data<float>();

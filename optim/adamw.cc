@@ -44,7 +44,8 @@ AdamW::AdamW(const config::Optim& options, const Ownership& ownership)
   for (const OwnedParameter& owned : ownership.parameters()) {
     const Shape shape{owned.mine.size(), owned.columns};
     const Device device = gpu_ != nullptr ? gpu_->device() : Device();
-    slots_.push_back({&owned, Buffer(shape, DType::kFloat32, device), Buffer(shape, DType::kFloat32, device)});
+    slots_.push_back(
+        {&owned, Buffer(shape, DType::kFloat32, device), Buffer(shape, DType::kFloat32, device)});
   }
 }
 

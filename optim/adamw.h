@@ -17,8 +17,9 @@ namespace conclave {
 //   p = p - lr (m / (1 - beta1^t) / (sqrt(v / (1 - beta2^t)) + eps) + weight_decay p)
 // and what follows the value (ValueFollower) follows it in the same pass over memory. weight_decay is 0 where
 // !parameter.decays. Experts (Sharding::kExpert) take lr * expert_lr_multiplier and expert_weight_decay.
-// On a GPU nobody follows: copies are made by who needs them. Frozen rows keep their values and their moments. State: "adamw.m/<parameter>", "adamw.v/<parameter>", as
-// the matrices [M, N] of ownership.h, of the rows that this rank owns.
+// On a GPU nobody follows: copies are made by who needs them. Frozen rows keep their values and their
+// moments. State: "adamw.m/<parameter>", "adamw.v/<parameter>", as the matrices [M, N] of ownership.h, of the
+// rows that this rank owns.
 class AdamW final : public Optimizer {
  public:
   // `ownership` must outlive the optimizer.

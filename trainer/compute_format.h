@@ -7,10 +7,9 @@
 
 namespace conclave {
 
-// fp32 or bf16, the same on every rank; `auto` is bf16 if every rank's processor multiplies it, as every GPU does.
-// Collective.
-// Throws the same ConfigError on every rank where bf16 is asked for and a rank can't, or the model has no
-// bf16.
+// fp32 or bf16, the same on every rank; `auto` is bf16 if every rank's processor multiplies it, as every GPU
+// does. Collective. Throws the same ConfigError on every rank where bf16 is asked for and a rank can't, or
+// the model has no bf16.
 DType compute_format(const config::Experiment& experiment, Communicator& world, bool on_gpu = false);
 
 }  // namespace conclave

@@ -344,7 +344,8 @@ std::string start_report(const Trainer& trainer) {
                      trainer.experiment.run().dir()) +
          forced_balance_lines(trainer) + model_lines(trainer) + layout_lines(trainer) +
          capacity_lines(trainer) + balance_lines(trainer) + supervision_lines(trainer) +
-         device_lines(trainer) + precision_line(trainer) + export_line(trainer) + memory_line(trainer) + recompute_lines(trainer) + trainer.dataset.describe();
+         device_lines(trainer) + precision_line(trainer) + export_line(trainer) + memory_line(trainer) +
+         recompute_lines(trainer) + trainer.dataset.describe();
 }
 
 }  // namespace conclave

@@ -1,7 +1,8 @@
 // Memory of a GPU that the host may touch too.
 //
-// CUDA's managed memory: one address for both, pages travel to whoever touches them. Kernels find theirs on the
-// GPU, and whatever has no kernel reads and writes the same tensor on the host, after Stream::synchronize().
+// CUDA's managed memory: one address for both, pages travel to whoever touches them. Kernels find theirs on
+// the GPU, and whatever has no kernel reads and writes the same tensor on the host, after
+// Stream::synchronize().
 #pragma once
 
 #include <cstddef>
@@ -17,8 +18,8 @@ using Memory = std::unique_ptr<std::byte, void (*)(void*)>;
 // Uninitialised, 256-byte aligned. Throws Error naming the bytes if they can't be had.
 Memory allocate(Device device, std::size_t bytes);
 
-// In the stream's order; where the addresses lie, host or GPU, CUDA knows. Host memory must stay as it is until
-// the copy is done, unless it is pageable, in which case it is read at once.
+// In the stream's order; where the addresses lie, host or GPU, CUDA knows. Host memory must stay as it is
+// until the copy is done, unless it is pageable, in which case it is read at once.
 void copy(const Stream& stream, void* to, const void* from, std::size_t bytes);
 void fill_with_zeros(const Stream& stream, void* memory, std::size_t bytes);
 

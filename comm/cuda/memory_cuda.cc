@@ -11,8 +11,8 @@ namespace {
 
 cudaStream_t native(const Stream& stream) { return static_cast<cudaStream_t>(stream.handle()); }
 
-// CUDA waits for the work that uses the memory: for ever, if that waits for a rank that is lost. While an exception
-// ends this rank, its memory is left to the end of the process.
+// CUDA waits for the work that uses the memory: for ever, if that waits for a rank that is lost. While an
+// exception ends this rank, its memory is left to the end of the process.
 void release(void* memory) {
   if (std::uncaught_exceptions() == 0) static_cast<void>(cudaFree(memory));
 }

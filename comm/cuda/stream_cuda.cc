@@ -21,8 +21,8 @@ Stream::Stream(int index) : device_{DeviceKind::kCuda, index} {
   handle_ = stream;
 }
 
-// A failure that nobody waited for any more: there is nobody to tell. While an exception ends this rank, it waits for
-// nobody: what is enqueued may wait for a rank that is lost.
+// A failure that nobody waited for any more: there is nobody to tell. While an exception ends this rank, it
+// waits for nobody: what is enqueued may wait for a rank that is lost.
 Stream::~Stream() {
   if (handle_ == nullptr) return;
   if (std::uncaught_exceptions() == 0) static_cast<void>(cudaStreamSynchronize(native(handle_)));

@@ -28,7 +28,8 @@ const T* upload(Context& ctx, const ConstTensorView& tensor) {
   return upload(ctx, tensor.values<T>());
 }
 
-// The CPU form of an operator that has no kernel: on the same memory, once the GPU has done what was enqueued.
+// The CPU form of an operator that has no kernel: on the same memory, once the GPU has done what was
+// enqueued.
 template <class Function>
 auto on_host(const Context& ctx, const char* name, Function function) {
   if (ctx.on_gpu()) {

@@ -1,5 +1,3 @@
-#include <cublasLt.h>
-
 #include <algorithm>
 #include <bit>
 #include <cstddef>
@@ -9,6 +7,7 @@
 #include "comm/base/error.h"
 #include "comm/cuda/memory.h"
 #include "layers/cuda/blas.h"
+#include "layers/cuda/cublas_lt.cuh"
 
 namespace conclave::cuda {
 namespace {
@@ -16,7 +15,8 @@ namespace {
 constexpr std::size_t kWorkspaceBytes = std::size_t{32} << 20;  // what cuBLAS asks for on Hopper
 
 void check(cublasStatus_t status, const char* what) {
-  CONCLAVE_CHECK(status == CUBLAS_STATUS_SUCCESS, "cuBLAS: {} failed: {}", what, cublasLtGetStatusString(status));
+  CONCLAVE_CHECK(status == CUBLAS_STATUS_SUCCESS, "cuBLAS: {} failed: {}", what,
+                 CONCLAVE_CUBLAS_LT(cublasLtGetStatusString)(status));
 }
 
 cudaDataType_t data_type(DType dtype) { return dtype == DType::kBFloat16 ? CUDA_R_16BF : CUDA_R_32F; }
@@ -27,30 +27,37 @@ std::uint32_t alignment_bytes(const void* address) {
   return 1U << std::min(std::countr_zero(bits), 8);
 }
 
+void destroy(cublasLtHandle_t handle) { CONCLAVE_CUBLAS_LT(cublasLtDestroy)(handle); }
+void destroy(cublasLtMatmulDesc_t description) { CONCLAVE_CUBLAS_LT(cublasLtMatmulDescDestroy)(description); }
+void destroy(cublasLtMatrixLayout_t layout) { CONCLAVE_CUBLAS_LT(cublasLtMatrixLayoutDestroy)(layout); }
+void destroy(cublasLtMatmulPreference_t preference) {
+  CONCLAVE_CUBLAS_LT(cublasLtMatmulPreferenceDestroy)(preference);
+}
+
 // cuBLASLt's objects, with their ends.
-template <class Handle, cublasStatus_t (*destroy)(Handle)>
+template <class T>
 class Owned {
  public:
   Owned() = default;
   ~Owned() {
-    if (handle_ != nullptr) static_cast<void>(destroy(handle_));
+    if (handle_ != nullptr) destroy(handle_);
   }
   Owned(const Owned&) = delete;
   Owned& operator=(const Owned&) = delete;
-  Handle* out() { return &handle_; }
-  Handle get() const { return handle_; }
+  T* out() { return &handle_; }
+  T get() const { return handle_; }
 
  private:
-  Handle handle_ = nullptr;
+  T handle_ = nullptr;
 };
-using Handle = Owned<cublasLtHandle_t, cublasLtDestroy>;
-using Description = Owned<cublasLtMatmulDesc_t, cublasLtMatmulDescDestroy>;
-using Layout = Owned<cublasLtMatrixLayout_t, cublasLtMatrixLayoutDestroy>;
-using Preference = Owned<cublasLtMatmulPreference_t, cublasLtMatmulPreferenceDestroy>;
+using Handle = Owned<cublasLtHandle_t>;
+using Description = Owned<cublasLtMatmulDesc_t>;
+using Layout = Owned<cublasLtMatrixLayout_t>;
+using Preference = Owned<cublasLtMatmulPreference_t>;
 
 // What a choice of algorithm depends on.
-using Key = std::tuple<std::int64_t, std::int64_t, std::int64_t, DType, DType, bool, bool, bool, std::uint32_t,
-                       std::uint32_t, std::uint32_t>;
+using Key = std::tuple<std::int64_t, std::int64_t, std::int64_t, DType, DType, bool, bool, bool,
+                       std::uint32_t, std::uint32_t, std::uint32_t>;
 
 Key key_of(const Product& p) {
   return {p.m,
@@ -71,7 +78,7 @@ Key key_of(const Product& p) {
 struct Blas::Implementation {
   explicit Implementation(const Stream& stream_of_all)
       : stream(stream_of_all), workspace(allocate(stream_of_all.device(), kWorkspaceBytes)) {
-    check(cublasLtCreate(handle.out()), "making a handle");
+    check(CONCLAVE_CUBLAS_LT(cublasLtCreate)(handle.out()), "making a handle");
     prefetch(stream, workspace.get(), kWorkspaceBytes);
   }
 
@@ -89,17 +96,21 @@ Blas::~Blas() = default;
 void Blas::multiply(const Product& p) {
   Implementation& own = *implementation_;
   Description description;
-  check(cublasLtMatmulDescCreate(description.out(), CUBLAS_COMPUTE_32F, CUDA_R_32F), "describing a product");
+  check(CONCLAVE_CUBLAS_LT(cublasLtMatmulDescCreate)(description.out(), CUBLAS_COMPUTE_32F, CUDA_R_32F),
+        "describing a product");
   const cublasOperation_t first = p.transpose_b ? CUBLAS_OP_T : CUBLAS_OP_N;
   const cublasOperation_t second = p.transpose_a ? CUBLAS_OP_T : CUBLAS_OP_N;
-  check(cublasLtMatmulDescSetAttribute(description.get(), CUBLASLT_MATMUL_DESC_TRANSA, &first, sizeof first),
+  check(CONCLAVE_CUBLAS_LT(cublasLtMatmulDescSetAttribute)(description.get(), CUBLASLT_MATMUL_DESC_TRANSA,
+                                                           &first, sizeof first),
         "transposing a factor");
-  check(cublasLtMatmulDescSetAttribute(description.get(), CUBLASLT_MATMUL_DESC_TRANSB, &second, sizeof second),
+  check(CONCLAVE_CUBLAS_LT(cublasLtMatmulDescSetAttribute)(description.get(), CUBLASLT_MATMUL_DESC_TRANSB,
+                                                           &second, sizeof second),
         "transposing a factor");
 
   const auto describe = [](Layout& layout, DType dtype, std::int64_t rows, std::int64_t columns) {
-    check(cublasLtMatrixLayoutCreate(layout.out(), data_type(dtype), static_cast<std::uint64_t>(columns),
-                                     static_cast<std::uint64_t>(rows), columns),
+    check(CONCLAVE_CUBLAS_LT(cublasLtMatrixLayoutCreate)(layout.out(), data_type(dtype),
+                                                         static_cast<std::uint64_t>(columns),
+                                                         static_cast<std::uint64_t>(rows), columns),
           "describing a matrix");
   };
   Layout a;
@@ -113,9 +124,10 @@ void Blas::multiply(const Product& p) {
   auto known = own.algorithms.find(key);
   if (known == own.algorithms.end()) {
     Preference preference;
-    check(cublasLtMatmulPreferenceCreate(preference.out()), "preferring algorithms");
+    check(CONCLAVE_CUBLAS_LT(cublasLtMatmulPreferenceCreate)(preference.out()), "preferring algorithms");
     const auto prefer = [&](cublasLtMatmulPreferenceAttributes_t attribute, const auto& value) {
-      check(cublasLtMatmulPreferenceSetAttribute(preference.get(), attribute, &value, sizeof value),
+      check(CONCLAVE_CUBLAS_LT(cublasLtMatmulPreferenceSetAttribute)(preference.get(), attribute, &value,
+                                                                     sizeof value),
             "preferring algorithms");
     };
     prefer(CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, kWorkspaceBytes);
@@ -128,8 +140,9 @@ void Blas::multiply(const Product& p) {
     prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, alignment_bytes(p.c));
     cublasLtMatmulHeuristicResult_t found{};
     int count = 0;
-    check(cublasLtMatmulAlgoGetHeuristic(own.handle.get(), description.get(), b.get(), a.get(), c.get(), c.get(),
-                                         preference.get(), 1, &found, &count),
+    check(CONCLAVE_CUBLAS_LT(cublasLtMatmulAlgoGetHeuristic)(own.handle.get(), description.get(), b.get(),
+                                                             a.get(), c.get(), c.get(), preference.get(), 1,
+                                                             &found, &count),
           "choosing an algorithm");
     CONCLAVE_CHECK(count > 0, "cuBLAS has no algorithm for a product of {} x {} x {} in {}", p.m, p.n, p.k,
                    name_of(p.factors));
@@ -138,9 +151,10 @@ void Blas::multiply(const Product& p) {
 
   const float alpha = 1.0F;
   const float beta = p.accumulate ? 1.0F : 0.0F;
-  check(cublasLtMatmul(own.handle.get(), description.get(), &alpha, p.b, b.get(), p.a, a.get(), &beta, p.c,
-                       c.get(), p.c, c.get(), &known->second, own.workspace.get(), kWorkspaceBytes,
-                       static_cast<cudaStream_t>(own.stream.handle())),
+  check(CONCLAVE_CUBLAS_LT(cublasLtMatmul)(own.handle.get(), description.get(), &alpha, p.b, b.get(), p.a,
+                                           a.get(), &beta, p.c, c.get(), p.c, c.get(), &known->second,
+                                           own.workspace.get(), kWorkspaceBytes,
+                                           static_cast<cudaStream_t>(own.stream.handle())),
         "a product");
 }
 

@@ -16,7 +16,8 @@ void convert(StreamHandle stream, ConstElements from, Elements to, std::int64_t 
   if (count == 0) return;
   visit(from, [&]<class From>(const From* source) {
     visit(to, [&]<class To>(To* target) {
-      launch("convert", stream, blocks_for(count), kThreads, 0, convert_kernel<From, To>, source, target, count);
+      launch("convert", stream, blocks_for(count), kThreads, 0, convert_kernel<From, To>, source, target,
+             count);
     });
   });
 }

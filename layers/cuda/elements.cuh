@@ -3,9 +3,9 @@
 
 #include <cstdint>
 
+#include <cuda_runtime.h>
 #include "layers/cuda/kernels.h"
 #include "layers/cuda/shared_memory.cuh"
-#include <cuda_runtime.h>
 
 namespace conclave::cuda {
 
@@ -22,7 +22,8 @@ __device__ inline void set(float& x, float value) { x = value; }
 __device__ inline void set(Bf16& x, float value) {
   const unsigned raw = __float_as_uint(value);
   const bool is_nan = (raw & 0x7fffffffU) > 0x7f800000U;
-  x.bits = static_cast<std::uint16_t>(is_nan ? (raw >> 16) | 0x40U : (raw + 0x7fffU + ((raw >> 16) & 1U)) >> 16);
+  x.bits =
+      static_cast<std::uint16_t>(is_nan ? (raw >> 16) | 0x40U : (raw + 0x7fffU + ((raw >> 16) & 1U)) >> 16);
 }
 __device__ inline float rounded_to_bf16(float value) {
   Bf16 rounded;
@@ -59,11 +60,13 @@ inline constexpr unsigned kAllLanes = 0xffffffffU;
 
 // The same on all lanes.
 __device__ inline float sum_of_warp(float value) {
-  for (int distance = kWarp / 2; distance > 0; distance /= 2) value += __shfl_xor_sync(kAllLanes, value, distance);
+  for (int distance = kWarp / 2; distance > 0; distance /= 2)
+    value += __shfl_xor_sync(kAllLanes, value, distance);
   return value;
 }
 __device__ inline double sum_of_warp(double value) {
-  for (int distance = kWarp / 2; distance > 0; distance /= 2) value += __shfl_xor_sync(kAllLanes, value, distance);
+  for (int distance = kWarp / 2; distance > 0; distance /= 2)
+    value += __shfl_xor_sync(kAllLanes, value, distance);
   return value;
 }
 __device__ inline float max_of_warp(float value) {
@@ -72,8 +75,8 @@ __device__ inline float max_of_warp(float value) {
   return value;
 }
 
-// The same on all threads of a one-dimensional block of whole warps. `scratch` is shared memory of kWarp elements;
-// it may be used again at once.
+// The same on all threads of a one-dimensional block of whole warps. `scratch` is shared memory of kWarp
+// elements; it may be used again at once.
 template <class T>
 __device__ T sum_of_block(T value, T* scratch) {
   value = sum_of_warp(value);

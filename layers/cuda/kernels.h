@@ -1,7 +1,7 @@
-// The kernels behind the operators, as plain functions that enqueue them. Their argument structs, formulas and checks
-// are those of layers/ops/<op>/<op>.h; here are bare pointers into a GPU's memory, since nvcc doesn't read the headers
-// of the tree. Shapes as there: T tokens, R rows, D and F widths, E experts, K choices, H heads. Counts may be zero.
-// Sums run in an order that depends on the shapes alone.
+// The kernels behind the operators, as plain functions that enqueue them. Their argument structs, formulas
+// and checks are those of layers/ops/<op>/<op>.h; here are bare pointers into a GPU's memory, since nvcc
+// doesn't read the headers of the tree. Shapes as there: T tokens, R rows, D and F widths, E experts, K
+// choices, H heads. Counts may be zero. Sums run in an order that depends on the shapes alone.
 #pragma once
 
 #include <cstdint>
@@ -58,14 +58,15 @@ void rotary(StreamHandle stream, float* x, const float* cosines, const float* si
 
 void embedding(StreamHandle stream, const float* weight, const std::int32_t* tokens, float* x, std::int64_t T,
                std::int64_t D);
-// Run i of `runs`: the positions positions[first[i]] .. positions[first[i + 1] - 1], ascending, hold the same token.
+// Run i of `runs`: the positions positions[first[i]] .. positions[first[i + 1] - 1], ascending, hold the same
+// token.
 void embedding_backward(StreamHandle stream, const float* dx, const std::int32_t* tokens,
-                        const std::int32_t* positions, const std::int32_t* first, std::int64_t runs, float* dweight,
-                        std::int64_t D);
+                        const std::int32_t* positions, const std::int32_t* first, std::int64_t runs,
+                        float* dweight, std::int64_t D);
 
 // delta null: x is normalised; else x + delta, which residual_sum takes.
-void rms_norm(StreamHandle stream, const float* x, const float* delta, const float* weight, float* residual_sum,
-              Elements y, float* rstd, float eps, std::int64_t T, std::int64_t D);
+void rms_norm(StreamHandle stream, const float* x, const float* delta, const float* weight,
+              float* residual_sum, Elements y, float* rstd, float eps, std::int64_t T, std::int64_t D);
 // Row blocks of the weight's gradient for T rows: `partial` is [blocks, D].
 std::int64_t rms_norm_row_blocks(std::int64_t T);
 // dresidual null: nothing comes past the norm.
@@ -75,10 +76,11 @@ void rms_norm_backward(StreamHandle stream, const float* dy, const float* x, con
 
 void gather_rows(StreamHandle stream, const float* x, const std::int32_t* choice_of_row, Elements rows,
                  std::int64_t R, std::int64_t K, std::int64_t D);
-void gather_rows_backward(StreamHandle stream, ConstElements drows, const std::int32_t* row_of_choice, float* dx,
-                          std::int64_t T, std::int64_t K, std::int64_t D);
-void combine_rows(StreamHandle stream, ConstElements rows, const float* weights, const std::int32_t* row_of_choice,
-                  float* y, bool accumulate, std::int64_t T, std::int64_t K, std::int64_t D);
+void gather_rows_backward(StreamHandle stream, ConstElements drows, const std::int32_t* row_of_choice,
+                          float* dx, std::int64_t T, std::int64_t K, std::int64_t D);
+void combine_rows(StreamHandle stream, ConstElements rows, const float* weights,
+                  const std::int32_t* row_of_choice, float* y, bool accumulate, std::int64_t T,
+                  std::int64_t K, std::int64_t D);
 void combine_rows_backward(StreamHandle stream, const float* dy, ConstElements rows, const float* weights,
                            const std::int32_t* row_of_choice, Elements drows, float* dweights, std::int64_t T,
                            std::int64_t K, std::int64_t D);

@@ -5,7 +5,8 @@
 
 namespace conclave::cuda {
 
-// As gemm(): arguments already checked, but for their element types. Throws Error for those that no product has.
+// As gemm(): arguments already checked, but for their element types. Throws Error for those that no product
+// has.
 void multiply(Context& ctx, const GemmArgs& args);
 
 }  // namespace conclave::cuda

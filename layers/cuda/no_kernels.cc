@@ -1,4 +1,5 @@
-// The kernels of a build without CUDA. Nothing gets here: there is no Engine without a GPU (comm/cuda/no_cuda.cc).
+// The kernels of a build without CUDA. Nothing gets here: there is no Engine without a GPU
+// (comm/cuda/no_cuda.cc).
 #include "comm/base/error.h"
 #include "comm/cuda/runtime.h"
 #include "layers/cuda/blas.h"
@@ -49,9 +50,11 @@ void softmax_top_k(S, const SoftmaxTopK&) { refuse(); }
 void softmax_top_k_backward(S, const SoftmaxTopKBackward&) { refuse(); }
 void sigmoid_top_k(S, const SigmoidTopK&) { refuse(); }
 void sigmoid_top_k_backward(S, const SigmoidTopKBackward&) { refuse(); }
-void attention_forward(S, const AttentionProblem&, const F*, const F*, const F*, const U8*, F*, F*) { refuse(); }
-void attention_backward(S, const AttentionProblem&, const F*, const F*, const F*, const U8*, const F*, const F*,
-                        const F*, F*, F*, F*, F*) {
+void attention_forward(S, const AttentionProblem&, const F*, const F*, const F*, const U8*, F*, F*) {
+  refuse();
+}
+void attention_backward(S, const AttentionProblem&, const F*, const F*, const F*, const U8*, const F*,
+                        const F*, const F*, F*, F*, F*, F*) {
   refuse();
 }
 void cross_entropy_rows(S, F*, const I32*, double*, bool, F, I, I) { refuse(); }

@@ -1,5 +1,5 @@
-// layers/ops/select_top_k.h on a GPU, a thread a token: the same comparisons in the same order, so that ties and NaNs
-// end the same.
+// layers/ops/select_top_k.h on a GPU, a thread a token: the same comparisons in the same order, so that ties
+// and NaNs end the same.
 #pragma once
 
 #include <cstdint>
@@ -8,8 +8,8 @@
 
 namespace conclave::cuda {
 
-__device__ inline std::int64_t offer(const float* scores, std::int64_t begin, std::int64_t end, std::int64_t size,
-                                     std::int64_t count, std::int32_t* chosen) {
+__device__ inline std::int64_t offer(const float* scores, std::int64_t begin, std::int64_t end,
+                                     std::int64_t size, std::int64_t count, std::int32_t* chosen) {
   for (std::int64_t id = begin; id < end; ++id) {
     if (count == size) {
       if (!(scores[id] > scores[chosen[count - 1]])) continue;
@@ -22,8 +22,8 @@ __device__ inline std::int64_t offer(const float* scores, std::int64_t begin, st
   return count;
 }
 
-// Groups of experts, and this token's scratch: scores [groups], best [top_groups]. Without a limit the scratch is
-// unused.
+// Groups of experts, and this token's scratch: scores [groups], best [top_groups]. Without a limit the
+// scratch is unused.
 struct TokenGroups {
   std::int64_t groups;
   std::int64_t top_groups;
@@ -41,8 +41,8 @@ __device__ TokenGroups groups_of_token(const Args& args, std::int64_t t) {
 
 // scores [E] -> chosen [K] in descending order. add(a, b) is a group's score for its two best, a >= b > -inf.
 template <class Add>
-__device__ void select_top_k(const float* scores, std::int64_t experts, std::int64_t top_k, const TokenGroups& limit,
-                             Add add, std::int32_t* chosen) {
+__device__ void select_top_k(const float* scores, std::int64_t experts, std::int64_t top_k,
+                             const TokenGroups& limit, Add add, std::int32_t* chosen) {
   if (limit.top_groups >= limit.groups) {
     offer(scores, 0, experts, top_k, 0, chosen);
     return;

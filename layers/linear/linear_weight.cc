@@ -173,7 +173,11 @@ void LinearWeight::weight_gradient(Context& ctx, ConstTensorView dy, ConstTensor
       grouped_gemm_weight_gradient(ctx, {.dy = left, .x = right, .offsets = offsets, .dweights = gradient()});
     } else {
       const Parameter::GradientTarget target = gradient_target();
-      gemm(ctx, {.a = left, .b = right, .c = target.gradient, .transpose_a = true, .accumulate = target.accumulate});
+      gemm(ctx, {.a = left,
+                 .b = right,
+                 .c = target.gradient,
+                 .transpose_a = true,
+                 .accumulate = target.accumulate});
     }
   } else if (in_bf16(ctx)) {
     const OneGroup group(offsets, x.extent(0));

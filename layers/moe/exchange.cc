@@ -233,16 +233,19 @@ void Exchange::finish(const Context& ctx, Work& transport) {
 
 bool Exchange::arrives_in_order(std::int64_t chunk) const { return chunk_at(chunk).in_order; }
 
-void Exchange::order_for_experts(const Context& ctx, std::int64_t chunk, ConstTensorView wire, TensorView rows) const {
+void Exchange::order_for_experts(const Context& ctx, std::int64_t chunk, ConstTensorView wire,
+                                 TensorView rows) const {
   reorder(ctx, chunk_at(chunk), wire, &Block::first_on_wire, rows, &Block::first_for_experts);
 }
 
-void Exchange::order_for_wire(const Context& ctx, std::int64_t chunk, ConstTensorView rows, TensorView wire) const {
+void Exchange::order_for_wire(const Context& ctx, std::int64_t chunk, ConstTensorView rows,
+                              TensorView wire) const {
   reorder(ctx, chunk_at(chunk), rows, &Block::first_for_experts, wire, &Block::first_on_wire);
 }
 
-void Exchange::reorder(const Context& ctx, const Chunk& chunk, ConstTensorView from, std::int64_t Block::*first_in_from,
-                       TensorView to, std::int64_t Block::*first_in_to) const {
+void Exchange::reorder(const Context& ctx, const Chunk& chunk, ConstTensorView from,
+                       std::int64_t Block::*first_in_from, TensorView to,
+                       std::int64_t Block::*first_in_to) const {
   const auto row_bytes = to.shape().row_elements() * static_cast<std::int64_t>(size_of(to.dtype()));
   const auto* source = static_cast<const std::byte*>(from.raw());
   auto* target = static_cast<std::byte*>(to.raw());
@@ -251,7 +254,8 @@ void Exchange::reorder(const Context& ctx, const Chunk& chunk, ConstTensorView f
       for (std::int64_t expert = chunk.experts.begin; expert < chunk.experts.end; ++expert) {
         const Block& block = blocks_[static_cast<std::size_t>(rank * local_experts_ + expert)];
         cuda::copy(ctx.gpu->stream(), target + block.*first_in_to * row_bytes,
-                   source + block.*first_in_from * row_bytes, static_cast<std::size_t>(block.rows * row_bytes));
+                   source + block.*first_in_from * row_bytes,
+                   static_cast<std::size_t>(block.rows * row_bytes));
       }
     }
     return;

@@ -131,8 +131,8 @@ class Exchange {
              const Runs& received);
   // Copies every block of a chunk, which lies in one of the two orders of Block in `from`, to its place in
   // the other.
-  void reorder(const Context& ctx, const Chunk& chunk, ConstTensorView from, std::int64_t Block::*first_in_from, TensorView to,
-               std::int64_t Block::*first_in_to) const;
+  void reorder(const Context& ctx, const Chunk& chunk, ConstTensorView from,
+               std::int64_t Block::*first_in_from, TensorView to, std::int64_t Block::*first_in_to) const;
 
   const ProcessGrid* grid_;
   std::int64_t experts_;

@@ -34,7 +34,8 @@ TensorView Experts::forward(Context& ctx, ConstTensorView rows, std::span<const 
   pass.rows = rows;
   cut(offsets, pass.parts);
   pass.tokens = tokens;
-  const TensorView y = ctx.arena->allocate({rows.extent(0), down_weight_.outputs()}, ctx.compute);  // [R, D_out]
+  const TensorView y =
+      ctx.arena->allocate({rows.extent(0), down_weight_.outputs()}, ctx.compute);  // [R, D_out]
   std::optional<Arena::Mark> forgotten;
   if (recompute_ || !ctx.training) forgotten.emplace(*ctx.arena);
   compute_hidden(ctx, pass);

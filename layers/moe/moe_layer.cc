@@ -131,7 +131,8 @@ void MoeLayer::with_router(Context& ctx, Function function) {
   if (!ctx.on_gpu() || router_->has_kernels()) return function(ctx);
   std::vector<Parameter*> parameters;
   router_->collect_parameters(parameters);
-  for (const Parameter* parameter : parameters) parameter->gradient();  // writes zeros that are due, on the GPU
+  for (const Parameter* parameter : parameters)
+    parameter->gradient();  // writes zeros that are due, on the GPU
   cuda::on_host(ctx, "router", [&] {
     Context host = ctx;
     host.gpu = nullptr;

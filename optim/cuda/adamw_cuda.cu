@@ -18,10 +18,11 @@ __global__ void adamw_kernel(AdamWCoefficients c, const float* gradient, float* 
 
 }  // namespace
 
-void adamw(StreamHandle stream, const AdamWCoefficients& coefficients, const float* gradient, float* value, float* m,
-           float* v, std::int64_t count) {
+void adamw(StreamHandle stream, const AdamWCoefficients& coefficients, const float* gradient, float* value,
+           float* m, float* v, std::int64_t count) {
   if (count == 0) return;
-  launch("adamw", stream, blocks_for(count), kThreads, 0, adamw_kernel, coefficients, gradient, value, m, v, count);
+  launch("adamw", stream, blocks_for(count), kThreads, 0, adamw_kernel, coefficients, gradient, value, m, v,
+         count);
 }
 
 }  // namespace conclave::cuda

@@ -19,8 +19,8 @@ struct AdamWCoefficients {
   float eps;
   float kept;  // 1 - learning rate * weight decay
 };
-void adamw(StreamHandle stream, const AdamWCoefficients& coefficients, const float* gradient, float* value, float* m,
-           float* v, std::int64_t count);
+void adamw(StreamHandle stream, const AdamWCoefficients& coefficients, const float* gradient, float* value,
+           float* m, float* v, std::int64_t count);
 
 // Numbers whose squares are summed.
 struct SquaresBlock {

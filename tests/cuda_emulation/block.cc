@@ -22,8 +22,8 @@ constexpr std::size_t kStackBytes = std::size_t{128} << 10;
 constexpr std::size_t kMaxSharedBytes = std::size_t{227} << 10;  // as an H100 grants
 constexpr unsigned kMaxThreads = 1024;
 
-// A stack on which one thread after the other runs. ucontext makes it; the quicker _setjmp and _longjmp, which leave
-// the signal mask alone, switch to it.
+// A stack on which one thread after the other runs. ucontext makes it; the quicker _setjmp and _longjmp,
+// which leave the signal mask alone, switch to it.
 class Fiber {
  public:
   Fiber() : stack_(mmap(nullptr, kStackBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)) {

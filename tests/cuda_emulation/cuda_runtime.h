@@ -1,15 +1,15 @@
-// The part of CUDA that Conclave's kernels and runtime use, on the host: the same .cu files compile against this
-// header with a C++ compiler and run under the ordinary tests where there is no GPU.
+// The part of CUDA that Conclave's kernels and runtime use, on the host: the same .cu files compile against
+// this header with a C++ compiler and run under the ordinary tests where there is no GPU.
 //
-// It is as unforgiving as a device. What is enqueued runs when somebody waits for it, not before; fresh memory holds
-// NaNs; a step beyond an allocation ends the program; threads of a block that part ways at a barrier are an error.
-// Names and signatures are those of the CUDA Runtime API, whose documentation says what they mean. The environment says
-// the rest:
+// It is as unforgiving as a device. What is enqueued runs when somebody waits for it, not before; fresh
+// memory holds NaNs; a step beyond an allocation ends the program; threads of a block that part ways at a
+// barrier are an error. Names and signatures are those of the CUDA Runtime API, whose documentation says what
+// they mean. The environment says the rest:
 //   CONCLAVE_EMULATED_GPUS=N     the host has N GPUs; without it, none
 //   CUDA_LAUNCH_BLOCKING=1       as on a device: what is enqueued is done at once
 //   CONCLAVE_EMULATION_GUARDS=1  the host may not touch a GPU's memory while work is enqueued: who forgot to
-//                                synchronize ends the program. Stricter than a device, where that work may touch other
-//                                memory: not for programs with messages under way.
+//                                synchronize ends the program. Stricter than a device, where that work may
+//                                touch other memory: not for programs with messages under way.
 #pragma once
 
 #include <cmath>
@@ -107,10 +107,11 @@ struct cudaMemLocation {
 };
 cudaError_t cudaMallocManaged(void** memory, std::size_t bytes);
 cudaError_t cudaFree(void* memory);
-cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes, cudaMemcpyKind kind, cudaStream_t stream);
+cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes, cudaMemcpyKind kind,
+                            cudaStream_t stream);
 cudaError_t cudaMemsetAsync(void* memory, int byte, std::size_t bytes, cudaStream_t stream);
-cudaError_t cudaMemPrefetchAsync(const void* memory, std::size_t bytes, cudaMemLocation location, unsigned flags,
-                                 cudaStream_t stream);
+cudaError_t cudaMemPrefetchAsync(const void* memory, std::size_t bytes, cudaMemLocation location,
+                                 unsigned flags, cudaStream_t stream);
 
 // Launches.
 struct cudaLaunchAttribute {};
@@ -135,8 +136,8 @@ cudaError_t enqueue_until_done(cudaStream_t stream, std::function<bool()> work);
 cudaError_t launch(const cudaLaunchConfig_t& config, std::function<void()> thread);
 
 // Within a kernel.
-void wait_for_block();                     // __syncthreads
-void* dynamic_shared_memory();             // extern __shared__
+void wait_for_block();                                                  // __syncthreads
+void* dynamic_shared_memory();                                          // extern __shared__
 void exchange_in_warp(const void* mine, void* all, std::size_t bytes);  // all: 32 values, one a lane
 
 template <class T>

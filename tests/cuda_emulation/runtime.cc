@@ -18,7 +18,8 @@
 
 namespace emulation {
 
-// Work in order. Each item is numbered, over the stream's life; it says if it is done, and is called again if not.
+// Work in order. Each item is numbered, over the stream's life; it says if it is done, and is called again if
+// not.
 struct Stream {
   std::deque<std::function<bool()>> work;
   std::size_t done = 0;
@@ -50,7 +51,7 @@ struct State {
   bool is_guarded = false;
   bool is_working = false;
   std::size_t most_shared_bytes = 0;  // that a kernel asked for
-  std::string failure;  // of a kernel; a device is lost then, too
+  std::string failure;                // of a kernel; a device is lost then, too
   std::vector<std::unique_ptr<Stream>> streams;
 };
 
@@ -81,7 +82,8 @@ bool anything_enqueued() {
   return std::ranges::any_of(state().streams, [](const auto& stream) { return !stream->work.empty(); });
 }
 
-// Does the first `count` items of the stream's life, as far as it goes without waiting. True if they are done.
+// Does the first `count` items of the stream's life, as far as it goes without waiting. True if they are
+// done.
 bool try_work_up_to(Stream& stream, std::size_t count) {
   guard(false);
   const bool is_outermost = !std::exchange(state().is_working, true);
@@ -289,7 +291,8 @@ cudaError_t cudaFree(void* memory) {
 }
 
 // Memory that isn't a GPU's is pageable here, and read at once.
-cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes, cudaMemcpyKind, cudaStream_t stream) {
+cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes, cudaMemcpyKind,
+                            cudaStream_t stream) {
   if (is_gpu_memory(from)) return enqueue(stream, [=] { std::memcpy(to, from, bytes); });
   const auto* source = static_cast<const std::byte*>(from);
   return enqueue(stream, [to, copied = std::vector<std::byte>(source, source + bytes)] {

@@ -38,7 +38,8 @@ class GpuCheckpointTest : public testing::Test {
     return Trainer(experiment_, test::world());
   }
   SaveResult save(Trainer& trainer, const std::string& name, std::int64_t step) {
-    return save_checkpoint(trainer.grid, directory_.path() / name, progress_after(trainer, step), trainer.checkpoint_tensors(),
+    return save_checkpoint(trainer.grid, directory_.path() / name, progress_after(trainer, step),
+                           trainer.checkpoint_tensors(),
                            /*keep=*/10);
   }
   void load(Trainer& trainer, const SaveResult& saved) {

@@ -1,9 +1,9 @@
 // ranks: 1 2
-// Whole models trained on GPUs and on the CPU, side by side: losses, gradient norms, all gradients and the state of the
-// routers.
+// Whole models trained on GPUs and on the CPU, side by side: losses, gradient norms, all gradients and the
+// state of the routers.
 //
-// The bound is, as in layout_test, the error of the arithmetic itself: one fp32 rounding of every weight, amplified by
-// the training dynamics, as a second run on the CPU measures it.
+// The bound is, as in layout_test, the error of the arithmetic itself: one fp32 rounding of every weight,
+// amplified by the training dynamics, as a second run on the CPU measures it.
 #include <gtest/gtest.h>
 
 #include <limits>
@@ -56,7 +56,8 @@ class GpuTrainingTest : public testing::TestWithParam<const char*> {
  protected:
   GpuTrainingTest() {
     // Alone there are no messages under way, and all that touches memory too early is caught.
-    if (test::world().size() == 1) guards_ = std::make_unique<test::Environment>("CONCLAVE_EMULATION_GUARDS", "1");
+    if (test::world().size() == 1)
+      guards_ = std::make_unique<test::Environment>("CONCLAVE_EMULATION_GUARDS", "1");
   }
   void SetUp() override {
     if (cuda::gpus().empty()) GTEST_SKIP() << "no GPU here";
@@ -99,8 +100,8 @@ INSTANTIATE_TEST_SUITE_P(Variants, GpuTrainingTest,
                                                                      : std::string(variant.param);
                          });
 
-// In bf16 the order of sums decides roundings of 2^-9, and the two devices may take different ones: each is as near to
-// fp32 as the other, but for a factor.
+// In bf16 the order of sums decides roundings of 2^-9, and the two devices may take different ones: each is
+// as near to fp32 as the other, but for a factor.
 TEST_F(GpuTrainingTest, Bf16IsAsNearToFp32AsOnTheCpu) {
   if (!has_bf16_products()) GTEST_SKIP() << "this processor has no AVX512-BF16 to compare with";
   constexpr double kFactor = 2;

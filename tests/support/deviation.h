@@ -32,7 +32,8 @@ inline double norm_of(std::span<const float> values) {
   return std::sqrt(squares);
 }
 
-// The rows of the reference's gradient that correspond to this rank's shard; the reference holds these, perhaps more.
+// The rows of the reference's gradient that correspond to this rank's shard; the reference holds these,
+// perhaps more.
 inline std::span<const float> matching_rows(const Parameter& reference, const Parameter& shard) {
   const std::int64_t first = reference.local_rows().begin;
   return ConstTensorView(reference.gradient())

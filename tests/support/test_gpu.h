@@ -1,5 +1,5 @@
-// GPUs for tests. Programs that are linked with the emulation (tests/cuda_emulation) have as many as they ask for;
-// those linked with CUDA itself have the machine's, whatever they ask for.
+// GPUs for tests. Programs that are linked with the emulation (tests/cuda_emulation) have as many as they ask
+// for; those linked with CUDA itself have the machine's, whatever they ask for.
 #pragma once
 
 #include <string>
@@ -8,8 +8,8 @@
 
 namespace conclave::test {
 
-// The device that operators are tested on: CONCLAVE_TEST_DEVICE=cuda in the environment runs the same tests on GPU 0.
-// Null for the host.
+// The device that operators are tested on: CONCLAVE_TEST_DEVICE=cuda in the environment runs the same tests
+// on GPU 0. Null for the host.
 cuda::Engine* test_gpu();
 
 // A variable of the environment, until the end of the scope.

@@ -47,7 +47,8 @@ void activation_backward(StreamHandle stream, bool is_relu, ConstElements up, Co
   if (count == 0) return;
   visit(dup, [&]<class Element>(Element* result) {
     launch("activation_backward", stream, blocks_for(count), kThreads, 0, activation_backward_kernel<Element>,
-           is_relu, static_cast<const Element*>(up.data), static_cast<const Element*>(dh.data), result, count);
+           is_relu, static_cast<const Element*>(up.data), static_cast<const Element*>(dh.data), result,
+           count);
   });
 }
 

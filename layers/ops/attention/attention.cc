@@ -63,10 +63,11 @@ void attention_forward(Context& ctx, const AttentionForwardArgs& args) {
   if (!has_kernel(shape))
     return cuda::on_host(ctx, "attention of wide heads", [&] { cpu::attention_forward(ctx, args); });
   const Arena::Mark scratch(*ctx.arena);
-  cuda::attention_forward(cuda::stream_of(ctx),
-                          problem_of(ctx, shape, tokens / args.sequence_length, args.sequence_length, args.causal),
-                          args.q.data<float>(), args.k.data<float>(), args.v.data<float>(),
-                          padding_on_gpu(ctx, args.padding), args.y.data<float>(), args.log_sum_exp.data<float>());
+  cuda::attention_forward(
+      cuda::stream_of(ctx),
+      problem_of(ctx, shape, tokens / args.sequence_length, args.sequence_length, args.causal),
+      args.q.data<float>(), args.k.data<float>(), args.v.data<float>(), padding_on_gpu(ctx, args.padding),
+      args.y.data<float>(), args.log_sum_exp.data<float>());
 }
 
 void attention_backward(Context& ctx, const AttentionBackwardArgs& args) {
@@ -93,12 +94,13 @@ void attention_backward(Context& ctx, const AttentionBackwardArgs& args) {
   if (!has_kernel(shape))
     return cuda::on_host(ctx, "attention of wide heads", [&] { cpu::attention_backward(ctx, args); });
   const Arena::Mark scratch(*ctx.arena);
-  cuda::attention_backward(cuda::stream_of(ctx),
-                           problem_of(ctx, shape, tokens / args.sequence_length, args.sequence_length, args.causal),
-                           args.q.data<float>(), args.k.data<float>(), args.v.data<float>(),
-                           padding_on_gpu(ctx, args.padding), args.y.data<float>(), args.log_sum_exp.data<float>(),
-                           args.dy.data<float>(), ctx.arena->allocate({tokens, shape.heads}).data<float>(),
-                           args.dq.data<float>(), args.dk.data<float>(), args.dv.data<float>());
+  cuda::attention_backward(
+      cuda::stream_of(ctx),
+      problem_of(ctx, shape, tokens / args.sequence_length, args.sequence_length, args.causal),
+      args.q.data<float>(), args.k.data<float>(), args.v.data<float>(), padding_on_gpu(ctx, args.padding),
+      args.y.data<float>(), args.log_sum_exp.data<float>(), args.dy.data<float>(),
+      ctx.arena->allocate({tokens, shape.heads}).data<float>(), args.dq.data<float>(), args.dk.data<float>(),
+      args.dv.data<float>());
 }
 
 void attention_decode(Context& ctx, const AttentionDecodeArgs& args) {

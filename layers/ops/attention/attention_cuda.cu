@@ -1,8 +1,9 @@
-// Attention in tiles with an online softmax (Dao, "FlashAttention-2", 2023), in fp32 arithmetic: no tensor cores yet.
+// Attention in tiles with an online softmax (Dao, "FlashAttention-2", 2023), in fp32 arithmetic: no tensor
+// cores yet.
 //
-// A block of 128 threads has a tile of 32 rows (queries, or keys for their gradients) and walks over tiles of the
-// other side. Four neighbouring lanes share a row: they compute the row's scores in turn, and hold the columns of its
-// result in registers (hence the unrolled loops), lane l those with column % 4 == l.
+// A block of 128 threads has a tile of 32 rows (queries, or keys for their gradients) and walks over tiles of
+// the other side. Four neighbouring lanes share a row: they compute the row's scores in turn, and hold the
+// columns of its result in registers (hence the unrolled loops), lane l those with column % 4 == l.
 #include "layers/cuda/elements.cuh"
 #include "layers/cuda/launch.cuh"
 
@@ -25,7 +26,8 @@ __device__ Rows rows_of(const float* tensor, std::int64_t first_token, std::int6
   return {tensor + (first_token * heads + head) * head_dim, heads * head_dim};
 }
 
-// tile[r][d], rows head_dim + 1 apart so that lanes of different rows meet different banks; zeros beyond `count`.
+// tile[r][d], rows head_dim + 1 apart so that lanes of different rows meet different banks; zeros beyond
+// `count`.
 __device__ void load_tile(float* tile, Rows rows, std::int64_t first, std::int64_t count, int head_dim,
                           bool in_bf16) {
   for (int i = static_cast<int>(threadIdx.x); i < kTile * head_dim; i += static_cast<int>(kThreadsOfTile)) {
@@ -131,7 +133,8 @@ __global__ void attention_forward_kernel(AttentionProblem p, const float* q, con
       const int d = j * kLanesOfRow + lane;
       if (d >= head_dim) continue;
       float of_tile = 0;
-      for (int c = 0; c < kTile; ++c) of_tile += p_tile[row * (kTile + 1) + c] * v_tile[c * (head_dim + 1) + d];
+      for (int c = 0; c < kTile; ++c)
+        of_tile += p_tile[row * (kTile + 1) + c] * v_tile[c * (head_dim + 1) + d];
       result[j] = result[j] * shrink + of_tile;
     }
   }
@@ -159,12 +162,12 @@ __global__ void attention_dot_kernel(const float* dy, const float* y, float* dot
   if (threadIdx.x % kWarp == 0) dots[row] = sum;
 }
 
-// dq[i] = sum_j ds[i, j] k[j], with ds = p (dy[i] . v[j] - dots[i]) scale and p = exp(score - log_sum_exp[i]). Blocks as
-// in the forward.
+// dq[i] = sum_j ds[i, j] k[j], with ds = p (dy[i] . v[j] - dots[i]) scale and p = exp(score -
+// log_sum_exp[i]). Blocks as in the forward.
 template <int kColumnsOfLane>
 __global__ void attention_dq_kernel(AttentionProblem p, const float* q, const float* k, const float* v,
-                                    const std::uint8_t* all_padding, const float* log_sum_exp, const float* dots,
-                                    const float* dy, float* dq) {
+                                    const std::uint8_t* all_padding, const float* log_sum_exp,
+                                    const float* dots, const float* dy, float* dq) {
   float* tiles = shared_memory();
   const int head_dim = static_cast<int>(p.head_dim);
   const int tile_elements = kTile * (head_dim + 1);
@@ -218,7 +221,8 @@ __global__ void attention_dq_kernel(AttentionProblem p, const float* q, const fl
       const int d = j * kLanesOfRow + lane;
       if (d >= head_dim) continue;
       float of_tile = 0;
-      for (int c = 0; c < kTile; ++c) of_tile += ds_tile[row * (kTile + 1) + c] * k_tile[c * (head_dim + 1) + d];
+      for (int c = 0; c < kTile; ++c)
+        of_tile += ds_tile[row * (kTile + 1) + c] * k_tile[c * (head_dim + 1) + d];
       result[j] += of_tile;
     }
   }
@@ -231,12 +235,13 @@ __global__ void attention_dq_kernel(AttentionProblem p, const float* q, const fl
   }
 }
 
-// dk[j] = sum_i ds[i, j] q[i], dv[j] = sum_i p[i, j] dy[i], over the queries of all heads of the group, head by head.
-// One block: kTile keys (blockIdx.x) of one key/value head (blockIdx.y) of one sequence (blockIdx.z).
+// dk[j] = sum_i ds[i, j] q[i], dv[j] = sum_i p[i, j] dy[i], over the queries of all heads of the group, head
+// by head. One block: kTile keys (blockIdx.x) of one key/value head (blockIdx.y) of one sequence
+// (blockIdx.z).
 template <int kColumnsOfLane>
 __global__ void attention_dkv_kernel(AttentionProblem p, const float* q, const float* k, const float* v,
-                                     const std::uint8_t* all_padding, const float* log_sum_exp, const float* dots,
-                                     const float* dy, float* dk, float* dv) {
+                                     const std::uint8_t* all_padding, const float* log_sum_exp,
+                                     const float* dots, const float* dy, float* dk, float* dv) {
   float* tiles = shared_memory();
   const int head_dim = static_cast<int>(p.head_dim);
   const int tile_elements = kTile * (head_dim + 1);
@@ -244,8 +249,8 @@ __global__ void attention_dkv_kernel(AttentionProblem p, const float* q, const f
   float* dy_tile = q_tile + tile_elements;
   float* k_tile = dy_tile + tile_elements;
   float* v_tile = k_tile + tile_elements;
-  float* p_tile = v_tile + tile_elements;           // [key][query], rows kTile + 1 apart
-  float* ds_tile = p_tile + kTile * (kTile + 1);    // likewise
+  float* p_tile = v_tile + tile_elements;         // [key][query], rows kTile + 1 apart
+  float* ds_tile = p_tile + kTile * (kTile + 1);  // likewise
 
   const std::int64_t first_key = static_cast<std::int64_t>(blockIdx.x) * kTile;
   const std::int64_t kv_head = blockIdx.y;
@@ -359,15 +364,15 @@ void attention_backward(StreamHandle stream, const AttentionProblem& p, const fl
                         const float* dy, float* dots, float* dq, float* dk, float* dv) {
   const std::int64_t rows = p.sequences * p.queries * p.heads;
   if (rows == 0) return;
-  launch("attention_dot", stream, blocks_for(rows * kWarp), kThreads, 0, attention_dot_kernel, dy, y, dots, rows,
-         p.head_dim);
+  launch("attention_dot", stream, blocks_for(rows * kWarp), kThreads, 0, attention_dot_kernel, dy, y, dots,
+         rows, p.head_dim);
   with_columns(p.head_dim, [&]<class Width>(Width) {
     launch("attention_dq", stream, grid_of(p.queries, p.heads, p.sequences), kThreadsOfTile,
-           shared_bytes(p.head_dim, 4, 1), attention_dq_kernel<Width::value>, p, q, k, v, padding, log_sum_exp,
-           dots, dy, dq);
+           shared_bytes(p.head_dim, 4, 1), attention_dq_kernel<Width::value>, p, q, k, v, padding,
+           log_sum_exp, dots, dy, dq);
     launch("attention_dkv", stream, grid_of(p.keys, p.kv_heads, p.sequences), kThreadsOfTile,
-           shared_bytes(p.head_dim, 4, 2), attention_dkv_kernel<Width::value>, p, q, k, v, padding, log_sum_exp,
-           dots, dy, dk, dv);
+           shared_bytes(p.head_dim, 4, 2), attention_dkv_kernel<Width::value>, p, q, k, v, padding,
+           log_sum_exp, dots, dy, dk, dv);
   });
 }
 

@@ -48,7 +48,8 @@ __global__ void dropout_kernel(RandomKey random, const std::int64_t* first_block
 }
 
 template <class Element>
-__global__ void dropout_backward_kernel(const std::uint8_t* kept, float rate, Element* dx, std::int64_t count) {
+__global__ void dropout_backward_kernel(const std::uint8_t* kept, float rate, Element* dx,
+                                        std::int64_t count) {
   const std::int64_t i = global_thread();
   if (i < count) set(dx[i], kept[i] != 0 ? to_float(dx[i]) * (1.0F / (1.0F - rate)) : 0.0F);
 }
@@ -68,8 +69,8 @@ void dropout_backward(StreamHandle stream, const std::uint8_t* kept, float rate,
                       std::int64_t count) {
   if (count == 0) return;
   visit(dx, [&]<class Element>(Element* elements) {
-    launch("dropout_backward", stream, blocks_for(count), kThreads, 0, dropout_backward_kernel<Element>, kept, rate,
-           elements, count);
+    launch("dropout_backward", stream, blocks_for(count), kThreads, 0, dropout_backward_kernel<Element>, kept,
+           rate, elements, count);
   });
 }
 

@@ -24,8 +24,8 @@ void check(const ConstTensorView& table, const ConstTensorView& tokens, const Co
   }
 }
 
-// The positions of a batch, those of one token together and in order: what a GPU sums without two threads writing to
-// one row.
+// The positions of a batch, those of one token together and in order: what a GPU sums without two threads
+// writing to one row.
 struct Runs {
   std::vector<std::int32_t> positions;
   std::vector<std::int32_t> first;  // of each token that occurs, in positions, and one past the end
@@ -53,8 +53,9 @@ void embedding(Context& ctx, const EmbeddingArgs& args) {
   check(args.weight, args.tokens, args.x);
   if (ctx.on_gpu()) {
     const Arena::Mark scratch(*ctx.arena);
-    cuda::embedding(cuda::stream_of(ctx), args.weight.data<float>(), cuda::upload<std::int32_t>(ctx, args.tokens),
-                    args.x.data<float>(), args.x.extent(0), args.x.extent(1));
+    cuda::embedding(cuda::stream_of(ctx), args.weight.data<float>(),
+                    cuda::upload<std::int32_t>(ctx, args.tokens), args.x.data<float>(), args.x.extent(0),
+                    args.x.extent(1));
     return;
   }
   cpu::embedding(args);

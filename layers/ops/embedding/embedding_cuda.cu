@@ -4,16 +4,16 @@
 namespace conclave::cuda {
 namespace {
 
-__global__ void embedding_kernel(const float* weight, const std::int32_t* tokens, float* x, std::int64_t count,
-                                 std::int64_t width) {
+__global__ void embedding_kernel(const float* weight, const std::int32_t* tokens, float* x,
+                                 std::int64_t count, std::int64_t width) {
   const std::int64_t i = global_thread();
   if (i < count) x[i] = weight[tokens[i / width] * width + i % width];
 }
 
 // A block a token of the vocabulary that occurs: its rows are added in the order of their positions.
 __global__ void embedding_backward_kernel(const float* dx, const std::int32_t* tokens,
-                                          const std::int32_t* positions, const std::int32_t* first, float* dweight,
-                                          std::int64_t width) {
+                                          const std::int32_t* positions, const std::int32_t* first,
+                                          float* dweight, std::int64_t width) {
   const std::int32_t begin = first[blockIdx.x];
   const std::int32_t end = first[blockIdx.x + 1];
   float* row = dweight + tokens[positions[begin]] * width;
@@ -33,11 +33,11 @@ void embedding(StreamHandle stream, const float* weight, const std::int32_t* tok
 }
 
 void embedding_backward(StreamHandle stream, const float* dx, const std::int32_t* tokens,
-                        const std::int32_t* positions, const std::int32_t* first, std::int64_t runs, float* dweight,
-                        std::int64_t D) {
+                        const std::int32_t* positions, const std::int32_t* first, std::int64_t runs,
+                        float* dweight, std::int64_t D) {
   if (runs == 0) return;
-  launch("embedding_backward", stream, static_cast<unsigned>(runs), 128, 0, embedding_backward_kernel, dx, tokens,
-         positions, first, dweight, D);
+  launch("embedding_backward", stream, static_cast<unsigned>(runs), 128, 0, embedding_backward_kernel, dx,
+         tokens, positions, first, dweight, D);
 }
 
 }  // namespace conclave::cuda

@@ -25,11 +25,14 @@ void check(const Shape& inputs, const Shape& weights, const Shape& outputs,
 template <class Multiply>
 void for_each_group(std::span<const std::int64_t> offsets, Multiply multiply) {
   for (std::size_t e = 0; e + 1 < offsets.size(); ++e) {
-    if (offsets[e] < offsets[e + 1]) multiply(static_cast<std::int64_t>(e), Range{offsets[e], offsets[e + 1]});
+    if (offsets[e] < offsets[e + 1])
+      multiply(static_cast<std::int64_t>(e), Range{offsets[e], offsets[e + 1]});
   }
 }
 
-ConstTensorView rows_of(const ConstTensorView& tensor, Range rows) { return tensor.rows(rows.begin, rows.end); }
+ConstTensorView rows_of(const ConstTensorView& tensor, Range rows) {
+  return tensor.rows(rows.begin, rows.end);
+}
 
 ConstTensorView matrix(const ConstTensorView& weights, std::int64_t e) {
   return weights.rows(e, e + 1).reshaped({weights.extent(1), weights.extent(2)});

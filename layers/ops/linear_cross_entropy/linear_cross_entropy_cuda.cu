@@ -7,8 +7,8 @@ namespace {
 constexpr std::int32_t kIgnore = -1;  // LinearCrossEntropyArgs::kIgnore
 
 // A block a row: its loss, and with `gradients` dlogits in the place of the logits.
-__global__ void cross_entropy_kernel(float* logits, const std::int32_t* targets, double* losses, bool gradients,
-                                     float scale, std::int64_t vocabulary) {
+__global__ void cross_entropy_kernel(float* logits, const std::int32_t* targets, double* losses,
+                                     bool gradients, float scale, std::int64_t vocabulary) {
   __shared__ float scratch[kWarp];
   float* row = logits + blockIdx.x * vocabulary;
   const std::int32_t target = targets[blockIdx.x];

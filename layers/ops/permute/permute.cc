@@ -43,8 +43,8 @@ void gather_rows_backward(Context& ctx, const GatherRowsBackwardArgs& args) {
   if (ctx.on_gpu()) {
     const Arena::Mark scratch(*ctx.arena);
     cuda::gather_rows_backward(cuda::stream_of(ctx), cuda::elements_of(args.drows),
-                               cuda::upload(ctx, args.row_of_choice), args.dx.data<float>(), args.dx.extent(0),
-                               args.top_k, args.dx.extent(1));
+                               cuda::upload(ctx, args.row_of_choice), args.dx.data<float>(),
+                               args.dx.extent(0), args.top_k, args.dx.extent(1));
     return;
   }
   cpu::gather_rows_backward(args);

@@ -4,12 +4,12 @@
 namespace conclave::cuda {
 namespace {
 
-constexpr std::int32_t kNone = -1;      // kDroppedChoice, kNoChoiceOfRow
+constexpr std::int32_t kNone = -1;       // kDroppedChoice, kNoChoiceOfRow
 constexpr unsigned kThreadsOfRow = 128;  // a block a row or token
 
 template <class Element>
-__global__ void gather_kernel(const float* x, const std::int32_t* choice_of_row, Element* rows, std::int64_t top_k,
-                              std::int64_t width) {
+__global__ void gather_kernel(const float* x, const std::int32_t* choice_of_row, Element* rows,
+                              std::int64_t top_k, std::int64_t width) {
   const std::int64_t r = blockIdx.x;
   const std::int32_t choice = choice_of_row[r];
   for (std::int64_t d = threadIdx.x; d < width; d += blockDim.x)
@@ -82,8 +82,8 @@ void gather_rows(StreamHandle stream, const float* x, const std::int32_t* choice
   });
 }
 
-void gather_rows_backward(StreamHandle stream, ConstElements drows, const std::int32_t* row_of_choice, float* dx,
-                          std::int64_t T, std::int64_t K, std::int64_t D) {
+void gather_rows_backward(StreamHandle stream, ConstElements drows, const std::int32_t* row_of_choice,
+                          float* dx, std::int64_t T, std::int64_t K, std::int64_t D) {
   if (T * D == 0) return;
   visit(drows, [&]<class Element>(const Element* gradients) {
     launch("gather_rows_backward", stream, static_cast<unsigned>(T), kThreadsOfRow, 0,
@@ -91,12 +91,13 @@ void gather_rows_backward(StreamHandle stream, ConstElements drows, const std::i
   });
 }
 
-void combine_rows(StreamHandle stream, ConstElements rows, const float* weights, const std::int32_t* row_of_choice,
-                  float* y, bool accumulate, std::int64_t T, std::int64_t K, std::int64_t D) {
+void combine_rows(StreamHandle stream, ConstElements rows, const float* weights,
+                  const std::int32_t* row_of_choice, float* y, bool accumulate, std::int64_t T,
+                  std::int64_t K, std::int64_t D) {
   if (T * D == 0) return;
   visit(rows, [&]<class Element>(const Element* values) {
-    launch("combine_rows", stream, static_cast<unsigned>(T), kThreadsOfRow, 0, combine_kernel<Element>, values,
-           weights, row_of_choice, y, accumulate, K, D);
+    launch("combine_rows", stream, static_cast<unsigned>(T), kThreadsOfRow, 0, combine_kernel<Element>,
+           values, weights, row_of_choice, y, accumulate, K, D);
   });
 }
 
@@ -106,8 +107,8 @@ void combine_rows_backward(StreamHandle stream, const float* dy, ConstElements r
   if (T * K == 0) return;
   visit(drows, [&]<class Element>(Element* gradients) {
     launch("combine_rows_backward", stream, static_cast<unsigned>(T * K), kThreadsOfRow, 0,
-           combine_backward_kernel<Element>, dy, static_cast<const Element*>(rows.data), weights, row_of_choice,
-           gradients, dweights, K, D);
+           combine_backward_kernel<Element>, dy, static_cast<const Element*>(rows.data), weights,
+           row_of_choice, gradients, dweights, K, D);
   });
 }
 
@@ -115,8 +116,8 @@ void clear_rows_without_choice(StreamHandle stream, const std::int32_t* choice_o
                                std::int64_t R, std::int64_t D) {
   if (R * D == 0) return;
   visit(rows, [&]<class Element>(Element* values) {
-    launch("clear_rows_without_choice", stream, static_cast<unsigned>(R), kThreadsOfRow, 0, clear_kernel<Element>,
-           choice_of_row, values, D);
+    launch("clear_rows_without_choice", stream, static_cast<unsigned>(R), kThreadsOfRow, 0,
+           clear_kernel<Element>, choice_of_row, values, D);
   });
 }
 

@@ -13,8 +13,9 @@ void backward_on_gpu(Context& ctx, const RmsNormBackwardArgs& args, const float*
   const std::int64_t width = args.x.extent(1);
   const TensorView partial = ctx.arena->allocate({cuda::rms_norm_row_blocks(rows), width});
   cuda::rms_norm_backward(cuda::stream_of(ctx), args.dy.data<float>(), args.x.data<float>(),
-                          args.weight.data<float>(), args.rstd.data<float>(), dresidual, args.dx.data<float>(),
-                          args.dweight.data<float>(), partial.data<float>(), rows, width);
+                          args.weight.data<float>(), args.rstd.data<float>(), dresidual,
+                          args.dx.data<float>(), args.dweight.data<float>(), partial.data<float>(), rows,
+                          width);
 }
 
 }  // namespace
@@ -52,9 +53,9 @@ void add_rms_norm(Context& ctx, const AddRmsNormArgs& args) {
   check_shape(args.weight, {args.x.extent(1)}, "weight of add_rms_norm");
   check_shape(args.rstd, {args.x.extent(0)}, "rstd of add_rms_norm");
   if (ctx.on_gpu()) {
-    cuda::rms_norm(cuda::stream_of(ctx), args.x.data<float>(), args.delta.data<float>(), args.weight.data<float>(),
-                   args.residual_sum.data<float>(), cuda::elements_of(args.y), args.rstd.data<float>(), args.eps,
-                   args.x.extent(0), args.x.extent(1));
+    cuda::rms_norm(cuda::stream_of(ctx), args.x.data<float>(), args.delta.data<float>(),
+                   args.weight.data<float>(), args.residual_sum.data<float>(), cuda::elements_of(args.y),
+                   args.rstd.data<float>(), args.eps, args.x.extent(0), args.x.extent(1));
     return;
   }
   cpu::add_rms_norm(args);

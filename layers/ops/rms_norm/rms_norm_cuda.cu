@@ -32,9 +32,9 @@ __global__ void rms_norm_kernel(const float* all_x, const float* all_delta, cons
 }
 
 // With x_hat = x rstd and g = dy weight: dx = rstd (g - x_hat mean(g x_hat)). dx may be dy or dresidual.
-__global__ void rms_norm_dx_kernel(const float* all_dy, const float* all_x, const float* weight, const float* rstd,
-                                   const float* all_dresidual, float* all_dx, std::int64_t rows,
-                                   std::int64_t width) {
+__global__ void rms_norm_dx_kernel(const float* all_dy, const float* all_x, const float* weight,
+                                   const float* rstd, const float* all_dresidual, float* all_dx,
+                                   std::int64_t rows, std::int64_t width) {
   const std::int64_t row = global_thread() / kWarp;
   if (row >= rows) return;
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
@@ -51,7 +51,8 @@ __global__ void rms_norm_dx_kernel(const float* all_dy, const float* all_x, cons
   }
 }
 
-// dweight = sum_t dy x_hat: a thread a column and block of rows (blockIdx.y), then a thread a column over blocks.
+// dweight = sum_t dy x_hat: a thread a column and block of rows (blockIdx.y), then a thread a column over
+// blocks.
 __global__ void rms_norm_partial_kernel(const float* dy, const float* x, const float* rstd, float* partial,
                                         std::int64_t rows, std::int64_t width) {
   const std::int64_t d = global_thread();
@@ -74,8 +75,8 @@ __global__ void rms_norm_dweight_kernel(const float* partial, float* dweight, st
 
 }  // namespace
 
-void rms_norm(StreamHandle stream, const float* x, const float* delta, const float* weight, float* residual_sum,
-              Elements y, float* rstd, float eps, std::int64_t T, std::int64_t D) {
+void rms_norm(StreamHandle stream, const float* x, const float* delta, const float* weight,
+              float* residual_sum, Elements y, float* rstd, float eps, std::int64_t T, std::int64_t D) {
   if (T == 0) return;
   visit(y, [&]<class Element>(Element* result) {
     launch("rms_norm", stream, blocks_for(T * kWarp), kThreads, 0, rms_norm_kernel<Element>, x, delta, weight,
@@ -97,8 +98,8 @@ void rms_norm_backward(StreamHandle stream, const float* dy, const float* x, con
   dim3 grid = blocks_for(D);
   grid.y = static_cast<unsigned>(blocks);
   launch("rms_norm_partial", stream, grid, kThreads, 0, rms_norm_partial_kernel, dy, x, rstd, partial, T, D);
-  launch("rms_norm_dweight", stream, blocks_for(D), kThreads, 0, rms_norm_dweight_kernel, partial, dweight, blocks,
-         D);
+  launch("rms_norm_dweight", stream, blocks_for(D), kThreads, 0, rms_norm_dweight_kernel, partial, dweight,
+         blocks, D);
   launch("rms_norm_dx", stream, blocks_for(T * kWarp), kThreads, 0, rms_norm_dx_kernel, dy, x, weight, rstd,
          dresidual, dx, T, D);
 }

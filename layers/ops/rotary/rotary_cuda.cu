@@ -30,8 +30,8 @@ void rotary(StreamHandle stream, float* x, const float* cosines, const float* si
             std::int64_t first_position) {
   const std::int64_t pairs = T * H * half;
   if (pairs == 0) return;
-  launch("rotary", stream, blocks_for(pairs), kThreads, 0, rotary_kernel, x, cosines, sines, direction, pairs, H,
-         half, sequence_length, first_position);
+  launch("rotary", stream, blocks_for(pairs), kThreads, 0, rotary_kernel, x, cosines, sines, direction, pairs,
+         H, half, sequence_length, first_position);
 }
 
 }  // namespace conclave::cuda

@@ -10,8 +10,8 @@ void sigmoid_gate(Context& ctx, const SigmoidGateArgs& args) {
   check_shape(args.logits, {args.x.extent(0), 1}, "logits of a sigmoid gate");
   check_shape(args.y, args.x.shape(), "result of a sigmoid gate");
   if (ctx.on_gpu()) {
-    cuda::sigmoid_gate(cuda::stream_of(ctx), args.logits.data<float>(), args.x.data<float>(), args.y.data<float>(),
-                       args.x.extent(0), args.x.extent(1));
+    cuda::sigmoid_gate(cuda::stream_of(ctx), args.logits.data<float>(), args.x.data<float>(),
+                       args.y.data<float>(), args.x.extent(0), args.x.extent(1));
     return;
   }
   cpu::sigmoid_gate(args);

@@ -40,8 +40,8 @@ void sigmoid_gate(StreamHandle stream, const float* logits, const float* x, floa
 void sigmoid_gate_backward(StreamHandle stream, const float* logits, const float* x, const float* dy,
                            float* dlogits, float* dx, std::int64_t T, std::int64_t D) {
   if (T == 0) return;
-  launch("sigmoid_gate_backward", stream, blocks_for(T * kWarp), kThreads, 0, sigmoid_gate_backward_kernel, logits,
-         x, dy, dlogits, dx, T, D);
+  launch("sigmoid_gate_backward", stream, blocks_for(T * kWarp), kThreads, 0, sigmoid_gate_backward_kernel,
+         logits, x, dy, dlogits, dx, T, D);
 }
 
 }  // namespace conclave::cuda

@@ -10,7 +10,8 @@ struct Sum {
   __device__ float operator()(float a, float b) const { return a + b; }
 };
 
-// 1 / (e^-shift sigmoid(l)) for a shift of at most 0, which cancels in shares and keeps them from underflowing.
+// 1 / (e^-shift sigmoid(l)) for a shift of at most 0, which cancels in shares and keeps them from
+// underflowing.
 __device__ float inverse_score(float logit, float shift, float exp_shift) {
   return exp_shift + expf(shift - logit);
 }
@@ -20,7 +21,8 @@ __device__ void weigh(const float* logits, const std::int32_t* chosen, std::int6
   float shift = 0;
   if (normalize) {
     float largest = -INFINITY;
-    for (std::int64_t k = 0; k < top_k; ++k) largest = largest < logits[chosen[k]] ? logits[chosen[k]] : largest;
+    for (std::int64_t k = 0; k < top_k; ++k)
+      largest = largest < logits[chosen[k]] ? logits[chosen[k]] : largest;
     shift = largest < 0.0F ? largest : 0.0F;
   }
   const float exp_shift = expf(shift);
@@ -122,8 +124,8 @@ void sigmoid_top_k(StreamHandle stream, const SigmoidTopK& args) {
 
 void sigmoid_top_k_backward(StreamHandle stream, const SigmoidTopKBackward& args) {
   if (args.tokens == 0) return;
-  launch("sigmoid_top_k_backward", stream, blocks_for(args.tokens), kThreads, 0, sigmoid_top_k_backward_kernel,
-         args);
+  launch("sigmoid_top_k_backward", stream, blocks_for(args.tokens), kThreads, 0,
+         sigmoid_top_k_backward_kernel, args);
 }
 
 }  // namespace conclave::cuda

@@ -81,8 +81,8 @@ void softmax_top_k(StreamHandle stream, const SoftmaxTopK& args) {
 
 void softmax_top_k_backward(StreamHandle stream, const SoftmaxTopKBackward& args) {
   if (args.tokens == 0) return;
-  launch("softmax_top_k_backward", stream, blocks_for(args.tokens), kThreads, 0, softmax_top_k_backward_kernel,
-         args);
+  launch("softmax_top_k_backward", stream, blocks_for(args.tokens), kThreads, 0,
+         softmax_top_k_backward_kernel, args);
 }
 
 }  // namespace conclave::cuda

@@ -9,8 +9,8 @@ void swiglu(Context& ctx, const SwigluArgs& args) {
   check_matrix(args.h, "result of swiglu");
   check_shape(args.gate_up, {args.h.extent(0), 2 * args.h.extent(1)}, "gate_up of swiglu");
   if (ctx.on_gpu()) {
-    cuda::swiglu(cuda::stream_of(ctx), cuda::elements_of(args.gate_up), cuda::elements_of(args.h), args.h.extent(0),
-                 args.h.extent(1));
+    cuda::swiglu(cuda::stream_of(ctx), cuda::elements_of(args.gate_up), cuda::elements_of(args.h),
+                 args.h.extent(0), args.h.extent(1));
     return;
   }
   cpu::swiglu(args);

@@ -39,9 +39,10 @@ TEST_F(ComputeDeviceTest, WithoutAGpuAutoIsTheCpuAndCudaAnErrorThatSaysHow) {
   if (!has_no_gpu()) GTEST_SKIP() << "this machine has a GPU";
   EXPECT_EQ(gpu(config::Run::auto_), std::nullopt);
   EXPECT_EQ(gpu(config::Run::cpu), std::nullopt);
-  EXPECT_THAT([&] { gpu(config::Run::cuda); },
-              ThrowsMessage<ConfigError>(AllOf(HasSubstr("run.device: cuda, but 1 of 1 ranks have no GPU"),
-                                               HasSubstr("nvidia-smi"), HasSubstr("run.device: cpu runs here"))));
+  EXPECT_THAT(
+      [&] { gpu(config::Run::cuda); },
+      ThrowsMessage<ConfigError>(AllOf(HasSubstr("run.device: cuda, but 1 of 1 ranks have no GPU"),
+                                       HasSubstr("nvidia-smi"), HasSubstr("run.device: cpu runs here"))));
   EXPECT_THAT(describe_device(nullptr), AllOf(HasSubstr("CPU"), HasSubstr("there is no GPU here")));
 }
 

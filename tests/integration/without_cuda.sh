@@ -1,0 +1,14 @@
+#!/usr/bin/env bash
+# A program without CUDA trains on the CPU, and says what a GPU would take.
+# usage: without_cuda.sh BINARY SOURCE_DIR RANKS, with the binary of a build without CUDA
+source "${BASH_SOURCE%/*}/common.sh"
+
+train 0 run
+says "CPU"
+says_not "GPU|CUDA"  # of what there is none, nothing is said
+train 78 refused run.device=cuda
+says_once "run.device: cuda, but $ranks of $ranks ranks have no GPU"
+says "this program was built without CUDA: install the CUDA Toolkit and build with -DCONCLAVE_CUDA=ON"
+expect 0 "$binary" doctor
+says "built without CUDA"
+echo "passed"
