@@ -52,7 +52,7 @@ class GradientListener {
 
 struct Context {
   cuda::Engine* gpu = nullptr;  // that operators enqueue their work on; null: they compute on the host
-  Arena* arena = nullptr;  // activations of this micro-batch, in the memory of the GPU, if there is one
+  Arena* arena = nullptr;       // activations of this micro-batch, in the memory of the GPU, if there is one
   const ProcessGrid* grid = nullptr;
   StepClock* clock = nullptr;       // optional
   DType compute = DType::kFloat32;  // of products and of the experts' activations: fp32 or bf16

@@ -40,8 +40,8 @@ class Parameter {
   // same in every layout.
   void initialise_normal(std::uint64_t seed, double standard_deviation);
   void initialise_constant(float value);
-  // Value and gradient move to the memory of the stream's GPU; views of before are of no use any more. `stream`
-  // must outlive the parameter: zeros are written in its order.
+  // Value and gradient move to the memory of the stream's GPU; views of before are of no use any more.
+  // `stream` must outlive the parameter: zeros are written in its order.
   void move_to(const cuda::Stream& stream);
   // From now on the gradient is zero. The zeros are written when somebody asks for them; never, where the
   // next gradient replaces them whole (gradient_target).
@@ -108,7 +108,7 @@ class Parameter {
   std::vector<ValueFollower*> followers_;
   Buffer gradient_;
   const cuda::Stream* stream_ = nullptr;  // of the GPU that holds them; null: the host does
-  mutable bool zeros_are_due_ = false;  // zero_gradient() was called, the zeros aren't written yet
+  mutable bool zeros_are_due_ = false;    // zero_gradient() was called, the zeros aren't written yet
   std::optional<ExactSum> exact_gradient_;
 };
 

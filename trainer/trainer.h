@@ -57,12 +57,13 @@ struct Trainer {
   RoutingRecorder routing_recorder;  // log.routing
   std::int64_t trained_tokens = 0;   // since the start of the run, without padding
 
-  // Every tensor of a checkpoint: parameters, router state and optimizer state. The host may read and write them, until
-  // the next step.
+  // Every tensor of a checkpoint: parameters, router state and optimizer state. The host may read and write
+  // them, until the next step.
   std::vector<ShardedTensor> checkpoint_tensors();
   // Those that ranks hold copies of: parameters and router state.
   std::vector<ShardedTensor> replicated_tensors();
-  // What was enqueued is done: values, state and gradients may be read on the host. Does nothing without a GPU.
+  // What was enqueued is done: values, state and gradients may be read on the host. Does nothing without a
+  // GPU.
   void synchronize() const;
   // A context for the micro-batch at `position`.
   Context context(const BatchPosition& position, bool training);

@@ -26,7 +26,8 @@ std::string description();
 // Empty where there is no GPU, no driver, or no CUDA in this build. Throws Error if the driver fails.
 std::vector<Gpu> gpus();
 
-// The GPU that the calling thread allocates and launches on from now on. Throws Error if there is no such GPU.
+// The GPU that the calling thread allocates and launches on from now on. Throws Error if there is no such
+// GPU.
 void select(int index);
 
 }  // namespace conclave::cuda

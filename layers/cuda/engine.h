@@ -1,5 +1,5 @@
-// What operators need of a GPU: the stream they enqueue their work in, matrix products, and a record of what still
-// runs on the host.
+// What operators need of a GPU: the stream they enqueue their work in, matrix products, and a record of what
+// still runs on the host.
 #pragma once
 
 #include <cstdint>

@@ -1,9 +1,10 @@
 // The matrix of a linear layer as its products want it: y = x W^T, W [N, K] or one for each of n experts
 // [n, N, K].
 //
-// With ctx.compute fp32 the products read the parameter itself. With bf16 they read copies in bf16: on the host packed
-// in the order of the forward product and in that of the input gradient, on a GPU one as it is. The copies are made by
-// the first product after the parameter has changed, or by the update that changes it, once an optimizer step.
+// With ctx.compute fp32 the products read the parameter itself. With bf16 they read copies in bf16: on the
+// host packed in the order of the forward product and in that of the input gradient, on a GPU one as it is.
+// The copies are made by the first product after the parameter has changed, or by the update that changes it,
+// once an optimizer step.
 #pragma once
 
 #include <cstdint>
@@ -39,8 +40,8 @@ class LinearWeight final : private ValueFollower {
   // The packed copies, for operators that take them; ctx.compute must be bf16. Valid until the next change.
   ConstTensorView packed_for_forward(Context& ctx) { return packed(ctx, forward_, true); }
   ConstTensorView packed_for_input_gradient(Context& ctx) { return packed(ctx, backward_, false); }
-  // The weight as a factor of products on the GPU of ctx, in ctx.compute: [N, K] or [n, N, K]. Valid until the next
-  // change.
+  // The weight as a factor of products on the GPU of ctx, in ctx.compute: [N, K] or [n, N, K]. Valid until
+  // the next change.
   ConstTensorView on_gpu(Context& ctx);
 
   std::int64_t outputs() const { return matrix_shape()[1]; }  // N

@@ -10,8 +10,8 @@
 
 namespace conclave {
 
-// Owned, 64-byte aligned, zero-initialised memory (weights, gradients, optimizer state, caches). A GPU's is memory
-// that the host may touch too (comm/cuda/memory.h).
+// Owned, 64-byte aligned, zero-initialised memory (weights, gradients, optimizer state, caches). A GPU's is
+// memory that the host may touch too (comm/cuda/memory.h).
 class Buffer {
  public:
   Buffer() = default;

@@ -11,7 +11,7 @@ namespace conclave {
 
 enum class Sharding : std::uint8_t {
   kReplicated,  // the whole tensor on every rank of the world
-  kExpert       // rows `local_rows` (of experts) on this rank, the same on every rank of its expert-data group
+  kExpert  // rows `local_rows` (of experts) on this rank, the same on every rank of its expert-data group
 };
 
 // What a checkpoint needs to know of one tensor; the memory belongs to the parameter or the optimizer.

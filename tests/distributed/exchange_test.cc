@@ -44,8 +44,8 @@ std::vector<float> floats_of(const TensorView& tensor) {
   return {values.begin(), values.end()};
 }
 
-// What the expert side of this rank must hold: chunk after chunk, by local expert, then source, then the order
-// of the source; or by source, then local expert.
+// What the expert side of this rank must hold: chunk after chunk, by local expert, then source, then the
+// order of the source; or by source, then local expert.
 struct ExpertSide {
   std::vector<float> values;
   std::vector<std::vector<std::int64_t>> offsets;  // of each chunk
@@ -149,9 +149,8 @@ void expect_round_trip(const ProcessGrid& grid, std::int64_t experts, RowsFor ro
   for (std::int64_t chunk = 0; chunk < exchange.chunks(); ++chunk) {
     const TensorView arrived = trip.arrived(chunk);
     const Range own = exchange.received_rows(chunk);
-    EXPECT_EQ(floats_of(arrived),
-              std::vector<float>(expected.values.begin() + own.begin * kWidth,
-                                 expected.values.begin() + own.end * kWidth));
+    EXPECT_EQ(floats_of(arrived), std::vector<float>(expected.values.begin() + own.begin * kWidth,
+                                                     expected.values.begin() + own.end * kWidth));
     const TensorView answers = arena.allocate(arrived.shape());
     std::ranges::transform(arrived.values<float>(), answers.data<float>(), std::negate<>());
     trip.send_back(chunk, answers);

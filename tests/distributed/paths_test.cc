@@ -98,8 +98,8 @@ TEST(Paths, ExchangesArriveWhole) {
   }
 }
 
-// Blocks in the reverse order of ranks with a gap before each, as two exchanges under way on the same buffers:
-// the first halves of all blocks, and the rest. What lies in the gaps stays.
+// Blocks in the reverse order of ranks with a gap before each, as two exchanges under way on the same
+// buffers: the first halves of all blocks, and the rest. What lies in the gaps stays.
 TEST(Paths, BlocksMayLieAnywhere) {
   constexpr std::int64_t kGap = 3;
   constexpr std::int32_t kUntouched = -7;

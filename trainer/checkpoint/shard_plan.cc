@@ -18,8 +18,8 @@ Range written_rows(const GlobalTensor& tensor, Layout layout, int rank) {
 std::vector<GlobalTensor> global_tensors(std::span<const ShardedTensor> tensors) {
   std::vector<GlobalTensor> result;
   for (const ShardedTensor& tensor : tensors) {
-    result.push_back({tensor.name, tensor.local.dtype(), tensor.global_shape, tensor.sharding,
-                      tensor.rows_per_expert});
+    result.push_back(
+        {tensor.name, tensor.local.dtype(), tensor.global_shape, tensor.sharding, tensor.rows_per_expert});
   }
   return result;
 }

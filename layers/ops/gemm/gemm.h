@@ -14,8 +14,8 @@ struct GemmArgs {
   bool accumulate = false;  // true: +=, false: = (c may be uninitialised)
 };
 
-// All fp32; on a GPU a and b may also both be bf16, and c then fp32 or bf16. M, N or K may be zero (K = 0 without
-// accumulate clears c). Throws Error for shapes and element types that do not fit.
+// All fp32; on a GPU a and b may also both be bf16, and c then fp32 or bf16. M, N or K may be zero (K = 0
+// without accumulate clears c). Throws Error for shapes and element types that do not fit.
 void gemm(Context& ctx, const GemmArgs& args);
 
 namespace cpu {

@@ -1,10 +1,9 @@
 // Products of rows ordered by expert with one matrix per expert: the linear layers of stacked experts.
 //
 // Rows [offsets[e], offsets[e + 1]) belong to expert e; offsets [n + 1] start at 0, never fall and end at R.
-// An expert may have no rows, and so may all. Everything is fp32; on a GPU both factors may also be bf16, and a result
-// other than dweights then fp32 or bf16. No result may overlap an argument.
-// Results do not depend on the number of OpenMP threads. Each function throws Error for shapes or offsets
-// that do not fit.
+// An expert may have no rows, and so may all. Everything is fp32; on a GPU both factors may also be bf16, and
+// a result other than dweights then fp32 or bf16. No result may overlap an argument. Results do not depend on
+// the number of OpenMP threads. Each function throws Error for shapes or offsets that do not fit.
 #pragma once
 
 #include <span>

@@ -127,10 +127,11 @@ INSTANTIATE_TEST_SUITE_P(
             "model: {kind: mixture_regression}\nmoe: {experts: 2}\ndata: {regression: {path: a.csv}}\n",
             "run.yaml:1:15: moe.router: softmax does not fit model.kind: mixture_regression, in which "
             "every expert answers; valid: dense"},
-        BrokenRule{"model: {kind: mixture_regression}\ndata: {regression: {path: a.csv}}\n"
-                   "moe: {experts: 2, router: dense, layers: [{blocks: [0], experts: 4}]}\n",
-                   "run.yaml:3:42: moe.layers: has no meaning for model.kind: mixture_regression, one layer of "
-                   "experts and a gate; valid: no moe.layers"},
+        BrokenRule{
+            "model: {kind: mixture_regression}\ndata: {regression: {path: a.csv}}\n"
+            "moe: {experts: 2, router: dense, layers: [{blocks: [0], experts: 4}]}\n",
+            "run.yaml:3:42: moe.layers: has no meaning for model.kind: mixture_regression, one layer of "
+            "experts and a gate; valid: no moe.layers"},
         BrokenRule{"model: {kind: mixture_regression}\ndata: {regression: {path: a.csv}}\n"
                    "moe: {experts: 2, router: dense}\nparallel: {exchange_chunks: 2}\n",
                    "run.yaml:4:29: parallel.exchange_chunks: 2 chunks are for MoE layers, and model.kind: "
@@ -276,9 +277,10 @@ TEST(ValidateTest, ARankHoldsAsManyExpertsAsThereAreChunks) {
   EXPECT_EQ(world_fault(8, 1, 8, 99), "");  // each rank holds all: nothing travels
   EXPECT_EQ(world_fault(8, 0, 1, 99), "");
   EXPECT_EQ(world_fault(0, 0, 4, 99), "");
-  EXPECT_EQ(world_fault(8, 0, 4, 3),
-            "parallel.exchange_chunks: 3 chunks of the experts of a rank, and none holds more than 2 (moe.experts "
-            "8 over 4 ranks); valid: 1 to 2");
+  EXPECT_EQ(
+      world_fault(8, 0, 4, 3),
+      "parallel.exchange_chunks: 3 chunks of the experts of a rank, and none holds more than 2 (moe.experts "
+      "8 over 4 ranks); valid: 1 to 2");
   EXPECT_THAT(world_fault(8, 2, 8, 5), HasSubstr("none holds more than 4"));
 }
 
