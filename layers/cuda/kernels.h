@@ -88,7 +88,7 @@ void clear_rows_without_choice(StreamHandle stream, const std::int32_t* choice_o
                                std::int64_t R, std::int64_t D);
 
 // `group_scores` [T, groups] and `best_groups` [T, top_groups] where top_groups < groups; else unused.
-struct SoftmaxTopK {
+struct TopK {
   std::int64_t tokens = 0;
   std::int64_t experts_count = 0;
   std::int64_t top_k = 0;
@@ -105,10 +105,10 @@ struct SoftmaxTopK {
   float* group_scores = nullptr;
   std::int32_t* best_groups = nullptr;
 };
-void softmax_top_k(StreamHandle stream, const SoftmaxTopK& args);
+void softmax_top_k(StreamHandle stream, const TopK& args);
 
 // dprobabilities null: none; else each of its rows holds for tokens_a_row tokens.
-struct SoftmaxTopKBackward {
+struct TopKBackward {
   std::int64_t tokens = 0;
   std::int64_t experts_count = 0;
   std::int64_t top_k = 0;
@@ -124,47 +124,12 @@ struct SoftmaxTopKBackward {
   const float* dprobabilities = nullptr;
   float* dlogits = nullptr;
 };
-void softmax_top_k_backward(StreamHandle stream, const SoftmaxTopKBackward& args);
+void softmax_top_k_backward(StreamHandle stream, const TopKBackward& args);
 
-// As SoftmaxTopK, and the bias [E].
-struct SigmoidTopK {
-  std::int64_t tokens = 0;
-  std::int64_t experts_count = 0;
-  std::int64_t top_k = 0;
-  bool normalize = true;
-  float scale = 1;
-  std::int64_t groups = 1;
-  std::int64_t top_groups = 1;
-  const float* logits = nullptr;
-  const float* bias = nullptr;
-  float* probabilities = nullptr;
-  std::int32_t* experts = nullptr;
-  float* weights = nullptr;
-  float* log_sum_exp = nullptr;
-  float* entropy = nullptr;
-  float* group_scores = nullptr;
-  std::int32_t* best_groups = nullptr;
-};
-void sigmoid_top_k(StreamHandle stream, const SigmoidTopK& args);
-
-struct SigmoidTopKBackward {
-  std::int64_t tokens = 0;
-  std::int64_t experts_count = 0;
-  std::int64_t top_k = 0;
-  bool normalize = true;
-  float scale = 1;
-  float z_coefficient = 0;
-  std::int64_t tokens_a_row = 1;
-  const float* logits = nullptr;
-  const float* probabilities = nullptr;
-  const std::int32_t* experts = nullptr;
-  const float* weights = nullptr;
-  const float* log_sum_exp = nullptr;
-  const float* dweights = nullptr;
-  const float* dprobabilities = nullptr;
-  float* dlogits = nullptr;
-};
-void sigmoid_top_k_backward(StreamHandle stream, const SigmoidTopKBackward& args);
+// `bias` [E].
+void sigmoid_top_k(StreamHandle stream, const TopK& args, const float* bias);
+// `logits` [T, E].
+void sigmoid_top_k_backward(StreamHandle stream, const TopKBackward& args, const float* logits);
 
 // The last `queries` of `keys` positions of each sequence; padding by key, may be null, as may log_sum_exp.
 inline constexpr std::int64_t kMaxHeadDim = 256;

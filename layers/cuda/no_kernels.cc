@@ -46,10 +46,10 @@ void gather_rows_backward(S, C, const I32*, F*, I, I, I) { refuse(); }
 void combine_rows(S, C, const F*, const I32*, F*, bool, I, I, I) { refuse(); }
 void combine_rows_backward(S, const F*, C, const F*, const I32*, E, F*, I, I, I) { refuse(); }
 void clear_rows_without_choice(S, const I32*, E, I, I) { refuse(); }
-void softmax_top_k(S, const SoftmaxTopK&) { refuse(); }
-void softmax_top_k_backward(S, const SoftmaxTopKBackward&) { refuse(); }
-void sigmoid_top_k(S, const SigmoidTopK&) { refuse(); }
-void sigmoid_top_k_backward(S, const SigmoidTopKBackward&) { refuse(); }
+void softmax_top_k(S, const TopK&) { refuse(); }
+void softmax_top_k_backward(S, const TopKBackward&) { refuse(); }
+void sigmoid_top_k(S, const TopK&, const F*) { refuse(); }
+void sigmoid_top_k_backward(S, const TopKBackward&, const F*) { refuse(); }
 void attention_forward(S, const AttentionProblem&, const F*, const F*, const F*, const U8*, F*, F*) {
   refuse();
 }

@@ -189,9 +189,11 @@ void add_weight_gradients(Context& ctx, const Bf16GroupedGemmWeightGradientArgs&
   const std::int64_t experts = args.dweights.extent(0);
   const std::int64_t panels = ceil_div(k, kTileColumns);
   float* dweights = args.dweights.data<float>();
-  const Write first_write = args.accumulate          ? Write::kAdd
-                            : streams(args.dweights) ? Write::kStream
-                                                     : Write::kAssign;
+  // Tiles that are visited again are better off in the cache.
+  const auto first_write = [&, streamed = streams(args.dweights)](std::int64_t rows) {
+    if (args.accumulate) return Write::kAdd;
+    return streamed && rows <= kSumRows ? Write::kStream : Write::kAssign;
+  };
   const Arena::Mark mark(*ctx.arena);
 
   const std::span<std::int64_t> first_pair =
@@ -221,10 +223,7 @@ void add_weight_gradients(Context& ctx, const Bf16GroupedGemmWeightGradientArgs&
                                  panel);
           });
           const std::uint32_t* right = words(packed) + (first_pair[e] * panels + row / 2) * kTileColumns;
-          const bool is_all = summed == rows;
-          const Write write = row > 0                                    ? Write::kAdd
-                              : first_write == Write::kStream && !is_all ? Write::kAssign
-                                                                         : first_write;
+          const Write write = row > 0 ? Write::kAdd : first_write(rows);
           for (std::int64_t column = 0; column < k; column += kTileColumns) {
             left.multiply(right, std::min(kTileColumns, k - column), write,
                           dweights + (expert * n + first) * k + column, k);

@@ -1,32 +1,17 @@
 #include "layers/ops/sigmoid_top_k/sigmoid_top_k.h"
 
 #include "layers/cuda/arguments.h"
+#include "layers/cuda/top_k_arguments.h"
 #include "layers/ops/check_shape.h"
 
 namespace conclave {
 namespace {
 
-void choose_on_gpu(Context& ctx, const SigmoidTopKArgs& args) {
-  const Arena::Mark of_groups(*ctx.arena);
-  const GroupScratch scratch = allocate_group_scratch(ctx, args.groups, args.logits.extent(0));
-  const bool limits = args.groups.limits();
-  cuda::sigmoid_top_k(cuda::stream_of(ctx),
-                      {.tokens = args.logits.extent(0),
-                       .experts_count = args.logits.extent(1),
-                       .top_k = args.experts.extent(1),
-                       .normalize = args.normalize,
-                       .scale = args.scale,
-                       .groups = args.groups.groups,
-                       .top_groups = args.groups.top_groups,
-                       .logits = args.logits.data<float>(),
-                       .bias = cuda::upload<float>(ctx, args.bias),  // the router moves it on the host
-                       .probabilities = args.probabilities.data<float>(),
-                       .experts = args.experts.data<std::int32_t>(),
-                       .weights = args.weights.data<float>(),
-                       .log_sum_exp = args.log_sum_exp.data<float>(),
-                       .entropy = args.entropy.data<float>(),
-                       .group_scores = limits ? scratch.scores.data<float>() : nullptr,
-                       .best_groups = limits ? scratch.best.data<std::int32_t>() : nullptr});
+void choose(Context& ctx, const SigmoidTopKArgs& args, const GroupScratch& scratch) {
+  if (!ctx.on_gpu()) return cpu::sigmoid_top_k(args, scratch);
+  const Arena::Mark of_bias(*ctx.arena);
+  const float* bias = cuda::upload<float>(ctx, args.bias);  // the router moves it on the host
+  cuda::sigmoid_top_k(cuda::stream_of(ctx), cuda::top_k_of(args, scratch), bias);
 }
 
 }  // namespace
@@ -45,10 +30,9 @@ void sigmoid_top_k(Context& ctx, const SigmoidTopKArgs& args) {
   check_shape(args.weights, {tokens, top_k}, "weights of sigmoid_top_k");
   check_shape(args.log_sum_exp, {tokens}, "log_sum_exp of sigmoid_top_k");
   check_shape(args.entropy, {tokens}, "entropy of sigmoid_top_k");
-  if (ctx.on_gpu()) return choose_on_gpu(ctx, args);
-  if (!args.groups.limits()) return cpu::sigmoid_top_k(args, {});
+  if (!args.groups.limits()) return choose(ctx, args, {});
   const Arena::Mark scratch(*ctx.arena);
-  cpu::sigmoid_top_k(args, allocate_group_scratch(ctx, args.groups, tokens));
+  choose(ctx, args, allocate_group_scratch(ctx, args.groups, tokens));
 }
 
 void sigmoid_top_k_backward(Context& ctx, const SigmoidTopKBackwardArgs& args) {
@@ -70,25 +54,8 @@ void sigmoid_top_k_backward(Context& ctx, const SigmoidTopKBackwardArgs& args) {
                    tokens);
   }
   if (ctx.on_gpu()) {
-    const bool has_dprobabilities = args.dprobabilities.elements() > 0;
-    cuda::sigmoid_top_k_backward(
-        cuda::stream_of(ctx),
-        {.tokens = tokens,
-         .experts_count = experts,
-         .top_k = top_k,
-         .normalize = args.normalize,
-         .scale = args.scale,
-         .z_coefficient = args.z_coefficient,
-         .tokens_a_row = has_dprobabilities ? tokens / args.dprobabilities.extent(0) : 1,
-         .logits = args.logits.data<float>(),
-         .probabilities = args.probabilities.data<float>(),
-         .experts = args.experts.data<std::int32_t>(),
-         .weights = args.weights.data<float>(),
-         .log_sum_exp = args.log_sum_exp.data<float>(),
-         .dweights = args.dweights.data<float>(),
-         .dprobabilities = has_dprobabilities ? args.dprobabilities.data<float>() : nullptr,
-         .dlogits = args.dlogits.data<float>()});
-    return;
+    return cuda::sigmoid_top_k_backward(cuda::stream_of(ctx), cuda::top_k_backward_of(args),
+                                        args.logits.data<float>());
   }
   cpu::sigmoid_top_k_backward(args);
 }

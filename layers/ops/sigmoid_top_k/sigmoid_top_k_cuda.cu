@@ -36,7 +36,7 @@ __device__ void weigh(const float* logits, const std::int32_t* chosen, std::int6
   for (std::int64_t k = 0; k < top_k; ++k) weights[k] = scale * (weights[k] / divisor);
 }
 
-__global__ void sigmoid_top_k_kernel(SigmoidTopK args) {
+__global__ void sigmoid_top_k_kernel(TopK args, const float* bias) {
   const std::int64_t t = global_thread();
   if (t >= args.tokens) return;
   const std::int64_t experts = args.experts_count;
@@ -49,7 +49,7 @@ __global__ void sigmoid_top_k_kernel(SigmoidTopK args) {
   float* biased = probabilities;  // s + b, until the choice is made
   float largest = -INFINITY;
   for (std::int64_t e = 0; e < experts; ++e) {
-    biased[e] = logits[e] == -INFINITY ? -INFINITY : sigmoid(logits[e]) + args.bias[e];
+    biased[e] = logits[e] == -INFINITY ? -INFINITY : sigmoid(logits[e]) + bias[e];
     largest = largest < logits[e] ? logits[e] : largest;
   }
   select_top_k(biased, experts, top_k, groups_of_token(args, t), Sum(), chosen);
@@ -80,12 +80,12 @@ __global__ void sigmoid_top_k_kernel(SigmoidTopK args) {
   for (std::int64_t e = 0; e < experts; ++e) probabilities[e] /= sum;
 }
 
-__global__ void sigmoid_top_k_backward_kernel(SigmoidTopKBackward args) {
+__global__ void sigmoid_top_k_backward_kernel(TopKBackward args, const float* all_logits) {
   const std::int64_t t = global_thread();
   if (t >= args.tokens) return;
   const std::int64_t experts = args.experts_count;
   const std::int64_t top_k = args.top_k;
-  const float* logits = args.logits + t * experts;
+  const float* logits = all_logits + t * experts;
   const float* probabilities = args.probabilities + t * experts;
   const std::int32_t* chosen = args.experts + t * top_k;
   const float* weights = args.weights + t * top_k;
@@ -117,15 +117,15 @@ __global__ void sigmoid_top_k_backward_kernel(SigmoidTopKBackward args) {
 
 }  // namespace
 
-void sigmoid_top_k(StreamHandle stream, const SigmoidTopK& args) {
+void sigmoid_top_k(StreamHandle stream, const TopK& args, const float* bias) {
   if (args.tokens == 0) return;
-  launch("sigmoid_top_k", stream, blocks_for(args.tokens), kThreads, 0, sigmoid_top_k_kernel, args);
+  launch("sigmoid_top_k", stream, blocks_for(args.tokens), kThreads, 0, sigmoid_top_k_kernel, args, bias);
 }
 
-void sigmoid_top_k_backward(StreamHandle stream, const SigmoidTopKBackward& args) {
+void sigmoid_top_k_backward(StreamHandle stream, const TopKBackward& args, const float* logits) {
   if (args.tokens == 0) return;
   launch("sigmoid_top_k_backward", stream, blocks_for(args.tokens), kThreads, 0,
-         sigmoid_top_k_backward_kernel, args);
+         sigmoid_top_k_backward_kernel, args, logits);
 }
 
 }  // namespace conclave::cuda

@@ -1,6 +1,7 @@
 #include "layers/ops/softmax_top_k/softmax_top_k.h"
 
 #include "layers/cuda/arguments.h"
+#include "layers/cuda/top_k_arguments.h"
 #include "layers/ops/check_shape.h"
 
 namespace conclave {
@@ -8,23 +9,7 @@ namespace {
 
 void choose(const Context& ctx, const SoftmaxTopKArgs& args, const GroupScratch& scratch) {
   if (!ctx.on_gpu()) return cpu::softmax_top_k(args, scratch);
-  const bool limits = args.groups.limits();
-  cuda::softmax_top_k(cuda::stream_of(ctx),
-                      {.tokens = args.logits.extent(0),
-                       .experts_count = args.logits.extent(1),
-                       .top_k = args.experts.extent(1),
-                       .normalize = args.normalize,
-                       .scale = args.scale,
-                       .groups = args.groups.groups,
-                       .top_groups = args.groups.top_groups,
-                       .logits = args.logits.data<float>(),
-                       .probabilities = args.probabilities.data<float>(),
-                       .experts = args.experts.data<std::int32_t>(),
-                       .weights = args.weights.data<float>(),
-                       .log_sum_exp = args.log_sum_exp.data<float>(),
-                       .entropy = args.entropy.data<float>(),
-                       .group_scores = limits ? scratch.scores.data<float>() : nullptr,
-                       .best_groups = limits ? scratch.best.data<std::int32_t>() : nullptr});
+  cuda::softmax_top_k(cuda::stream_of(ctx), cuda::top_k_of(args, scratch));
 }
 
 }  // namespace
@@ -64,26 +49,7 @@ void softmax_top_k_backward(Context& ctx, const SoftmaxTopKBackwardArgs& args) {
     CONCLAVE_CHECK(tokens % groups == 0, "{} rows of dprobabilities can't share {} tokens evenly", groups,
                    tokens);
   }
-  if (ctx.on_gpu()) {
-    const bool has_dprobabilities = args.dprobabilities.elements() > 0;
-    cuda::softmax_top_k_backward(
-        cuda::stream_of(ctx),
-        {.tokens = tokens,
-         .experts_count = experts,
-         .top_k = top_k,
-         .normalize = args.normalize,
-         .scale = args.scale,
-         .z_coefficient = args.z_coefficient,
-         .tokens_a_row = has_dprobabilities ? tokens / args.dprobabilities.extent(0) : 1,
-         .probabilities = args.probabilities.data<float>(),
-         .experts = args.experts.data<std::int32_t>(),
-         .weights = args.weights.data<float>(),
-         .log_sum_exp = args.log_sum_exp.data<float>(),
-         .dweights = args.dweights.data<float>(),
-         .dprobabilities = has_dprobabilities ? args.dprobabilities.data<float>() : nullptr,
-         .dlogits = args.dlogits.data<float>()});
-    return;
-  }
+  if (ctx.on_gpu()) return cuda::softmax_top_k_backward(cuda::stream_of(ctx), cuda::top_k_backward_of(args));
   cpu::softmax_top_k_backward(args);
 }
 

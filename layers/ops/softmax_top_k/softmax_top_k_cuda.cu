@@ -11,7 +11,7 @@ struct LogAddExp {
 };
 
 // A thread a token: E logits are few.
-__global__ void softmax_top_k_kernel(SoftmaxTopK args) {
+__global__ void softmax_top_k_kernel(TopK args) {
   const std::int64_t t = global_thread();
   if (t >= args.tokens) return;
   const std::int64_t experts = args.experts_count;
@@ -43,7 +43,7 @@ __global__ void softmax_top_k_kernel(SoftmaxTopK args) {
 }
 
 // As softmax_top_k_cpu.cc.
-__global__ void softmax_top_k_backward_kernel(SoftmaxTopKBackward args) {
+__global__ void softmax_top_k_backward_kernel(TopKBackward args) {
   const std::int64_t t = global_thread();
   if (t >= args.tokens) return;
   const std::int64_t experts = args.experts_count;
@@ -74,12 +74,12 @@ __global__ void softmax_top_k_backward_kernel(SoftmaxTopKBackward args) {
 
 }  // namespace
 
-void softmax_top_k(StreamHandle stream, const SoftmaxTopK& args) {
+void softmax_top_k(StreamHandle stream, const TopK& args) {
   if (args.tokens == 0) return;
   launch("softmax_top_k", stream, blocks_for(args.tokens), kThreads, 0, softmax_top_k_kernel, args);
 }
 
-void softmax_top_k_backward(StreamHandle stream, const SoftmaxTopKBackward& args) {
+void softmax_top_k_backward(StreamHandle stream, const TopKBackward& args) {
   if (args.tokens == 0) return;
   launch("softmax_top_k_backward", stream, blocks_for(args.tokens), kThreads, 0,
          softmax_top_k_backward_kernel, args);
