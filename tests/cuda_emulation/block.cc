@@ -7,6 +7,7 @@
 #include <csetjmp>
 #include <cstdlib>
 #include <cstring>
+#include <deque>
 #include <memory>
 #include <vector>
 
@@ -96,8 +97,22 @@ struct Barrier {
 struct Warp {
   Barrier barrier;
   // Two rounds' values: who is still reading those of one can't be overtaken by the next but one.
-  std::array<std::array<std::array<std::byte, 8>, warpSize>, 2> values;
+  std::array<std::array<std::array<std::byte, 24>, warpSize>, 2> values;
 };
+
+// The asynchronous copies of one thread, in groups; the last one is still open.
+struct Copy {
+  void* to;
+  const void* from;
+  std::size_t bytes;
+  std::size_t filled_bytes;
+
+  void make() const {
+    std::memcpy(to, from, bytes);
+    std::memset(static_cast<std::byte*>(to) + bytes, 0, filled_bytes - bytes);
+  }
+};
+using CopyGroups = std::deque<std::vector<Copy>>;
 
 class Block {
  public:
@@ -115,7 +130,11 @@ class Block {
   }
   Barrier& all() { return all_; }
   Warp& warp() { return warps_[current_ / warpSize]; }
-  std::byte* shared() { return shared_.data(); }
+  std::byte* shared() { return shared_; }
+  CopyGroups& copies() {
+    if (copies_.empty()) copies_.assign(fibers_.size(), CopyGroups(1));
+    return copies_[current_];
+  }
 
  private:
   void enter(unsigned thread) {
@@ -125,7 +144,8 @@ class Block {
 
   std::vector<std::unique_ptr<Fiber>> fibers_;  // of the threads that have begun, by thread
   std::vector<std::unique_ptr<Fiber>> spare_;
-  std::vector<std::byte> shared_ = std::vector<std::byte>(kMaxSharedBytes);
+  alignas(1024) std::byte shared_[kMaxSharedBytes];
+  std::vector<CopyGroups> copies_;  // by thread; empty until one copies
   std::vector<Warp> warps_;
   Barrier all_;
   unsigned current_ = 0;
@@ -139,7 +159,8 @@ Block& block() {
 
 std::string Block::run(const std::function<void()>& thread, std::size_t shared_bytes) {
   const unsigned threads = blockDim.x * blockDim.y * blockDim.z;
-  std::memset(shared_.data(), 0xFF, shared_bytes);
+  std::memset(shared_, 0xFF, shared_bytes);
+  copies_.clear();
   all_ = {threads};
   warps_.resize((threads + warpSize - 1) / warpSize);
   for (unsigned w = 0; w < warps_.size(); ++w) {
@@ -184,6 +205,19 @@ std::string Block::run(const std::function<void()>& thread, std::size_t shared_b
 void wait_for_block() { block().wait_at(block().all()); }
 
 void* dynamic_shared_memory() { return block().shared(); }
+
+void copy_later(void* to, const void* from, std::size_t bytes, std::size_t filled_bytes) {
+  block().copies().back().push_back({to, from, bytes, filled_bytes});
+}
+
+void commit_copies() { block().copies().emplace_back(); }
+
+void wait_for_copies(std::size_t groups_under_way) {
+  CopyGroups& groups = block().copies();
+  for (; groups.size() > groups_under_way + 1; groups.pop_front()) {
+    for (const Copy& copy : groups.front()) copy.make();
+  }
+}
 
 void exchange_in_warp(const void* mine, void* all, std::size_t bytes) {
   Warp& warp = block().warp();

@@ -139,6 +139,10 @@ cudaError_t launch(const cudaLaunchConfig_t& config, std::function<void()> threa
 void wait_for_block();                                                  // __syncthreads
 void* dynamic_shared_memory();                                          // extern __shared__
 void exchange_in_warp(const void* mine, void* all, std::size_t bytes);  // all: 32 values, one a lane
+// cp.async: the copy is made when its thread waits for its group, and not before.
+void copy_later(void* to, const void* from, std::size_t bytes, std::size_t filled_bytes);
+void commit_copies();
+void wait_for_copies(std::size_t groups_under_way);
 
 template <class T>
 T from_lane(T value, int lane) {
@@ -191,5 +195,27 @@ inline unsigned __float_as_uint(float value) {
 }
 inline unsigned __umulhi(unsigned a, unsigned b) {
   return static_cast<unsigned>((static_cast<std::uint64_t>(a) * b) >> 32);
+}
+inline int __popc(unsigned bits) { return __builtin_popcount(bits); }
+template <class T>
+unsigned __match_any_sync(unsigned, T value) {
+  T all[warpSize];
+  emulation::exchange_in_warp(&value, all, sizeof(T));
+  unsigned equal = 0;
+  for (int lane = 0; lane < warpSize; ++lane) equal |= (all[lane] == value ? 1U : 0U) << lane;
+  return equal;
+}
+inline unsigned __ballot_sync(unsigned, bool vote) {
+  bool all[warpSize];
+  emulation::exchange_in_warp(&vote, all, sizeof vote);
+  unsigned votes = 0;
+  for (int lane = 0; lane < warpSize; ++lane) votes |= (all[lane] ? 1U : 0U) << lane;
+  return votes;
+}
+// Threads take turns, and only at barriers. Of integers only, as everywhere: sums of them have no order.
+inline int atomicAdd(int* sum, int value) {
+  const int before = *sum;
+  *sum += value;
+  return before;
 }
 inline float rsqrtf(float value) { return 1.0F / std::sqrt(value); }
