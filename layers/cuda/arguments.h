@@ -28,6 +28,12 @@ const T* upload(Context& ctx, const ConstTensorView& tensor) {
   return upload(ctx, tensor.values<T>());
 }
 
+// Values where kernels find them: a tensor of the host is uploaded.
+template <class T>
+const T* on_gpu(Context& ctx, const ConstTensorView& tensor) {
+  return tensor.device().kind == DeviceKind::kCuda ? tensor.data<T>() : upload<T>(ctx, tensor);
+}
+
 // The CPU form of an operator that has no kernel: on the same memory, once the GPU has done what was
 // enqueued.
 template <class Function>

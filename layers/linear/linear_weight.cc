@@ -16,8 +16,8 @@ bool in_bf16(const Context& ctx) { return ctx.compute == DType::kBFloat16; }
 // The offsets of a group of one: all rows belong to the one matrix.
 class OneGroup {
  public:
-  OneGroup(std::span<const std::int64_t> offsets, std::int64_t rows) : all_{0, rows}, offsets_(offsets) {
-    if (offsets.empty()) offsets_ = all_;
+  OneGroup(const ConstTensorView& offsets, std::int64_t rows) : all_{0, rows}, offsets_(all_) {
+    if (offsets.elements() > 0) offsets_ = offsets.values<std::int64_t>();
   }
   OneGroup(const OneGroup&) = delete;
   OneGroup& operator=(const OneGroup&) = delete;
@@ -117,8 +117,7 @@ ConstTensorView LinearWeight::on_gpu(Context& ctx) {
   return on_gpu_.buffer.view();
 }
 
-void LinearWeight::forward(Context& ctx, ConstTensorView x, TensorView y,
-                           std::span<const std::int64_t> offsets) {
+void LinearWeight::forward(Context& ctx, ConstTensorView x, TensorView y, ConstTensorView offsets) {
   if (ctx.on_gpu()) {
     const Arena::Mark scratch(*ctx.arena);
     const ConstTensorView factor = cuda::as_factor(ctx, x, ctx.compute);
@@ -137,8 +136,8 @@ void LinearWeight::forward(Context& ctx, ConstTensorView x, TensorView y,
   }
 }
 
-void LinearWeight::input_gradient(Context& ctx, ConstTensorView dy, TensorView dx,
-                                  std::span<const std::int64_t> offsets, bool accumulate) {
+void LinearWeight::input_gradient(Context& ctx, ConstTensorView dy, TensorView dx, ConstTensorView offsets,
+                                  bool accumulate) {
   if (ctx.on_gpu()) {
     const Arena::Mark scratch(*ctx.arena);
     const ConstTensorView factor = cuda::as_factor(ctx, dy, ctx.compute);
@@ -164,7 +163,7 @@ void LinearWeight::input_gradient(Context& ctx, ConstTensorView dy, TensorView d
 }
 
 void LinearWeight::weight_gradient(Context& ctx, ConstTensorView dy, ConstTensorView x,
-                                   std::span<const std::int64_t> offsets) {
+                                   ConstTensorView offsets) {
   if (ctx.on_gpu()) {
     const Arena::Mark scratch(*ctx.arena);
     const ConstTensorView left = cuda::as_factor(ctx, dy, ctx.compute);

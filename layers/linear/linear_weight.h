@@ -9,7 +9,6 @@
 
 #include <cstdint>
 #include <optional>
-#include <span>
 
 #include "layers/context.h"
 #include "layers/parameter.h"
@@ -25,17 +24,16 @@ class LinearWeight final : private ValueFollower {
   LinearWeight(const LinearWeight&) = delete;
   LinearWeight& operator=(const LinearWeight&) = delete;
 
-  // Tensors may be fp32 or, with ctx.compute bf16, bf16. `offsets` [n + 1] says which rows belong to which
-  // expert; empty for an unstacked weight.
+  // Tensors may be fp32 or, with ctx.compute bf16, bf16. int64 `offsets` [n + 1] say which rows belong to
+  // which expert; empty for an unstacked weight.
 
   // y [R, N] = x [R, K] W^T; y may be uninitialised.
-  void forward(Context& ctx, ConstTensorView x, TensorView y, std::span<const std::int64_t> offsets = {});
+  void forward(Context& ctx, ConstTensorView x, TensorView y, ConstTensorView offsets = {});
   // dx [R, K] = dy [R, N] W, or += with accumulate (unstacked only).
-  void input_gradient(Context& ctx, ConstTensorView dy, TensorView dx,
-                      std::span<const std::int64_t> offsets = {}, bool accumulate = false);
+  void input_gradient(Context& ctx, ConstTensorView dy, TensorView dx, ConstTensorView offsets = {},
+                      bool accumulate = false);
   // The parameter's gradient += dy [R, N]^T x [R, K].
-  void weight_gradient(Context& ctx, ConstTensorView dy, ConstTensorView x,
-                       std::span<const std::int64_t> offsets = {});
+  void weight_gradient(Context& ctx, ConstTensorView dy, ConstTensorView x, ConstTensorView offsets = {});
 
   // The packed copies, for operators that take them; ctx.compute must be bf16. Valid until the next change.
   ConstTensorView packed_for_forward(Context& ctx) { return packed(ctx, forward_, true); }

@@ -1,8 +1,10 @@
 // Typed, shaped, non-owning memory: the argument of every operator. Contiguous and row-major.
 #pragma once
 
+#include <concepts>
 #include <cstdint>
 #include <span>
+#include <vector>
 
 #include "comm/base/buffer_view.h"
 #include "comm/base/error.h"
@@ -17,11 +19,21 @@ void check_dtype(DType actual, DType wanted, const Shape& shape);
 void check_rows(const Shape& shape, std::int64_t begin, std::int64_t end);
 }  // namespace detail
 
+// What rows are numbered and counted by.
+template <class T>
+concept Index = std::same_as<T, std::int32_t> || std::same_as<T, std::int64_t>;
+
 class ConstTensorView {
  public:
   ConstTensorView() = default;
   ConstTensorView(const void* data, Shape shape, DType dtype, Device device = {})
       : data_(data), shape_(shape), dtype_(dtype), device_(device) {}
+  // Indices in host memory, [count]; their owner must outlive the view.
+  template <Index T>
+  ConstTensorView(std::span<const T> indices)
+      : ConstTensorView(indices.data(), {static_cast<std::int64_t>(indices.size())}, dtype_of<T>) {}
+  template <Index T>
+  ConstTensorView(const std::vector<T>& indices) : ConstTensorView(std::span<const T>(indices)) {}
 
   const Shape& shape() const { return shape_; }
   std::int64_t extent(int dimension) const { return shape_[dimension]; }

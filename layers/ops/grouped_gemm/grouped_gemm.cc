@@ -7,12 +7,14 @@ namespace {
 
 // `inputs` [R, K] and `outputs` [R, N] are x and y or their gradients; `weights` [n, N, K].
 void check(const Shape& inputs, const Shape& weights, const Shape& outputs,
-           std::span<const std::int64_t> offsets) {
+           const ConstTensorView& offsets_of_experts) {
   CONCLAVE_CHECK(inputs.rank() == 2 && weights.rank() == 3 && outputs.rank() == 2 &&
                      inputs[0] == outputs[0] && weights[1] == outputs[1] && weights[2] == inputs[1],
                  "grouped gemm takes x [R, K], weights [n, N, K] and y [R, N]; found x {}, weights {}, y {}",
                  inputs.text(), weights.text(), outputs.text());
-  CONCLAVE_CHECK_EQ(static_cast<std::int64_t>(offsets.size()), weights[0] + 1, "offsets of a grouped gemm");
+  CONCLAVE_CHECK_EQ(offsets_of_experts.elements(), weights[0] + 1, "offsets of a grouped gemm");
+  if (offsets_of_experts.device().kind == DeviceKind::kCuda) return;
+  const auto offsets = offsets_of_experts.values<std::int64_t>();
   CONCLAVE_CHECK_EQ(offsets.front(), 0, "first offset of a grouped gemm");
   CONCLAVE_CHECK_EQ(offsets.back(), inputs[0], "last offset of a grouped gemm, against its rows");
   for (std::size_t e = 0; e + 1 < offsets.size(); ++e) {
@@ -23,7 +25,8 @@ void check(const Shape& inputs, const Shape& weights, const Shape& outputs,
 
 // On a GPU: one product an expert that has rows, in the stream's order.
 template <class Multiply>
-void for_each_group(std::span<const std::int64_t> offsets, Multiply multiply) {
+void for_each_group(const ConstTensorView& offsets_of_experts, Multiply multiply) {
+  const auto offsets = offsets_of_experts.values<std::int64_t>();
   for (std::size_t e = 0; e + 1 < offsets.size(); ++e) {
     if (offsets[e] < offsets[e + 1])
       multiply(static_cast<std::int64_t>(e), Range{offsets[e], offsets[e + 1]});

@@ -56,10 +56,11 @@ void grouped_gemm(const GroupedGemmArgs& args) {
     std::ranges::fill(args.y.values<float>(), 0.0F);
     return;
   }
-  for_each_block(args.offsets, [&](std::int64_t expert, std::int64_t first, std::int64_t last) {
-    return dnnl_sgemm('N', 'T', last - first, n, k, 1.0F, x + first * k, k, weights + expert * n * k, k, 0.0F,
-                      y + first * n, n);
-  });
+  for_each_block(args.offsets.values<std::int64_t>(),
+                 [&](std::int64_t expert, std::int64_t first, std::int64_t last) {
+                   return dnnl_sgemm('N', 'T', last - first, n, k, 1.0F, x + first * k, k,
+                                     weights + expert * n * k, k, 0.0F, y + first * n, n);
+                 });
 }
 
 void grouped_gemm_input_gradient(const GroupedGemmInputGradientArgs& args) {
@@ -73,10 +74,11 @@ void grouped_gemm_input_gradient(const GroupedGemmInputGradientArgs& args) {
     std::ranges::fill(args.dx.values<float>(), 0.0F);
     return;
   }
-  for_each_block(args.offsets, [&](std::int64_t expert, std::int64_t first, std::int64_t last) {
-    return dnnl_sgemm('N', 'N', last - first, k, n, 1.0F, dy + first * n, n, weights + expert * n * k, k,
-                      0.0F, dx + first * k, k);
-  });
+  for_each_block(args.offsets.values<std::int64_t>(),
+                 [&](std::int64_t expert, std::int64_t first, std::int64_t last) {
+                   return dnnl_sgemm('N', 'N', last - first, k, n, 1.0F, dy + first * n, n,
+                                     weights + expert * n * k, k, 0.0F, dx + first * k, k);
+                 });
 }
 
 void grouped_gemm_weight_gradient(const GroupedGemmWeightGradientArgs& args) {
@@ -85,12 +87,13 @@ void grouped_gemm_weight_gradient(const GroupedGemmWeightGradientArgs& args) {
   const float* dy = args.dy.data<float>();
   const float* x = args.x.data<float>();
   float* dweights = args.dweights.data<float>();
+  const auto offsets = args.offsets.values<std::int64_t>();
   if (n == 0 || k == 0) return;
   for_each_block(
       args.dweights.extent(0), [](std::int64_t) { return std::int64_t{0}; }, [&](std::int64_t) { return n; },
       [&](std::int64_t expert, std::int64_t first, std::int64_t last) {
-        const std::int64_t begin = args.offsets[static_cast<std::size_t>(expert)];
-        const std::int64_t rows = args.offsets[static_cast<std::size_t>(expert) + 1] - begin;
+        const std::int64_t begin = offsets[static_cast<std::size_t>(expert)];
+        const std::int64_t rows = offsets[static_cast<std::size_t>(expert) + 1] - begin;
         if (rows == 0) return dnnl_success;
         return dnnl_sgemm('T', 'N', last - first, k, rows, 1.0F, dy + begin * n + first, n, x + begin * k, k,
                           1.0F, dweights + (expert * n + first) * k, k);

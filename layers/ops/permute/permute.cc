@@ -11,9 +11,8 @@ void check_widths(const Shape& tokens, const Shape& rows) {
                  "tokens [T, D] and their rows [R, D] have shapes {} and {}", tokens.text(), rows.text());
 }
 
-void check_choices(std::span<const std::int32_t> row_of_choice, std::int64_t tokens, std::int64_t top_k) {
-  CONCLAVE_CHECK_EQ(static_cast<std::int64_t>(row_of_choice.size()), tokens * top_k,
-                    "choices of tokens x top_k in row_of_choice");
+void check_choices(const ConstTensorView& row_of_choice, std::int64_t tokens, std::int64_t top_k) {
+  CONCLAVE_CHECK_EQ(row_of_choice.elements(), tokens * top_k, "choices of tokens x top_k in row_of_choice");
 }
 
 void check_weights(const Shape& weights, const Shape& tokens) {
@@ -26,12 +25,13 @@ void check_weights(const Shape& weights, const Shape& tokens) {
 void gather_rows(Context& ctx, const GatherRowsArgs& args) {
   check_widths(args.x.shape(), args.rows.shape());
   CONCLAVE_CHECK(args.top_k > 0, "gather_rows with top_k {}", args.top_k);
-  CONCLAVE_CHECK_EQ(static_cast<std::int64_t>(args.choice_of_row.size()), args.rows.extent(0),
+  CONCLAVE_CHECK_EQ(args.choice_of_row.elements(), args.rows.extent(0),
                     "entries of choice_of_row, one a row");
   if (ctx.on_gpu()) {
     const Arena::Mark scratch(*ctx.arena);
-    cuda::gather_rows(cuda::stream_of(ctx), args.x.data<float>(), cuda::upload(ctx, args.choice_of_row),
-                      cuda::elements_of(args.rows), args.rows.extent(0), args.top_k, args.rows.extent(1));
+    cuda::gather_rows(cuda::stream_of(ctx), args.x.data<float>(),
+                      cuda::on_gpu<std::int32_t>(ctx, args.choice_of_row), cuda::elements_of(args.rows),
+                      args.rows.extent(0), args.top_k, args.rows.extent(1));
     return;
   }
   cpu::gather_rows(args);
@@ -43,7 +43,7 @@ void gather_rows_backward(Context& ctx, const GatherRowsBackwardArgs& args) {
   if (ctx.on_gpu()) {
     const Arena::Mark scratch(*ctx.arena);
     cuda::gather_rows_backward(cuda::stream_of(ctx), cuda::elements_of(args.drows),
-                               cuda::upload(ctx, args.row_of_choice), args.dx.data<float>(),
+                               cuda::on_gpu<std::int32_t>(ctx, args.row_of_choice), args.dx.data<float>(),
                                args.dx.extent(0), args.top_k, args.dx.extent(1));
     return;
   }
@@ -57,8 +57,8 @@ void combine_rows(Context& ctx, const CombineRowsArgs& args) {
   if (ctx.on_gpu()) {
     const Arena::Mark scratch(*ctx.arena);
     cuda::combine_rows(cuda::stream_of(ctx), cuda::elements_of(args.rows), args.weights.data<float>(),
-                       cuda::upload(ctx, args.row_of_choice), args.y.data<float>(), args.accumulate,
-                       args.y.extent(0), args.weights.extent(1), args.y.extent(1));
+                       cuda::on_gpu<std::int32_t>(ctx, args.row_of_choice), args.y.data<float>(),
+                       args.accumulate, args.y.extent(0), args.weights.extent(1), args.y.extent(1));
     return;
   }
   cpu::combine_rows(args);
@@ -73,21 +73,20 @@ void combine_rows_backward(Context& ctx, const CombineRowsBackwardArgs& args) {
   check_choices(args.row_of_choice, args.dy.extent(0), args.weights.extent(1));
   if (ctx.on_gpu()) {
     const Arena::Mark scratch(*ctx.arena);
-    cuda::combine_rows_backward(cuda::stream_of(ctx), args.dy.data<float>(), cuda::elements_of(args.rows),
-                                args.weights.data<float>(), cuda::upload(ctx, args.row_of_choice),
-                                cuda::elements_of(args.drows), args.dweights.data<float>(), args.dy.extent(0),
-                                args.weights.extent(1), args.dy.extent(1));
+    cuda::combine_rows_backward(
+        cuda::stream_of(ctx), args.dy.data<float>(), cuda::elements_of(args.rows), args.weights.data<float>(),
+        cuda::on_gpu<std::int32_t>(ctx, args.row_of_choice), cuda::elements_of(args.drows),
+        args.dweights.data<float>(), args.dy.extent(0), args.weights.extent(1), args.dy.extent(1));
     return;
   }
   cpu::combine_rows_backward(args);
 }
 
-void clear_rows_without_choice(Context& ctx, std::span<const std::int32_t> choice_of_row, TensorView rows) {
-  CONCLAVE_CHECK_EQ(static_cast<std::int64_t>(choice_of_row.size()), rows.extent(0),
-                    "entries of choice_of_row, one a row");
+void clear_rows_without_choice(Context& ctx, const ConstTensorView& choice_of_row, TensorView rows) {
+  CONCLAVE_CHECK_EQ(choice_of_row.elements(), rows.extent(0), "entries of choice_of_row, one a row");
   if (ctx.on_gpu()) {
     const Arena::Mark scratch(*ctx.arena);
-    cuda::clear_rows_without_choice(cuda::stream_of(ctx), cuda::upload(ctx, choice_of_row),
+    cuda::clear_rows_without_choice(cuda::stream_of(ctx), cuda::on_gpu<std::int32_t>(ctx, choice_of_row),
                                     cuda::elements_of(rows), rows.extent(0), rows.extent(1));
     return;
   }

@@ -11,7 +11,7 @@ void gather(const GatherRowsArgs& args, Element* rows) {
   const std::int64_t row_count = args.rows.extent(0);
   const std::int64_t width = args.rows.extent(1);
   const float* x = args.x.data<float>();
-  const std::int32_t* choice_of_row = args.choice_of_row.data();
+  const std::int32_t* choice_of_row = args.choice_of_row.data<std::int32_t>();
 #pragma omp parallel for
   for (std::int64_t r = 0; r < row_count; ++r) {
     Element* row = rows + r * width;
@@ -29,7 +29,7 @@ template <class Element>
 void gather_backward(const GatherRowsBackwardArgs& args, const Element* drows) {
   const std::int64_t tokens = args.dx.extent(0);
   const std::int64_t width = args.dx.extent(1);
-  const std::int32_t* row_of_choice = args.row_of_choice.data();
+  const std::int32_t* row_of_choice = args.row_of_choice.data<std::int32_t>();
   float* dx = args.dx.data<float>();
 #pragma omp parallel for
   for (std::int64_t token = 0; token < tokens; ++token) {
@@ -50,7 +50,7 @@ void combine(const CombineRowsArgs& args, const Element* rows) {
   const std::int64_t width = args.y.extent(1);
   const std::int64_t top_k = args.weights.extent(1);
   const float* weights = args.weights.data<float>();
-  const std::int32_t* row_of_choice = args.row_of_choice.data();
+  const std::int32_t* row_of_choice = args.row_of_choice.data<std::int32_t>();
   float* y = args.y.data<float>();
 #pragma omp parallel for
   for (std::int64_t token = 0; token < tokens; ++token) {
@@ -74,7 +74,7 @@ void combine_backward(const CombineRowsBackwardArgs& args, const Element* rows) 
   const std::int64_t top_k = args.weights.extent(1);
   const float* dy = args.dy.data<float>();
   const float* weights = args.weights.data<float>();
-  const std::int32_t* row_of_choice = args.row_of_choice.data();
+  const std::int32_t* row_of_choice = args.row_of_choice.data<std::int32_t>();
   Element* drows = args.drows.data<Element>();
   float* dweights = args.dweights.data<float>();
 #pragma omp parallel for
@@ -117,13 +117,14 @@ void combine_rows_backward(const CombineRowsBackwardArgs& args) {
   visit_elements(args.rows, [&](const auto* rows) { combine_backward(args, rows); });
 }
 
-void clear_rows_without_choice(std::span<const std::int32_t> choice_of_row, TensorView rows) {
+void clear_rows_without_choice(const ConstTensorView& choice_of_row, TensorView rows) {
+  const auto choices = choice_of_row.values<std::int32_t>();
   const std::int64_t row_count = rows.extent(0);
   const std::int64_t width = rows.extent(1);
   visit_elements(rows, [&]<class Element>(Element* values) {
 #pragma omp parallel for
     for (std::int64_t row = 0; row < row_count; ++row) {
-      if (choice_of_row[static_cast<std::size_t>(row)] == kNoChoiceOfRow)
+      if (choices[static_cast<std::size_t>(row)] == kNoChoiceOfRow)
         std::fill_n(values + row * width, width, Element(0.0F));
     }
   });
