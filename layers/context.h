@@ -13,6 +13,7 @@
 namespace conclave {
 
 class Parameter;
+struct RoutingSums;
 
 // Which part of which global batch is being computed. T = sequences * sequence_length tokens on this rank.
 struct BatchPosition {
@@ -65,6 +66,8 @@ struct Context {
   std::int64_t layer = -1;  // block of the model that is being computed, from 0; -1: none
   // The ids of the tokens of this micro-batch, int32 [T]; empty where the input is not tokens.
   ConstTensorView token_ids = {};
+  // Where kernels add up what routers tell of their tokens (layers/moe/gpu_tally.h); null: nobody asks.
+  const RoutingSums* routing_sums = nullptr;
   // Which of them are padding, uint8 [T], 1 for padding; empty where none is. It ends its sequence, so that
   // causal attention never sees it from a real token; attention over the whole sequence has to mask it.
   ConstTensorView padding = {};

@@ -48,11 +48,11 @@ HeldOutSource evaluate_source(const EvaluationArgs& args, int source) {
     ctx.padding = args.batch.padding_view();
     const auto sum = args.model.forward(ctx, args.batch.input_view(), args.batch.target_view());
     ctx.synchronize();
-    args.arena.reset();
     sums[0] += sum.loss_sum;
     sums[1] += static_cast<double>(sum.targets);
     sums[2] += sum.squared_error_sum;
     sums[3] += sum.best_squared_error_sum;
+    args.arena.reset();
   }
   world.all_reduce(buffer_view(std::span<double>(sums)));
   result.loss_sum = sums[0];

@@ -70,9 +70,9 @@ StepResult train_step(Trainer& trainer, std::int64_t step, const std::function<v
     trainer.routing_recorder.after_forward(position, trainer.batch);
     trainer.model.backward(ctx);
     for (Parameter* parameter : trainer.model.parameters()) parameter->fold_gradient();
-    ctx.synchronize();
-    trainer.arena.reset();
+    ctx.synchronize();  // the only wait of a micro-batch, where a GPU computes
     loss.add(sum.loss_sum / static_cast<double>(position.loss_targets()));
+    trainer.arena.reset();
   }
   trainer.world.watchdog().set_layer(-1);
 

@@ -18,8 +18,13 @@ using Memory = std::unique_ptr<std::byte, void (*)(void*)>;
 // Uninitialised, 256-byte aligned. Throws Error naming the bytes if they can't be had.
 Memory allocate(Device device, std::size_t bytes);
 
+// Memory of the host that GPUs read and write without the host: copies from and to it don't hold it up.
+// Uninitialised, page-aligned. Throws Error naming the bytes if it can't be had.
+Memory allocate_pinned(std::size_t bytes);
+
 // In the stream's order; where the addresses lie, host or GPU, CUDA knows. Host memory must stay as it is
-// until the copy is done, unless it is pageable, in which case it is read at once.
+// until the copy is done, unless it is pageable, in which case it is read at once, perhaps after a wait for
+// the stream.
 void copy(const Stream& stream, void* to, const void* from, std::size_t bytes);
 void fill_with_zeros(const Stream& stream, void* memory, std::size_t bytes);
 

@@ -17,6 +17,10 @@ void release(void* memory) {
   if (std::uncaught_exceptions() == 0) static_cast<void>(cudaFree(memory));
 }
 
+void release_pinned(void* memory) {
+  if (std::uncaught_exceptions() == 0) static_cast<void>(cudaFreeHost(memory));
+}
+
 cudaMemLocation location(Device device) {
   cudaMemLocation place{};
   place.type = cudaMemLocationTypeDevice;
@@ -33,6 +37,14 @@ Memory allocate(Device device, std::size_t bytes) {
   CONCLAVE_CHECK(status == cudaSuccess, "GPU {} is out of memory: {} bytes were asked for: {} ({})",
                  device.index, bytes, cudaGetErrorString(status), cudaGetErrorName(status));
   return {static_cast<std::byte*>(memory), release};
+}
+
+Memory allocate_pinned(std::size_t bytes) {
+  void* memory = nullptr;
+  const cudaError_t status = cudaMallocHost(&memory, std::max<std::size_t>(bytes, 1));
+  CONCLAVE_CHECK(status == cudaSuccess, "{} bytes of pinned host memory can't be had: {} ({})", bytes,
+                 cudaGetErrorString(status), cudaGetErrorName(status));
+  return {static_cast<std::byte*>(memory), release_pinned};
 }
 
 void copy(const Stream& stream, void* to, const void* from, std::size_t bytes) {

@@ -33,6 +33,7 @@ bool Event::is_done() const { return true; }
 void Event::synchronize() const {}
 
 Memory allocate(Device, std::size_t) { refuse(); }
+Memory allocate_pinned(std::size_t) { refuse(); }
 void copy(const Stream&, void*, const void*, std::size_t) { refuse(); }
 void fill_with_zeros(const Stream&, void*, std::size_t) { refuse(); }
 void prefetch(const Stream&, const void*, std::size_t) { refuse(); }

@@ -1,12 +1,15 @@
 // From an operator's arguments to those of its kernel, and the way to the host for operators without one.
 #pragma once
 
+#include <array>
+#include <cstdint>
 #include <span>
-#include <string>
+#include <type_traits>
 
 #include "comm/cuda/memory.h"
 #include "layers/context.h"
 #include "layers/cuda/kernels.h"
+#include "layers/tensor/philox.h"
 
 namespace conclave::cuda {
 
@@ -15,17 +18,32 @@ inline StreamHandle stream_of(const Context& ctx) { return ctx.gpu->stream().han
 inline ConstElements elements_of(const ConstTensorView& tensor) { return {tensor.raw(), tensor.dtype()}; }
 inline Elements elements_of(const TensorView& tensor) { return {tensor.raw(), tensor.dtype()}; }
 
+inline RandomKey key_of(const RandomStream& random) {
+  const std::array<std::uint32_t, 2> key = random.key();
+  return {{key[0], key[1]}, random.substream()};
+}
+
 // Numbers that the host holds, in ctx.arena where kernels find them. They may change as soon as this returns.
 template <class T>
 const T* upload(Context& ctx, std::span<const T> values) {
   const auto count = static_cast<std::int64_t>(values.size());
   T* copy_of_them = ctx.arena->allocate({count}, dtype_of<T>).template data<T>();
-  copy(ctx.gpu->stream(), copy_of_them, values.data(), values.size_bytes());
+  ctx.gpu->staging().upload(copy_of_them, values.data(), values.size_bytes());
   return copy_of_them;
 }
 template <class T>
 const T* upload(Context& ctx, const ConstTensorView& tensor) {
   return upload(ctx, tensor.values<T>());
+}
+
+// The same for records of several numbers.
+template <class Record>
+const Record* upload_records(Context& ctx, std::span<const Record> records) {
+  static_assert(std::is_trivially_copyable_v<Record>);
+  const auto bytes = static_cast<std::int64_t>(records.size_bytes());
+  void* copy_of_them = ctx.arena->allocate({bytes}, DType::kUInt8).raw();
+  ctx.gpu->staging().upload(copy_of_them, records.data(), records.size_bytes());
+  return static_cast<const Record*>(copy_of_them);
 }
 
 // Values where kernels find them: a tensor of the host is uploaded.

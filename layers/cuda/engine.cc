@@ -4,7 +4,7 @@
 
 namespace conclave::cuda {
 
-Engine::Engine(int index) : stream_(index), blas_(std::make_unique<Blas>(stream_)) {}
+Engine::Engine(int index) : stream_(index), staging_(stream_), blas_(std::make_unique<Blas>(stream_)) {}
 
 // In this file, where Blas is complete.
 Engine::~Engine() = default;

@@ -1,5 +1,5 @@
-// What operators need of a GPU: the stream they enqueue their work in, matrix products, and a record of what
-// still runs on the host.
+// What operators need of a GPU: the stream they enqueue their work in, the way of small tensors to it, matrix
+// products, and a record of what still runs on the host.
 #pragma once
 
 #include <cstdint>
@@ -8,6 +8,7 @@
 #include <string>
 
 #include "comm/cuda/stream.h"
+#include "layers/cuda/staging.h"
 
 namespace conclave::cuda {
 
@@ -25,6 +26,7 @@ class Engine {
   Stream& stream() { return stream_; }
   Device device() const { return stream_.device(); }
   Blas& blas() { return *blas_; }
+  Staging& staging() { return staging_; }
 
   // Calls of operators that have no kernel and ran on the host, each after a synchronize, by name.
   const std::map<std::string, std::int64_t>& calls_on_host() const { return calls_on_host_; }
@@ -32,6 +34,7 @@ class Engine {
 
  private:
   Stream stream_;
+  Staging staging_;
   std::unique_ptr<Blas> blas_;
   std::map<std::string, std::int64_t> calls_on_host_;
 };

@@ -60,7 +60,7 @@ ModelLoss MixtureRegression::forward(Context& ctx, ConstTensorView inputs, Const
   gemm(ctx, {.a = x_, .b = gate_.value(), .c = logits, .transpose_b = true});
 
   plan_all(ctx, samples);
-  exchange_.agree(ctx, plan_);
+  exchange_.agree(ctx, rows_of(plan_));
   TensorView rows = ctx.arena->allocate({plan_.rows(), inputs_ + 1});  // [T E, I + 1]
   gather_rows(ctx, {.x = x_, .choice_of_row = plan_.choice_of_row, .top_k = plan_.top_k, .rows = rows});
   rows = exchange_.dispatch(ctx, rows);                               // [R', I + 1], by local expert

@@ -31,7 +31,7 @@ class MixtureRegression : public Model, public RoutedLayer {
   std::vector<ShardedTensor> state() override { return {}; }
   void end_step(Context&) override {}
 
-  const MoeStatistics& statistics() const override { return statistics_; }
+  const MoeStatistics& statistics() override { return statistics_; }
   using RoutedLayer::take_statistics;
   MoeStatistics take_statistics(MoeStatistics next) override;
   std::int64_t experts() const override { return experts_count_; }

@@ -11,13 +11,14 @@
 #include "layers/context.h"
 #include "layers/moe/routed_layer.h"
 #include "layers/parameter.h"
+#include "layers/tensor/deferred_sum.h"
 #include "layers/tensor/sharded_tensor.h"
 
 namespace conclave {
 
 // Sums over this rank's targets.
 struct ModelLoss {
-  double loss_sum = 0;  // nats, without balance terms
+  DeferredSum loss_sum;  // nats, without balance terms
   std::int64_t targets = 0;
   // Of regressions, else 0: of the model's mean, and of its most probable expert alone.
   double squared_error_sum = 0;

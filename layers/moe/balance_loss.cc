@@ -38,9 +38,9 @@ BalanceGradient BalanceLoss::forward(Context& ctx, ConstTensorView probabilities
   CONCLAVE_CHECK_EQ(probabilities.extent(0), ctx.batch.tokens(), "tokens of the balance loss");
   CONCLAVE_CHECK(ctx.batch.global_tokens() > 0, "a training step needs tokens, found {} sequences of {}",
                  ctx.batch.global_sequences, ctx.batch.sequence_length);
+  if (ctx.on_gpu()) return forward_on_gpu(ctx, probabilities, experts, log_sum_exp);
   const auto global_tokens = static_cast<double>(ctx.batch.global_tokens());
 
-  ctx.synchronize();
   double squares = 0;
   for (const float value : log_sum_exp.values<float>()) squares += static_cast<double>(value) * value;
   statistics.z_loss_raw += squares / global_tokens;

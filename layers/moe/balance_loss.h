@@ -20,6 +20,7 @@
 #include "configs/run.pb.h"
 #include "layers/context.h"
 #include "layers/moe/statistics.h"
+#include "layers/tensor/arena.h"
 
 namespace conclave {
 
@@ -38,12 +39,18 @@ class BalanceLoss {
   // probabilities [T, E], experts int32 [T, K], log_sum_exp [T] of this micro-batch;
   // T = ctx.batch.tokens(). Call it in training only, once a micro-batch. Adds this rank's part of the
   // terms to balance_loss_raw and z_loss_raw of `statistics`. Scopes batch and global_batch add the counts
-  // up over ctx.grid->world(): ranks with T = 0 take part. With alpha = 0 there is no load-balance term:
-  // nothing is communicated and balance_loss_raw stays.
+  // up over ctx.grid->world(): ranks with T = 0 take part. On a GPU the terms go to ctx.routing_sums instead,
+  // and the host waits for nothing. With alpha = 0 there is no load-balance term: nothing is communicated and
+  // balance_loss_raw stays.
   BalanceGradient forward(Context& ctx, ConstTensorView probabilities, ConstTensorView experts,
                           ConstTensorView log_sum_exp, MoeStatistics& statistics);
 
  private:
+  BalanceGradient forward_on_gpu(Context& ctx, ConstTensorView probabilities, ConstTensorView experts,
+                                 ConstTensorView log_sum_exp);
+  ConstTensorView balance_on_gpu(Context& ctx, ConstTensorView probabilities, ConstTensorView experts);
+  // counts int64 [G, E]: as count_choices, of each of G token sets.
+  void count_choices_on_gpu(Context& ctx, ConstTensorView experts, TensorView counts);
   // Returns dprobabilities.
   ConstTensorView balance(Context& ctx, ConstTensorView probabilities, ConstTensorView experts,
                           MoeStatistics& statistics);
@@ -54,6 +61,7 @@ class BalanceLoss {
   double beta_;
   config::Moe::BalanceScope scope_;
   std::vector<std::int64_t> chosen_this_step_;  // [E], all ranks; global_batch only
+  Buffer chosen_this_step_on_gpu_;              // in its place
 };
 
 }  // namespace conclave

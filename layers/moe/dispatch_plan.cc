@@ -152,6 +152,20 @@ std::int64_t expert_capacity(double capacity_factor, std::int64_t tokens, std::i
   return static_cast<std::int64_t>(is_whole ? nearest : std::ceil(product));
 }
 
+void check_choices(std::int64_t tokens, std::int64_t top_k) {
+  CONCLAVE_CHECK(tokens * top_k <= std::numeric_limits<std::int32_t>::max(),
+                 "{} tokens with {} choices each in one micro-batch are more than 32 bits can number: make "
+                 "train.micro_batch smaller",
+                 tokens, top_k);
+}
+
+void check_filled_rows(std::int64_t experts, std::int64_t capacity) {
+  CONCLAVE_CHECK(experts * capacity <= std::numeric_limits<std::int32_t>::max(),
+                 "{} experts with {} rows each are more than 32 bits can number: make train.micro_batch or "
+                 "moe.capacity_factor smaller",
+                 experts, capacity);
+}
+
 void make_dispatch_plan(const Routing& routing, std::int64_t experts, std::int64_t capacity,
                         config::Moe::Drop drop, DispatchPlan& plan) {
   const Shape& shape = routing.experts.shape();
@@ -159,10 +173,7 @@ void make_dispatch_plan(const Routing& routing, std::int64_t experts, std::int64
   CONCLAVE_CHECK(routing.weights.shape() == shape, "weights {} of chosen experts {}",
                  routing.weights.shape().text(), shape.text());
   CONCLAVE_CHECK(capacity >= 0, "an expert can't have capacity {}", capacity);
-  CONCLAVE_CHECK(shape.elements() <= std::numeric_limits<std::int32_t>::max(),
-                 "{} tokens with {} choices each in one micro-batch are more than 32 bits can number: make "
-                 "train.micro_batch smaller",
-                 shape[0], shape[1]);
+  check_choices(shape[0], shape[1]);
   const std::span<const std::int32_t> chosen = routing.experts.values<std::int32_t>();
 
   plan.tokens = shape[0];
@@ -187,10 +198,7 @@ void make_dispatch_plan(const Routing& routing, std::int64_t experts, std::int64
 
 void fill_up_to_capacity(std::int64_t capacity, DispatchPlan& plan) {
   const std::int64_t rows = plan.experts * capacity;
-  CONCLAVE_CHECK(rows <= std::numeric_limits<std::int32_t>::max(),
-                 "{} experts with {} rows each are more than 32 bits can number: make train.micro_batch or "
-                 "moe.capacity_factor smaller",
-                 plan.experts, capacity);
+  check_filled_rows(plan.experts, capacity);
   for (std::int64_t expert = 0; expert < plan.experts; ++expert) {
     const auto at = static_cast<std::size_t>(expert);
     const std::int64_t own = plan.expert_offsets[at + 1] - plan.expert_offsets[at];

@@ -47,6 +47,10 @@ std::int64_t expert_capacity(double capacity_factor, std::int64_t tokens, std::i
 void make_dispatch_plan(const Routing& routing, std::int64_t experts, std::int64_t capacity,
                         config::Moe::Drop drop, DispatchPlan& plan);
 
+// Throw Error for more choices than 32 bits can number, and for more rows of filled experts.
+void check_choices(std::int64_t tokens, std::int64_t top_k);
+void check_filled_rows(std::int64_t experts, std::int64_t capacity);
+
 // Fills every expert of a made plan up to exactly `capacity` rows: after an expert's own rows come rows of
 // kNoChoice. Throws Error if an expert has more rows, or E * capacity is beyond 32 bits.
 void fill_up_to_capacity(std::int64_t capacity, DispatchPlan& plan);

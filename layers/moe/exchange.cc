@@ -7,7 +7,7 @@
 #include <string>
 #include <utility>
 
-#include "comm/cuda/memory.h"
+#include "layers/cuda/arguments.h"
 
 namespace conclave {
 namespace {
@@ -62,21 +62,38 @@ Exchange::Exchange(std::int64_t experts, const ProcessGrid& grid, RowOrder order
   }
 }
 
-void Exchange::note_sent_rows(const DispatchPlan& plan) {
-  const std::vector<std::int64_t>& offsets = plan.expert_offsets;
-  CONCLAVE_CHECK_EQ(static_cast<std::int64_t>(offsets.size()), experts_ + 1,
-                    "expert offsets of a dispatch plan");
+void Exchange::note_sent_rows(Context& ctx, const DispatchedRows& rows) {
+  const bool are_on_gpu = rows.expert_offsets.device().kind == DeviceKind::kCuda;
+  std::vector<std::int64_t>& offsets = sent_offsets_;
+  CONCLAVE_CHECK_EQ(rows.expert_offsets.elements(), experts_ + 1, "expert offsets of a dispatch plan");
+  if (are_on_gpu) {
+    ctx.gpu->staging().download(offsets.data(), rows.expert_offsets.raw(),
+                                offsets.size() * sizeof(std::int64_t));
+  } else {
+    std::ranges::copy(rows.expert_offsets.values<std::int64_t>(), offsets.begin());
+  }
   CONCLAVE_CHECK_EQ(offsets.front(), 0, "first expert offset of a dispatch plan");
-  CONCLAVE_CHECK_EQ(offsets.back(), plan.rows(), "last expert offset of a dispatch plan, against its rows");
+  if (!are_on_gpu) {  // where there may be fewer
+    CONCLAVE_CHECK_EQ(offsets.back(), rows.rows(), "last expert offset of a dispatch plan, against its rows");
+  }
   for (std::size_t e = 0; e + 1 < offsets.size(); ++e) {
     CONCLAVE_CHECK(offsets[e] <= offsets[e + 1], "offsets of a dispatch plan fall from {} to {} at expert {}",
                    offsets[e], offsets[e + 1], e);
   }
-  std::ranges::copy(offsets, sent_offsets_.begin());
+  sent_rows_ = rows.rows();
+  offsets_on_gpu_ = {};
 }
 
-void Exchange::agree(Context& ctx, const DispatchPlan& plan) {
-  note_sent_rows(plan);
+void Exchange::keep_on_gpu(const DispatchedRows& rows) {
+  CONCLAVE_CHECK_EQ(rows.expert_offsets.elements(), experts_ + 1, "expert offsets of a dispatch plan");
+  offsets_on_gpu_ = rows.expert_offsets;
+  sent_rows_ = rows.rows();
+  chunks_.front().rows = {0, sent_rows_};
+}
+
+void Exchange::agree(Context& ctx, const DispatchedRows& rows) {
+  if (stays_on_gpu(rows)) return keep_on_gpu(rows);
+  note_sent_rows(ctx, rows);
   exchange_counts(ctx);
   lay_out();
 }
@@ -118,11 +135,13 @@ void Exchange::exchange_counts(const Context& ctx) {
     CONCLAVE_CHECK(announced >= 0, "a rank of group \"{}\" announced {} rows", group.name(), announced);
 }
 
-void Exchange::agree_on_equal_rows(const DispatchPlan& plan, std::int64_t rows_per_expert) {
-  note_sent_rows(plan);
-  for (std::size_t e = 0; e + 1 < sent_offsets_.size(); ++e)
-    CONCLAVE_CHECK_EQ(sent_offsets_[e + 1] - sent_offsets_[e], rows_per_expert,
-                      "rows of an expert that is filled up to its capacity");
+void Exchange::agree_on_equal_rows(const DispatchedRows& rows, std::int64_t rows_per_expert) {
+  CONCLAVE_CHECK_EQ(rows.rows(), experts_ * rows_per_expert, "rows of experts filled up to their capacity");
+  if (stays_on_gpu(rows)) return keep_on_gpu(rows);
+  for (std::int64_t e = 0; e <= experts_; ++e)
+    sent_offsets_[static_cast<std::size_t>(e)] = e * rows_per_expert;
+  sent_rows_ = sent_offsets_.back();
+  offsets_on_gpu_ = {};
   std::ranges::fill(received_rows_by_block_, rows_per_expert);
   lay_out();
 }
@@ -233,31 +252,35 @@ void Exchange::finish(const Context& ctx, Work& transport) {
 
 bool Exchange::arrives_in_order(std::int64_t chunk) const { return chunk_at(chunk).in_order; }
 
-void Exchange::order_for_experts(const Context& ctx, std::int64_t chunk, ConstTensorView wire,
+void Exchange::order_for_experts(Context& ctx, std::int64_t chunk, ConstTensorView wire,
                                  TensorView rows) const {
   reorder(ctx, chunk_at(chunk), wire, &Block::first_on_wire, rows, &Block::first_for_experts);
 }
 
-void Exchange::order_for_wire(const Context& ctx, std::int64_t chunk, ConstTensorView rows,
-                              TensorView wire) const {
+void Exchange::order_for_wire(Context& ctx, std::int64_t chunk, ConstTensorView rows, TensorView wire) const {
   reorder(ctx, chunk_at(chunk), rows, &Block::first_for_experts, wire, &Block::first_on_wire);
 }
 
-void Exchange::reorder(const Context& ctx, const Chunk& chunk, ConstTensorView from,
+void Exchange::reorder(Context& ctx, const Chunk& chunk, ConstTensorView from,
                        std::int64_t Block::*first_in_from, TensorView to,
                        std::int64_t Block::*first_in_to) const {
   const auto row_bytes = to.shape().row_elements() * static_cast<std::int64_t>(size_of(to.dtype()));
   const auto* source = static_cast<const std::byte*>(from.raw());
   auto* target = static_cast<std::byte*>(to.raw());
   if (ctx.on_gpu()) {
+    std::vector<cuda::RowRun> runs;
+    std::int64_t most_rows = 0;
     for (std::int64_t rank = 0; rank < ranks(); ++rank) {
       for (std::int64_t expert = chunk.experts.begin; expert < chunk.experts.end; ++expert) {
         const Block& block = blocks_[static_cast<std::size_t>(rank * local_experts_ + expert)];
-        cuda::copy(ctx.gpu->stream(), target + block.*first_in_to * row_bytes,
-                   source + block.*first_in_from * row_bytes,
-                   static_cast<std::size_t>(block.rows * row_bytes));
+        if (block.rows == 0) continue;
+        runs.push_back({block.*first_in_from, block.*first_in_to, block.rows});
+        most_rows = std::max(most_rows, block.rows);
       }
     }
+    const Arena::Mark scratch(*ctx.arena);
+    cuda::move_rows(cuda::stream_of(ctx), source, target, cuda::upload_records<cuda::RowRun>(ctx, runs),
+                    std::ssize(runs), most_rows, row_bytes);
     return;
   }
 #pragma omp parallel for collapse(2) schedule(dynamic)

@@ -22,7 +22,7 @@
 
 #include "configs/run.pb.h"
 #include "layers/context.h"
-#include "layers/moe/dispatch_plan.h"
+#include "layers/moe/dispatched_rows.h"
 
 namespace conclave {
 
@@ -43,15 +43,15 @@ class Exchange {
            std::int64_t chunks = 1);
 
   // Tells every rank of the group how many rows of each of its experts come from this one. Collective; must
-  // precede the transports of a micro-batch, which keep its counts until the next call. Throws Error if the
-  // plan is not of E experts or its offsets do not add up, and, before any row travels, if a rank of the
-  // group is in another step, micro-step, layer or pass, or counts other experts: the message names both
-  // sides.
-  void agree(Context& ctx, const DispatchPlan& plan);
+  // precede the transports of a micro-batch, which keep its counts until the next call. On a GPU the host
+  // waits for the counts, but not in a group of one, where they may stay there. Throws Error if the rows are
+  // not of E experts or their offsets do not add up, and, before any row travels, if a rank of the group is
+  // in another step, micro-step, layer or pass, or counts other experts: the message names both sides.
+  void agree(Context& ctx, const DispatchedRows& rows);
 
   // The same where every rank sends every expert exactly `rows_per_expert` rows, the same number on all
   // ranks: shapes are known, and nothing is communicated.
-  void agree_on_equal_rows(const DispatchPlan& plan, std::int64_t rows_per_expert);
+  void agree_on_equal_rows(const DispatchedRows& rows, std::int64_t rows_per_expert);
 
   // Collective, all chunks. [R, D] of any type -> [R', D] in ctx.arena; in a group of one, where both sides
   // are the same, `rows` itself.
@@ -73,8 +73,8 @@ class Exchange {
   // Whether the rows of a chunk lie on the wire as they do on the expert side.
   bool arrives_in_order(std::int64_t chunk) const;
   // [R'_c, D] each.
-  void order_for_experts(const Context& ctx, std::int64_t chunk, ConstTensorView wire, TensorView rows) const;
-  void order_for_wire(const Context& ctx, std::int64_t chunk, ConstTensorView rows, TensorView wire) const;
+  void order_for_experts(Context& ctx, std::int64_t chunk, ConstTensorView wire, TensorView rows) const;
+  void order_for_wire(Context& ctx, std::int64_t chunk, ConstTensorView rows, TensorView wire) const;
 
   // Adds what a count of each expert [E] says of each rank of the group to `by_rank` [P].
   void add_by_rank(std::span<const std::int64_t> by_expert, std::span<std::int64_t> by_rank) const;
@@ -85,10 +85,13 @@ class Exchange {
   // Where runs of rows end within a chunk, counted from its first. By expert, [local experts + 1]: those of
   // local expert i are [offsets[i], offsets[i + 1]). By source, [P * local experts + 1]: those of source s
   // for local expert i are [offsets[j], offsets[j + 1]), j = s * local experts + i. Experts of other chunks
-  // have no rows.
-  std::span<const std::int64_t> received_offsets(std::int64_t chunk) const { return chunk_at(chunk).offsets; }
+  // have no rows. int64, valid until the next agreement: on the host, or in a group of one where agree()
+  // found them.
+  ConstTensorView received_offsets(std::int64_t chunk) const {
+    return offsets_on_gpu_.raw() != nullptr ? offsets_on_gpu_ : ConstTensorView(chunk_at(chunk).offsets);
+  }
   std::int64_t ranks() const { return static_cast<std::int64_t>(heard_words_.size()); }  // P
-  std::int64_t sent_rows() const { return sent_offsets_.back(); }                        // R
+  std::int64_t sent_rows() const { return sent_rows_; }                                  // R
   std::int64_t received_rows() const { return chunks_.back().rows.end; }                 // R'
 
  private:
@@ -115,10 +118,16 @@ class Exchange {
   };
 
   const Chunk& chunk_at(std::int64_t chunk) const { return chunks_[static_cast<std::size_t>(chunk)]; }
-  // Checks the plan and notes what it sends.
-  void note_sent_rows(const DispatchPlan& plan);
-  // Exchanges the plan's counts for received_rows_by_block_, each rank's counts behind the words that say
-  // where it is.
+  // A group of one whose counts are on a GPU.
+  bool stays_on_gpu(const DispatchedRows& rows) const {
+    return ranks() == 1 && rows.expert_offsets.device().kind == DeviceKind::kCuda;
+  }
+  // Brings the offsets of the rows to the host, and checks them.
+  void note_sent_rows(Context& ctx, const DispatchedRows& rows);
+  // A group of one, which needs to know how many rows there may be and no more.
+  void keep_on_gpu(const DispatchedRows& rows);
+  // Exchanges the counts of the rows for received_rows_by_block_, each rank's counts behind the words that
+  // say where it is.
   void exchange_counts(const Context& ctx);
   void lay_out();
   // chunk.experts, sent and received.
@@ -131,15 +140,17 @@ class Exchange {
              const Runs& received);
   // Copies every block of a chunk, which lies in one of the two orders of Block in `from`, to its place in
   // the other.
-  void reorder(const Context& ctx, const Chunk& chunk, ConstTensorView from,
-               std::int64_t Block::*first_in_from, TensorView to, std::int64_t Block::*first_in_to) const;
+  void reorder(Context& ctx, const Chunk& chunk, ConstTensorView from, std::int64_t Block::*first_in_from,
+               TensorView to, std::int64_t Block::*first_in_to) const;
 
   const ProcessGrid* grid_;
   std::int64_t experts_;
   std::int64_t local_experts_;
   RowOrder order_;
 
-  std::vector<std::int64_t> sent_offsets_;  // [E + 1]: the plan's
+  std::vector<std::int64_t> sent_offsets_;  // [E + 1] of the rows that are sent
+  std::int64_t sent_rows_ = 0;
+  ConstTensorView offsets_on_gpu_;  // [E + 1], in place of the above; empty: those are valid
   std::vector<Chunk> chunks_;
   std::vector<Block> blocks_;  // [P * local experts], by source, then expert
 

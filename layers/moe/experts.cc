@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <optional>
 
+#include "layers/cuda/arguments.h"
+#include "layers/cuda/moe_kernels.h"
 #include "layers/ops/dropout/dropout.h"
 
 namespace conclave {
@@ -26,13 +28,13 @@ Experts::Experts(const std::string& name, const ExpertsOptions& options)
   down_.initialise_normal(options.seed, options.output_init_std);
 }
 
-TensorView Experts::forward(Context& ctx, ConstTensorView rows, std::span<const std::int64_t> offsets,
+TensorView Experts::forward(Context& ctx, ConstTensorView rows, ConstTensorView offsets,
                             ConstTensorView tokens, std::int64_t pass_index) {
   const Span span(ctx.clock, "experts", TimePart::kOther, ComparedCall::kExperts, -1, pass_index > 0);
   passes_.resize(std::max(passes_.size(), static_cast<std::size_t>(pass_index) + 1));
   Pass& pass = passes_[static_cast<std::size_t>(pass_index)];
   pass.rows = rows;
-  cut(offsets, pass.parts);
+  cut(offsets, rows.extent(0), pass.parts);
   pass.tokens = tokens;
   const TensorView y =
       ctx.arena->allocate({rows.extent(0), down_weight_.outputs()}, ctx.compute);  // [R, D_out]
@@ -40,7 +42,7 @@ TensorView Experts::forward(Context& ctx, ConstTensorView rows, std::span<const 
   if (recompute_ || !ctx.training) forgotten.emplace(*ctx.arena);
   compute_hidden(ctx, pass);
   for (const Part& part : pass.parts) {
-    down_weight_.forward(ctx, part.of(pass.hidden), part.of(y), part.offsets);
+    down_weight_.forward(ctx, part.of(pass.hidden), part.of(y), part.offsets());
     ctx.progress();
   }
   return y;
@@ -51,7 +53,7 @@ void Experts::compute_hidden(Context& ctx, Pass& pass) {
   pass.preactivation = ctx.arena->allocate({rows, input_weight_.outputs()}, ctx.compute);
   pass.hidden = ctx.arena->allocate({rows, d_ff_}, ctx.compute);
   for (const Part& part : pass.parts) {
-    input_weight_.forward(ctx, part.of(pass.rows), part.of(pass.preactivation), part.offsets);
+    input_weight_.forward(ctx, part.of(pass.rows), part.of(pass.preactivation), part.offsets());
     ctx.progress();
   }
   hidden_layer(ctx, activation_, pass.preactivation, pass.hidden);
@@ -69,17 +71,17 @@ TensorView Experts::backward(Context& ctx, ConstTensorView dy, std::int64_t pass
   const TensorView dpreactivation = pass.preactivation;  // [R, P F]: the gradient in the place of the value
 
   for (const Part& part : pass.parts) {
-    down_weight_.input_gradient(ctx, part.of(dy), part.of(dhidden), part.offsets);
+    down_weight_.input_gradient(ctx, part.of(dy), part.of(dhidden), part.offsets());
     ctx.progress();
   }
   if (dropout_ > 0) dropout_backward(ctx, {.kept = pass.kept, .rate = dropout_, .dx = dhidden});
   hidden_layer_backward(ctx, activation_, pass.preactivation, dhidden, dpreactivation);
   for (const Part& part : pass.parts) {
-    down_weight_.weight_gradient(ctx, part.of(dy), part.of(pass.hidden), part.offsets);
+    down_weight_.weight_gradient(ctx, part.of(dy), part.of(pass.hidden), part.offsets());
     ctx.progress();
-    input_weight_.weight_gradient(ctx, part.of(dpreactivation), part.of(pass.rows), part.offsets);
+    input_weight_.weight_gradient(ctx, part.of(dpreactivation), part.of(pass.rows), part.offsets());
     ctx.progress();
-    input_weight_.input_gradient(ctx, part.of(dpreactivation), part.of(drows), part.offsets);
+    input_weight_.input_gradient(ctx, part.of(dpreactivation), part.of(drows), part.offsets());
     if (&part == &pass.parts.back()) break;  // folded by who calls backward, with those of other layers
     down_.fold_gradient();
     input_.fold_gradient();
@@ -87,15 +89,24 @@ TensorView Experts::backward(Context& ctx, ConstTensorView dy, std::int64_t pass
   return drows;
 }
 
-void Experts::cut(std::span<const std::int64_t> offsets, std::vector<Part>& parts) const {
+void Experts::cut(ConstTensorView all_offsets, std::int64_t rows, std::vector<Part>& parts) const {
   const auto experts = static_cast<std::size_t>(local_experts_.size());
+  if (all_offsets.device().kind == DeviceKind::kCuda) {
+    CONCLAVE_CHECK_EQ(all_offsets.elements(), local_experts_.size() + 1, "offsets of the experts' rows");
+    parts.resize(1);
+    parts.front().rows = {0, rows};
+    parts.front().offsets_on_gpu = all_offsets;
+    return;
+  }
+  const auto offsets = all_offsets.values<std::int64_t>();
   parts.resize(experts == 0 ? 1 : (offsets.size() - 1) / experts);
   CONCLAVE_CHECK_EQ(offsets.size(), parts.size() * experts + 1, "offsets of the experts' rows");
   for (std::size_t p = 0; p < parts.size(); ++p) {
     const auto own = offsets.subspan(p * experts, experts + 1);
     parts[p].rows = {own.front(), own.back()};
-    parts[p].offsets.clear();
-    for (const std::int64_t offset : own) parts[p].offsets.push_back(offset - own.front());
+    parts[p].offsets_on_gpu = {};
+    parts[p].offsets_on_host.clear();
+    for (const std::int64_t offset : own) parts[p].offsets_on_host.push_back(offset - own.front());
   }
 }
 
@@ -104,25 +115,31 @@ void Experts::drop_out(Context& ctx, Pass& pass) {
   pass.kept = ctx.arena->allocate(pass.hidden.shape(), DType::kUInt8);
   const Arena::Mark scratch(*ctx.arena);
   // Row of token t at expert e: blocks from (t E + e) * blocks a row.
-  const std::span<std::int64_t> first_block =
-      ctx.arena->allocate({pass.hidden.extent(0)}, DType::kInt64).values<std::int64_t>();
-  const std::int64_t all_experts = down_.global_shape()[0];
-  ctx.synchronize();
-  for (const Part& part : pass.parts) {
-    for (std::int64_t expert = local_experts_.begin; expert < local_experts_.end; ++expert) {
-      const auto local = static_cast<std::size_t>(expert - local_experts_.begin);
-      const std::int64_t last = part.rows.begin + part.offsets[local + 1];
-      for (std::int64_t row = part.rows.begin + part.offsets[local]; row < last; ++row) {
-        first_block[static_cast<std::size_t>(row)] =
-            (pass.tokens.data<std::int64_t>()[row] * all_experts + expert) * dropout_blocks(d_ff_);
-      }
-    }
-  }
+  const TensorView first_block = ctx.arena->allocate({pass.hidden.extent(0)}, DType::kInt64);
+  for (const Part& part : pass.parts) number_blocks(ctx, part, pass.tokens, first_block);
   dropout(ctx, {.random = RandomStream(seed_, name_ + "/dropout", static_cast<std::uint64_t>(ctx.batch.step)),
                 .first_block = first_block,
                 .rate = dropout_,
                 .x = pass.hidden,
                 .kept = pass.kept});
+}
+
+void Experts::number_blocks(Context& ctx, const Part& part, ConstTensorView tokens,
+                            TensorView first_block) const {
+  const std::int64_t all_experts = down_.global_shape()[0];
+  const auto* token = tokens.data<std::int64_t>() + part.rows.begin;
+  auto* block = first_block.data<std::int64_t>() + part.rows.begin;
+  if (ctx.on_gpu()) {
+    cuda::first_dropout_blocks(cuda::stream_of(ctx), token, cuda::on_gpu<std::int64_t>(ctx, part.offsets()),
+                               local_experts_.size(), local_experts_.begin, all_experts,
+                               dropout_blocks(d_ff_), block, part.rows.size());
+    return;
+  }
+  for (std::int64_t expert = local_experts_.begin; expert < local_experts_.end; ++expert) {
+    const auto local = static_cast<std::size_t>(expert - local_experts_.begin);
+    for (std::int64_t row = part.offsets_on_host[local]; row < part.offsets_on_host[local + 1]; ++row)
+      block[row] = (token[row] * all_experts + expert) * dropout_blocks(d_ff_);
+  }
 }
 
 void Experts::collect_parameters(std::vector<Parameter*>& parameters) {

@@ -6,7 +6,6 @@
 #pragma once
 
 #include <cstdint>
-#include <span>
 #include <string>
 #include <vector>
 
@@ -37,18 +36,19 @@ class Experts {
   // name + ".down" [E, D_out, F]. Sharded by expert.
   Experts(const std::string& name, const ExpertsOptions& options);
 
-  // rows [R, D] ordered by local expert, offsets [local experts + 1] -> [R, D_out] in ctx.arena. Rows of an
-  // expert, or all, may be none. With ctx.training rows must stay valid until backward.
-  // `tokens` int64 [R, 1]: the number of each row's token in the global batch; needed where drops_out(), and
-  // must then stay valid too.
+  // rows [R, D] ordered by local expert, int64 offsets [local experts + 1] -> [R, D_out] in ctx.arena. Rows
+  // of an expert, or all, may be none. With ctx.training rows must stay valid until backward, and so must
+  // offsets in the memory of a GPU, which may end before R. `tokens` int64 [R, 1]: the number of each row's
+  // token in the global batch; needed where drops_out(), and must then stay valid too.
   //
-  // Rows may come in several parts, each ordered by local expert: offsets [parts * local experts + 1]. Each
+  // Rows may come in several parts, each ordered by local expert: offsets [parts * local experts + 1], on the
+  // host. Each
   // part is computed as if it were alone, to the last bit, whatever the others hold.
   //
   // The rows of a micro-batch may also come in several passes, each of which has the rows of some experts and
   // none of the others (exchange.h): pass 0, 1, ..., and backward in the same order.
-  TensorView forward(Context& ctx, ConstTensorView rows, std::span<const std::int64_t> offsets,
-                     ConstTensorView tokens = {}, std::int64_t pass = 0);
+  TensorView forward(Context& ctx, ConstTensorView rows, ConstTensorView offsets, ConstTensorView tokens = {},
+                     std::int64_t pass = 0);
 
   // dy [R, D_out] -> drows [R, D] in ctx.arena; adds to the gradients of the parameters. With several parts
   // the gradients of all but the last are folded (Parameter::fold_gradient), so that sums over parts don't
@@ -64,7 +64,12 @@ class Experts {
   // One part of the rows; its offsets start at 0.
   struct Part {
     Range rows;
-    std::vector<std::int64_t> offsets;  // [local experts + 1]
+    std::vector<std::int64_t> offsets_on_host;  // [local experts + 1]
+    ConstTensorView offsets_on_gpu;             // in place of them
+
+    ConstTensorView offsets() const {
+      return offsets_on_gpu.raw() != nullptr ? offsets_on_gpu : ConstTensorView(offsets_on_host);
+    }
 
     ConstTensorView of(ConstTensorView all) const { return all.rows(rows.begin, rows.end); }
     TensorView of(TensorView all) const { return all.rows(rows.begin, rows.end); }
@@ -81,10 +86,12 @@ class Experts {
   };
 
   // Offsets as forward takes them -> parts; their memory is used again.
-  void cut(std::span<const std::int64_t> offsets, std::vector<Part>& parts) const;
+  void cut(ConstTensorView offsets, std::int64_t rows, std::vector<Part>& parts) const;
   // Rows and parts of a pass -> its preactivation and hidden layer, in ctx.arena.
   void compute_hidden(Context& ctx, Pass& pass);
   void drop_out(Context& ctx, Pass& pass);
+  // The rows' first blocks of random numbers, int64 [R], of a part.
+  void number_blocks(Context& ctx, const Part& part, ConstTensorView tokens, TensorView first_block) const;
 
   std::int64_t d_ff_;
   config::Activation activation_;

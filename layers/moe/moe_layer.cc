@@ -35,7 +35,8 @@ ExpertsOptions expert_options(const config::Experiment& experiment, const Proces
 
 MoeLayer::MoeLayer(const config::Experiment& experiment, const std::string& name, const ProcessGrid& grid)
     : config_(experiment.moe()),
-      copies_routing_(experiment.train().recompute() == config::Train::block),
+      copies_routing_(experiment.train().recompute() == config::Train::block &&
+                      !experiment.log().routing().empty()),
       router_(make_router(experiment, name + ".router")),
       exchange_(config_.experts(), grid, row_order(experiment), experiment.parallel().exchange_chunks()),
       experts_(name + ".experts", expert_options(experiment, grid)) {
@@ -50,23 +51,22 @@ TensorView MoeLayer::forward(Context& ctx, ConstTensorView x) {
   const bool fill_up = ctx.training && config_.pad_to_capacity();
   route(ctx, x);
   const std::int64_t capacity = fill_up ? agreed_capacity(ctx) : capacity_of(ctx, x.extent(0));
-  make_dispatch_plan(routing_, config_.experts(), capacity, config_.drop(), plan_);
+  dispatched_ = dispatch(ctx, capacity, fill_up);
   combine_weights_ = routing_.weights;
   if (config_.renormalize_after_drop()) {
     const TensorView survivors = ctx.arena->allocate(routing_.weights.shape());
-    cuda::on_host(ctx, "renormalize_after_drop", [&] { survivor_weights(ctx, survivor_args(), survivors); });
+    survivor_weights(ctx, survivor_args(), survivors);
     combine_weights_ = survivors;
   }
   if (fill_up) {
-    fill_up_to_capacity(capacity, plan_);
-    exchange_.agree_on_equal_rows(plan_, capacity);
+    exchange_.agree_on_equal_rows(dispatched_, capacity);
   } else {
-    exchange_.agree(ctx, plan_);
+    exchange_.agree(ctx, dispatched_);
   }
-  if (!ctx.recomputing) count_statistics(ctx);
 
-  TensorView rows = ctx.arena->allocate({plan_.rows(), d_model}, ctx.compute);  // [R, D], in plan order
-  gather_rows(ctx, {.x = x, .choice_of_row = plan_.choice_of_row, .top_k = plan_.top_k, .rows = rows});
+  TensorView rows = ctx.arena->allocate({dispatched_.rows(), d_model}, ctx.compute);  // [R, D], in plan order
+  gather_rows(ctx,
+              {.x = x, .choice_of_row = dispatched_.choice_of_row, .top_k = choices_a_token(), .rows = rows});
   TensorView numbers;  // [R', 1], of the tokens, where the experts need them
   if (experts_.drops_out(ctx)) numbers = exchange_.dispatch(ctx, token_numbers(ctx));
 
@@ -80,7 +80,7 @@ TensorView MoeLayer::forward(Context& ctx, ConstTensorView x) {
   expert_output_ = trip.finish();  // [R, D], in plan order
   combine_rows(ctx, {.rows = expert_output_,
                      .weights = combine_weights_,
-                     .row_of_choice = plan_.row_of_choice,
+                     .row_of_choice = dispatched_.row_of_choice,
                      .y = y,
                      .accumulate = shared_ != nullptr});
   return y;
@@ -89,13 +89,36 @@ TensorView MoeLayer::forward(Context& ctx, ConstTensorView x) {
 void MoeLayer::route(Context& ctx, ConstTensorView x) {
   const Span span(ctx.clock, "router", TimePart::kOther);
   MoeStatistics counted_before;
+  if (ctx.on_gpu() && tally_ == nullptr)
+    tally_ = std::make_unique<GpuTally>(ctx, config_.experts(), config_.top_k());
   with_router(ctx, [&](Context& where) {
+    const bool adds_up = where.on_gpu() && !ctx.recomputing;
+    where.routing_sums = adds_up ? &tally_->sums() : nullptr;
     routing_ = router_->forward(where, x, ctx.recomputing ? counted_before : statistics_);
+    where.routing_sums = nullptr;
   });
-  ctx.synchronize();  // the plan is made on the host
   if (ctx.recomputing) return;
   routing_copy_.clear();
-  if (copies_routing_ && ctx.training) routing_copy_.assign(routing_);
+  if (!copies_routing_ || !ctx.training) return;
+  ctx.synchronize();
+  routing_copy_.assign(routing_);
+}
+
+DispatchedRows MoeLayer::dispatch(Context& ctx, std::int64_t capacity, bool fill_up) {
+  const bool counts = !ctx.recomputing;
+  if (counts) statistics_.tokens += routing_.experts.extent(0) - ctx.padding_tokens();
+  if (ctx.on_gpu()) {
+    return dispatch_on_gpu(ctx, routing_,
+                           {.experts = config_.experts(),
+                            .capacity = capacity,
+                            .drop = config_.drop(),
+                            .fill_up = fill_up,
+                            .counts = counts ? &tally_->counts() : nullptr});
+  }
+  make_dispatch_plan(routing_, config_.experts(), capacity, config_.drop(), plan_);
+  if (counts) count_statistics();
+  if (fill_up) fill_up_to_capacity(capacity, plan_);
+  return rows_of(plan_);
 }
 
 TensorView MoeLayer::backward(Context& ctx, ConstTensorView dy) {
@@ -104,14 +127,13 @@ TensorView MoeLayer::backward(Context& ctx, ConstTensorView dy) {
   combine_rows_backward(ctx, {.dy = dy,
                               .rows = expert_output_,
                               .weights = combine_weights_,
-                              .row_of_choice = plan_.row_of_choice,
+                              .row_of_choice = dispatched_.row_of_choice,
                               .drows = drows,
                               .dweights = dweights});
   if (config_.renormalize_after_drop()) {
-    cuda::on_host(ctx, "renormalize_after_drop",
-                  [&] { survivor_weights_backward(ctx, survivor_args(), dweights, dweights); });
+    survivor_weights_backward(ctx, survivor_args(), dweights, dweights);
   }
-  clear_rows_without_choice(ctx, plan_.choice_of_row, drows);
+  clear_rows_without_choice(ctx, dispatched_.choice_of_row, drows);
 
   RoundTrip trip(ctx, exchange_, drows);                // gradients go the way of the rows, backwards
   const TensorView dx = route_backward(ctx, dweights);  // [T, D]
@@ -121,7 +143,8 @@ TensorView MoeLayer::backward(Context& ctx, ConstTensorView dy) {
   drows = trip.finish();                                                        // [R, D]
 
   gather_rows_backward(
-      ctx, {.drows = drows, .row_of_choice = plan_.row_of_choice, .top_k = plan_.top_k, .dx = dx});
+      ctx,
+      {.drows = drows, .row_of_choice = dispatched_.row_of_choice, .top_k = choices_a_token(), .dx = dx});
   if (shared_) add(ctx, {.a = dx, .b = dx_of_shared, .sum = dx});
   return dx;
 }
@@ -148,6 +171,7 @@ TensorView MoeLayer::route_backward(Context& ctx, ConstTensorView dweights) {
 }
 
 const Routing& MoeLayer::last_routing() const {
+  if (tally_ != nullptr) tally_->wait();
   return routing_copy_.is_empty() ? routing_ : routing_copy_.routing();
 }
 
@@ -157,7 +181,13 @@ void MoeLayer::collect_parameters(std::vector<Parameter*>& parameters) {
   if (shared_) shared_->collect_parameters(parameters);
 }
 
+const MoeStatistics& MoeLayer::statistics() {
+  if (tally_ != nullptr) tally_->move_to(statistics_, exchange_);
+  return statistics_;
+}
+
 MoeStatistics MoeLayer::take_statistics(MoeStatistics next) {
+  statistics();  // what a GPU has counted belongs to those that are taken
   next.chosen_per_expert.resize(static_cast<std::size_t>(config_.experts()), 0);
   next.chosen_per_choice.resize(static_cast<std::size_t>(config_.top_k()), 0);
   next.dropped_per_choice.resize(static_cast<std::size_t>(config_.top_k()), 0);
@@ -166,9 +196,13 @@ MoeStatistics MoeLayer::take_statistics(MoeStatistics next) {
 }
 
 TensorView MoeLayer::token_numbers(Context& ctx) const {
-  const TensorView numbers = ctx.arena->allocate({plan_.rows(), 1}, DType::kInt64);
+  const TensorView numbers = ctx.arena->allocate({dispatched_.rows(), 1}, DType::kInt64);
   const std::int64_t first_token = ctx.batch.first_sequence * ctx.batch.sequence_length;
-  ctx.synchronize();
+  if (ctx.on_gpu()) {
+    cuda::token_numbers(cuda::stream_of(ctx), dispatched_.choice_of_row.data<std::int32_t>(), first_token,
+                        choices_a_token(), numbers.data<std::int64_t>(), dispatched_.rows());
+    return numbers;
+  }
   std::ranges::transform(plan_.choice_of_row, numbers.data<std::int64_t>(), [&](std::int32_t choice) {
     const bool is_filling = choice == DispatchPlan::kNoChoice;  // a zero row
     return is_filling ? 0 : first_token + choice / plan_.top_k;
@@ -183,7 +217,7 @@ ConstTensorView MoeLayer::of_chunk(std::int64_t chunk, ConstTensorView rows) con
 
 SurvivorWeightsArgs MoeLayer::survivor_args() const {
   return {.weights = routing_.weights,
-          .row_of_choice = plan_.row_of_choice,
+          .row_of_choice = dispatched_.row_of_choice,
           .scale = static_cast<float>(config_.routed_scale())};
 }
 
@@ -207,8 +241,7 @@ std::int64_t MoeLayer::agreed_capacity(const Context& ctx) const {
                   expert_capacity(config_.capacity_factor(), tokens, config_.top_k(), config_.experts()));
 }
 
-void MoeLayer::count_statistics(const Context& ctx) {
-  statistics_.tokens += plan_.tokens - ctx.padding_tokens();
+void MoeLayer::count_statistics() {
   exchange_.add_by_rank(plan_.kept_per_expert, statistics_.sent_per_rank);
   for (std::size_t e = 0; e < statistics_.chosen_per_expert.size(); ++e) {
     statistics_.chosen_per_expert[e] += plan_.chosen_per_expert[e];

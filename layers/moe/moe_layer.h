@@ -14,9 +14,10 @@
 
 #include "configs/run.pb.h"
 #include "layers/module.h"
-#include "layers/moe/dispatch_plan.h"
+#include "layers/moe/dispatched_rows.h"
 #include "layers/moe/exchange.h"
 #include "layers/moe/experts.h"
+#include "layers/moe/gpu_tally.h"
 #include "layers/moe/routed_layer.h"
 #include "layers/moe/router/router.h"
 #include "layers/moe/routing_copy.h"
@@ -51,7 +52,7 @@ class MoeLayer : public Module, public RoutedLayer {
   void collect_state(std::vector<ShardedTensor>& state) { router_->collect_state(state); }
   void end_step(Context& ctx) { router_->end_step(ctx); }
 
-  const MoeStatistics& statistics() const override { return statistics_; }
+  const MoeStatistics& statistics() override;
   using RoutedLayer::take_statistics;
   MoeStatistics take_statistics(MoeStatistics next) override;
   std::int64_t experts() const override { return config_.experts(); }
@@ -62,32 +63,40 @@ class MoeLayer : public Module, public RoutedLayer {
   // x [T, D] -> routing_.
   void route(Context& ctx, ConstTensorView x);
   // dweights [T, K] -> dx [T, D].
+  TensorView route_backward(Context& ctx, ConstTensorView dweights);
   // Calls function(context) with the context that the router computes in: ctx, or one on the host.
   template <class Function>
   void with_router(Context& ctx, Function function);
-  TensorView route_backward(Context& ctx, ConstTensorView dweights);
+  // routing_ -> which choice goes to which row; counts the choices.
+  DispatchedRows dispatch(Context& ctx, std::int64_t capacity, bool fill_up);
   SurvivorWeightsArgs survivor_args() const;
+  std::int64_t choices_a_token() const {
+    return routing_.experts.extent(1);
+  }  // K, or what the router makes of it
   // Rows that an expert takes from this rank's T tokens; padding is not counted.
   std::int64_t capacity_of(const Context& ctx, std::int64_t tokens) const;
   // moe.pad_to_capacity: the same on all ranks, that of the rank with the most sequences, padding included.
   std::int64_t agreed_capacity(const Context& ctx) const;
-  void count_statistics(const Context& ctx);
+  void count_statistics();
   // The number in the global batch of the token in each row of the plan: int64 [R, 1].
   TensorView token_numbers(Context& ctx) const;
   // The rows of a chunk of the exchange: of [R', 1] numbers, or of nothing.
   ConstTensorView of_chunk(std::int64_t chunk, ConstTensorView rows) const;
 
   config::Moe config_;
-  bool copies_routing_;  // the memory of forward is given back before anyone looks at it (train.recompute)
+  // Somebody looks at the routing (log.routing) when the memory of forward is given back (train.recompute).
+  bool copies_routing_;
   std::unique_ptr<Router> router_;
-  DispatchPlan plan_;
+  DispatchPlan plan_;  // on the host
   Exchange exchange_;
   Experts experts_;
   std::unique_ptr<SharedExperts> shared_;  // null without shared experts
   MoeStatistics statistics_;
+  std::unique_ptr<GpuTally> tally_;  // what isn't in statistics_ yet; null until a GPU computes
 
   // Kept from forward.
   Routing routing_;                  // [T, K]
+  DispatchedRows dispatched_;        // of plan_, or on a GPU
   ConstTensorView combine_weights_;  // [T, K]: the router's, or what renormalize_after_drop makes of them
   TensorView expert_output_;         // [R, D], in plan order
   RoutingCopy routing_copy_;         // of the last forward in training, where copies_routing_

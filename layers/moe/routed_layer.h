@@ -12,8 +12,9 @@ class RoutedLayer {
  public:
   virtual ~RoutedLayer() = default;
 
-  // What this rank counted in all forwards since the statistics were last taken.
-  virtual const MoeStatistics& statistics() const = 0;
+  // What this rank counted in all forwards since the statistics were last taken. This, taking them, and
+  // looking at the last routing wait for the GPU, if one computes.
+  virtual const MoeStatistics& statistics() = 0;
   // Returns the statistics and goes on counting from `next`: from nothing, or from counts
   // that were set aside.
   virtual MoeStatistics take_statistics(MoeStatistics next) = 0;

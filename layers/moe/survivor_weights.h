@@ -7,17 +7,14 @@
 // A token with no choice left, or whose weights sum to 0, gets 0 and no gradient.
 #pragma once
 
-#include <cstdint>
-#include <span>
-
 #include "layers/context.h"
 
 namespace conclave {
 
 struct SurvivorWeightsArgs {
-  ConstTensorView weights;                      // w [T, K]
-  std::span<const std::int32_t> row_of_choice;  // [T * K]; DispatchPlan::kDropped where there is none
-  float scale = 1;                              // moe.routed_scale, which the division would take away
+  ConstTensorView weights;        // w [T, K]
+  ConstTensorView row_of_choice;  // int32 [T * K]; DispatchPlan::kDropped where there is none
+  float scale = 1;                // moe.routed_scale, which the division would take away
 };
 
 // -> survivors [T, K], v; 0 where a choice has no row.

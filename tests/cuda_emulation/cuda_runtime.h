@@ -107,6 +107,8 @@ struct cudaMemLocation {
 };
 cudaError_t cudaMallocManaged(void** memory, std::size_t bytes);
 cudaError_t cudaFree(void* memory);
+cudaError_t cudaMallocHost(void** memory, std::size_t bytes);
+cudaError_t cudaFreeHost(void* memory);
 cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes, cudaMemcpyKind kind,
                             cudaStream_t stream);
 cudaError_t cudaMemsetAsync(void* memory, int byte, std::size_t bytes, cudaStream_t stream);
@@ -213,8 +215,9 @@ inline unsigned __ballot_sync(unsigned, bool vote) {
   return votes;
 }
 // Threads take turns, and only at barriers. Of integers only, as everywhere: sums of them have no order.
-inline int atomicAdd(int* sum, int value) {
-  const int before = *sum;
+template <class Integer>
+Integer atomicAdd(Integer* sum, Integer value) {
+  const Integer before = *sum;
   *sum += value;
   return before;
 }

@@ -7,6 +7,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <iterator>
 #include <map>
 
 namespace emulation {
@@ -25,6 +26,12 @@ struct Allocation {
 // By the first address. One process has one emulation, and one thread drives it.
 std::map<const std::byte*, Allocation>& allocations() {
   static std::map<const std::byte*, Allocation> all;
+  return all;
+}
+
+// Of pinned memory: bytes by the first address.
+std::map<const std::byte*, std::size_t>& pinned() {
+  static std::map<const std::byte*, std::size_t> all;
   return all;
 }
 
@@ -74,6 +81,24 @@ bool is_gpu_memory(const void* memory) {
   if (after == allocations().begin()) return false;
   const Allocation& allocation = (--after)->second;
   return address < allocation.pages + allocation.page_bytes;
+}
+
+void* take_pinned_memory(std::size_t bytes) {
+  void* memory = std::aligned_alloc(kPage, std::max(rounded_up(bytes, kPage), kPage));
+  if (memory != nullptr) pinned()[static_cast<const std::byte*>(memory)] = bytes;
+  return memory;
+}
+
+bool give_pinned_memory_back(void* memory) {
+  if (pinned().erase(static_cast<const std::byte*>(memory)) == 0) return false;
+  std::free(memory);
+  return true;
+}
+
+bool is_pinned_memory(const void* memory) {
+  const auto* address = static_cast<const std::byte*>(memory);
+  const auto after = pinned().upper_bound(address);
+  return after != pinned().begin() && address < std::prev(after)->first + std::prev(after)->second;
 }
 
 void check_ends() {

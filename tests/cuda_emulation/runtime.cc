@@ -290,10 +290,22 @@ cudaError_t cudaFree(void* memory) {
   return give_memory_back(memory) ? cudaSuccess : cudaErrorInvalidValue;
 }
 
-// Memory that isn't a GPU's is pageable here, and read at once.
+cudaError_t cudaMallocHost(void** memory, std::size_t bytes) {
+  if (gpu_count() == 0) return cudaErrorNoDevice;
+  *memory = take_pinned_memory(bytes);
+  return *memory != nullptr ? cudaSuccess : cudaErrorMemoryAllocation;
+}
+
+cudaError_t cudaFreeHost(void* memory) {
+  for (const auto& stream : state().streams) finish(*stream);
+  return give_pinned_memory_back(memory) ? cudaSuccess : cudaErrorInvalidValue;
+}
+
+// Pageable memory is read at once, that of a GPU and pinned memory when the copy has its turn.
 cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes, cudaMemcpyKind,
                             cudaStream_t stream) {
-  if (is_gpu_memory(from)) return enqueue(stream, [=] { std::memcpy(to, from, bytes); });
+  if (is_gpu_memory(from) || is_pinned_memory(from))
+    return enqueue(stream, [=] { std::memcpy(to, from, bytes); });
   const auto* source = static_cast<const std::byte*>(from);
   return enqueue(stream, [to, copied = std::vector<std::byte>(source, source + bytes)] {
     std::memcpy(to, copied.data(), copied.size());

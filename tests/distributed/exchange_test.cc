@@ -39,6 +39,8 @@ DispatchPlan make_plan(std::int64_t experts, RowsFor rows) {
   return plan;
 }
 
+void agree(Exchange& exchange, Context& ctx, const DispatchPlan& plan) { exchange.agree(ctx, rows_of(plan)); }
+
 std::vector<float> floats_of(const TensorView& tensor) {
   const auto values = tensor.values<float>();
   return {values.begin(), values.end()};
@@ -102,7 +104,7 @@ void expect_round_trip(const ProcessGrid& grid, std::int64_t experts, RowsFor ro
   const std::int64_t most_local = grid.experts_of(experts, 0).size();
   EXPECT_EQ(exchange.chunks(), expert_parallel_size == 1 ? 1 : std::min(chunks, most_local));
   const DispatchPlan plan = make_plan(experts, rows);
-  exchange.agree(ctx, plan);
+  exchange.agree(ctx, rows_of(plan));
 
   const TensorView sent = arena.allocate({plan.rows(), kWidth});
   std::vector<float> expected_back;
@@ -119,7 +121,8 @@ void expect_round_trip(const ProcessGrid& grid, std::int64_t experts, RowsFor ro
   const TensorView received = exchange.dispatch(ctx, sent);
   EXPECT_EQ(floats_of(received), expected.values);
   for (std::int64_t chunk = 0; chunk < exchange.chunks(); ++chunk) {
-    const auto offsets = exchange.received_offsets(chunk);
+    const ConstTensorView offsets_of_chunk = exchange.received_offsets(chunk);
+    const auto offsets = offsets_of_chunk.values<std::int64_t>();
     EXPECT_EQ(std::vector<std::int64_t>(offsets.begin(), offsets.end()),
               expected.offsets[static_cast<std::size_t>(chunk)]);
     EXPECT_EQ(exchange.received_rows(chunk), expected.rows[static_cast<std::size_t>(chunk)]);
@@ -181,7 +184,7 @@ TEST(ExchangeTest, RanksThatCutDifferentlyAreNamedBeforeRowsTravel) {
   Context ctx{.arena = &arena, .grid = &grid};
   Exchange exchange(4 * world().size(), grid, RowOrder::kByExpert, world().rank() == 0 ? 2 : 3);
   try {
-    exchange.agree(ctx, make_plan(4 * world().size(), rows_for));
+    agree(exchange, ctx, make_plan(4 * world().size(), rows_for));
     ADD_FAILURE() << "no rank noticed";
   } catch (const Error& error) {
     EXPECT_THAT(error.what(), testing::AllOf(testing::HasSubstr("experts in 2 chunks"),
@@ -196,8 +199,8 @@ TEST(ExchangeTest, RefusesAPlanThatDoesNotAddUp) {
   Exchange exchange(4, grid);
   DispatchPlan plan = make_plan(4, rows_for);
   plan.choice_of_row.push_back(0);
-  EXPECT_THROW(exchange.agree(ctx, plan), Error);
-  EXPECT_THROW(exchange.agree(ctx, make_plan(5, rows_for)), Error);
+  EXPECT_THROW(exchange.agree(ctx, rows_of(plan)), Error);
+  EXPECT_THROW(agree(exchange, ctx, make_plan(5, rows_for)), Error);
 }
 
 // What agree() says when the last rank is somewhere else.
@@ -210,7 +213,7 @@ std::string disagreement(void (*move)(Context&)) {
   if (world().rank() == world().size() - 1) move(ctx);
   Exchange exchange(4, grid);
   try {
-    exchange.agree(ctx, make_plan(4, rows_for));
+    agree(exchange, ctx, make_plan(4, rows_for));
   } catch (const Error& error) {
     return error.what();
   }

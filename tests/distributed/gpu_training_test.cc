@@ -43,6 +43,22 @@ config::Experiment experiment_of(const std::string& variant) {
   if (variant == "sharded_state") experiment.mutable_optim()->set_zero(1);
   if (variant == "overlap") experiment.mutable_parallel()->set_overlap_reduction(true);
   if (variant == "chunks") experiment.mutable_parallel()->set_exchange_chunks(2);
+  if (variant == "drops") {  // half of the choices, and what is left is weighed anew
+    experiment.mutable_moe()->set_capacity_factor(0.5);
+    experiment.mutable_moe()->set_drop(config::Moe::probability);
+    experiment.mutable_moe()->set_renormalize_after_drop(true);
+  }
+  if (variant == "drops_by_batch") {
+    experiment.mutable_moe()->set_capacity_factor(0.5);
+    experiment.mutable_moe()->set_drop(config::Moe::batch_prioritized);
+    experiment.mutable_moe()->set_balance_scope(config::Moe::global_batch);
+  }
+  if (variant == "recompute_drops") {
+    experiment.mutable_moe()->set_capacity_factor(0.5);
+    experiment.mutable_moe()->set_balance_scope(config::Moe::global_batch);
+    experiment.mutable_train()->set_recompute(config::Train::block);
+  }
+  if (variant == "jitter") experiment.mutable_moe()->set_jitter(0.1);
   if (variant == "cross_layout") experiment.mutable_run()->set_determinism(config::Run::cross_layout);
   return experiment;
 }
@@ -89,16 +105,15 @@ TEST_P(GpuTrainingTest, TrainsAsOnTheCpu) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Variants, GpuTrainingTest,
-                         testing::Values("", "untied", "shared", "switch", "sigmoid", "groups", "masked",
-                                         "hash", "gshard", "noisy_top_k", "hierarchical", "expert_choice",
-                                         "pad_to_capacity", "gateless", "dropout", "force_balanced",
-                                         "supervised", "recompute", "sharded_state", "overlap", "chunks",
-                                         "cross_layout"),
-                         [](const auto& variant) {
-                           return std::string(variant.param).empty() ? std::string("base")
-                                                                     : std::string(variant.param);
-                         });
+INSTANTIATE_TEST_SUITE_P(
+    Variants, GpuTrainingTest,
+    testing::Values("", "untied", "shared", "switch", "sigmoid", "groups", "masked", "hash", "gshard",
+                    "noisy_top_k", "hierarchical", "expert_choice", "pad_to_capacity", "gateless", "dropout",
+                    "force_balanced", "supervised", "recompute", "sharded_state", "overlap", "chunks",
+                    "drops", "drops_by_batch", "recompute_drops", "jitter", "cross_layout"),
+    [](const auto& variant) {
+      return std::string(variant.param).empty() ? std::string("base") : std::string(variant.param);
+    });
 
 // In bf16 the order of sums decides roundings of 2^-9, and the two devices may take different ones: each is
 // as near to fp32 as the other, but for a factor.

@@ -29,7 +29,7 @@ Row measure(const Job& job, const ProcessGrid& grid, std::int64_t bytes_per_peer
   Exchange exchange(ranks, grid);
   Arena arena;
   Context ctx{.arena = &arena, .grid = &grid};
-  exchange.agree(ctx, plan);
+  exchange.agree(ctx, rows_of(plan));
   const Buffer rows = random_tensor({ranks * rows_per_peer, D}, DType::kFloat32, "rows");
 
   ExchangeBaselines baselines(bytes);

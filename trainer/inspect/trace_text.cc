@@ -130,9 +130,9 @@ TracedTexts trace_texts(const LoadedModel& loaded, const std::vector<InspectedTe
       ctx.batch = {.sequences = 1, .sequence_length = length, .global_sequences = 1};
       const auto sum = model.forward(ctx, tensor_view(tokens, {length}), tensor_view(targets, {length}));
       append_last_forward(model, tokens, source, traced.trace);
-      arena.reset();
       traced.loss_sum += sum.loss_sum;
       traced.targets += sum.targets;
+      arena.reset();
     }
   }
   return traced;

@@ -3,6 +3,9 @@
 #include <algorithm>
 #include <limits>
 
+#include "layers/cuda/arguments.h"
+#include "layers/cuda/moe_kernels.h"
+
 namespace conclave {
 
 void deal(const DealArgs& args) {
@@ -21,6 +24,12 @@ void deal_in_turn(const Context& ctx, const DealInTurnArgs& args) {
   const std::int64_t E = args.scores.extent(1);
   const std::int64_t K = args.experts.extent(1);
   const std::int64_t first_token = ctx.batch.first_sequence * ctx.batch.sequence_length;
+  if (ctx.on_gpu()) {
+    cuda::deal_in_turn(cuda::stream_of(ctx), args.scores.data<float>(), first_token * K, args.normalize,
+                       args.scale, args.experts.data<std::int32_t>(), args.weights.data<float>(),
+                       args.scores.extent(0), E, K);
+    return;
+  }
   for (std::int64_t t = 0; t < args.scores.extent(0); ++t) {
     deal({.first = (first_token + t) * K,
           .experts_count = E,

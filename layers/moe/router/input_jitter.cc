@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "layers/cuda/arguments.h"
+#include "layers/cuda/moe_kernels.h"
 #include "layers/tensor/philox.h"
 
 namespace conclave {
@@ -24,9 +26,13 @@ void InputJitter::backward(Context& ctx, TensorView dx) const {
 
 void InputJitter::scale(const Context& ctx, ConstTensorView from, TensorView to) const {
   CONCLAVE_CHECK_EQ(from.extent(0), ctx.batch.tokens(), "tokens of the router's input noise");
-  ctx.synchronize();
   const RandomStream random(seed_, name_, static_cast<std::uint64_t>(ctx.batch.step));
   const std::int64_t first_token = ctx.batch.first_token_of_run();
+  if (ctx.on_gpu()) {
+    cuda::input_jitter(cuda::stream_of(ctx), cuda::key_of(random), first_token, jitter_, from.data<float>(),
+                       to.data<float>(), from.extent(0), from.extent(1));
+    return;
+  }
   const std::int64_t width = from.extent(1);
   constexpr std::int64_t kDraws = 4;  // of one index of the stream
   const std::int64_t indices_a_token = (width + kDraws - 1) / kDraws;

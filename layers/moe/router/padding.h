@@ -7,7 +7,7 @@ namespace conclave {
 
 // Sets the rows of padding in `rows`, fp32 [T, ...], to zero. A token whose probabilities and log-sum-exp are
 // zero adds nothing to the balance terms, and the softmax's backward gives it no gradient.
-void clear_padding(const Context& ctx, TensorView rows);
+void clear_padding(Context& ctx, TensorView rows);
 
 // `chosen`, int32 [T, K], with kNoExpert for padding: a copy in ctx.arena, or `chosen` itself where there is
 // no padding. Backward still needs valid ids.

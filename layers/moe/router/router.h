@@ -30,8 +30,8 @@ class Router {
   // includes the gradients of the balance terms, and adds to the gradients of the parameters.
   virtual TensorView backward(Context& ctx, ConstTensorView dweights) = 0;
 
-  // True if forward and backward enqueue their work on ctx.gpu where there is one. The others are given a
-  // context without it, and compute on the host.
+  // True if forward and backward enqueue their work on ctx.gpu where there is one, and add what they count to
+  // ctx.routing_sums. The others are given a context without it, and compute on the host.
   virtual bool has_kernels() const { return false; }
 
   virtual void collect_parameters(std::vector<Parameter*>& parameters) = 0;

@@ -5,26 +5,16 @@
 #include <numeric>
 #include <span>
 
+#include "layers/cuda/arguments.h"
+#include "layers/cuda/moe_kernels.h"
+#include "layers/moe/router/count_entropy.h"
 #include "layers/moe/router/forced_balance.h"
+#include "layers/moe/router/padding.h"
 #include "layers/ops/gemm/gemm.h"
 #include "layers/ops/sigmoid_top_k/sigmoid_top_k.h"
 
 namespace conclave {
 namespace {
-
-// Padding takes no expert and adds nothing to any sum.
-void clear_padding(const Context& ctx, TensorView probabilities, TensorView experts, TensorView weights,
-                   TensorView log_sum_exp, TensorView entropy) {
-  if (ctx.padding.elements() == 0) return;
-  for (std::int64_t t = 0; t < experts.extent(0); ++t) {
-    if (!ctx.is_padding(t)) continue;
-    std::ranges::fill(probabilities.rows(t, t + 1).values<float>(), 0.0F);
-    std::ranges::fill(experts.rows(t, t + 1).values<std::int32_t>(), kNoExpert);
-    std::ranges::fill(weights.rows(t, t + 1).values<float>(), 0.0F);
-    std::ranges::fill(log_sum_exp.rows(t, t + 1).values<float>(), 0.0F);
-    std::ranges::fill(entropy.rows(t, t + 1).values<float>(), 0.0F);
-  }
-}
 
 int sign(std::int64_t value) { return value > 0 ? 1 : value < 0 ? -1 : 0; }
 
@@ -53,7 +43,7 @@ Routing SigmoidRouter::forward(Context& ctx, ConstTensorView x, MoeStatistics& s
   const std::int64_t E = weight_.value().extent(0);
   const TensorView logits = ctx.arena->allocate({T, E});
   const TensorView probabilities = ctx.arena->allocate({T, E});
-  const TensorView experts = ctx.arena->allocate({T, top_k_}, DType::kInt32);
+  const TensorView chosen = ctx.arena->allocate({T, top_k_}, DType::kInt32);
   const TensorView weights = ctx.arena->allocate({T, top_k_});
   const TensorView log_sum_exp = ctx.arena->allocate({T});
   const TensorView entropy = ctx.arena->allocate({T});
@@ -66,22 +56,23 @@ Routing SigmoidRouter::forward(Context& ctx, ConstTensorView x, MoeStatistics& s
                         .scale = routed_scale_,
                         .groups = groups_,
                         .probabilities = probabilities,
-                        .experts = experts,
+                        .experts = chosen,
                         .weights = weights,
                         .log_sum_exp = log_sum_exp,
                         .entropy = entropy});
-    ctx.synchronize();  // what follows counts and looks on the host
-    if (force_balanced_) deal(ctx, logits, probabilities, experts, weights);
-    clear_padding(ctx, probabilities, experts, weights, log_sum_exp, entropy);
-    for (const float value : entropy.values<float>()) statistics.router_entropy_sum += value;
+    if (force_balanced_) deal(ctx, logits, probabilities, chosen, weights);
+    for (const TensorView& of_tokens : {probabilities, weights, log_sum_exp, entropy})
+      clear_padding(ctx, of_tokens);
+    count_entropy(ctx, entropy, statistics);
   }
+  const TensorView experts = without_padding(ctx, chosen);
   supervision_.count_hits(ctx, experts, statistics);
   if (ctx.training) {
     count_choices(ctx, experts);
     saved_ = {x,
               logits,
               probabilities,
-              experts,
+              chosen,
               weights,
               log_sum_exp,
               balance_loss_.forward(ctx, probabilities, experts, log_sum_exp, statistics)};
@@ -97,8 +88,12 @@ void SigmoidRouter::deal(Context& ctx, ConstTensorView logits, ConstTensorView p
   ConstTensorView scores = probabilities;
   if (!normalize_) {
     const TensorView sigmoids = ctx.arena->allocate(logits.shape());
-    std::ranges::transform(logits.values<float>(), sigmoids.data<float>(),
-                           [](float logit) { return 1 / (1 + std::exp(-logit)); });
+    if (ctx.on_gpu()) {
+      cuda::sigmoids(cuda::stream_of(ctx), logits.data<float>(), sigmoids.data<float>(), logits.elements());
+    } else {
+      std::ranges::transform(logits.values<float>(), sigmoids.data<float>(),
+                             [](float logit) { return 1 / (1 + std::exp(-logit)); });
+    }
     scores = sigmoids;
   }
   deal_in_turn(ctx, {.scores = scores,
@@ -141,6 +136,7 @@ void SigmoidRouter::collect_state(std::vector<ShardedTensor>& state) {
 
 void SigmoidRouter::count_choices(const Context& ctx, ConstTensorView experts) {
   if (ctx.recomputing) return;
+  if (ctx.on_gpu()) return count_choices_on_gpu(ctx, experts);
   // A step that was skipped never came to its end: its counts are forgotten here.
   if (ctx.batch.micro_step == 0) std::ranges::fill(chosen_this_step_, 0);
   for (const std::int32_t expert : experts.values<std::int32_t>()) {
@@ -148,8 +144,24 @@ void SigmoidRouter::count_choices(const Context& ctx, ConstTensorView experts) {
   }
 }
 
+void SigmoidRouter::count_choices_on_gpu(const Context& ctx, ConstTensorView experts) {
+  const cuda::Stream& stream = ctx.gpu->stream();
+  const Shape shape{static_cast<std::int64_t>(chosen_this_step_.size())};
+  if (chosen_this_step_on_gpu_.view().raw() == nullptr)
+    chosen_this_step_on_gpu_ = Buffer(shape, DType::kInt64, stream.device());
+  auto* counts = chosen_this_step_on_gpu_.view().data<std::int64_t>();
+  if (ctx.batch.micro_step == 0)
+    cuda::fill_with_zeros(stream, counts, chosen_this_step_.size() * sizeof(std::int64_t));
+  cuda::count_choices(stream.handle(), experts.data<std::int32_t>(), experts.elements(),
+                      std::max<std::int64_t>(experts.elements(), 1), shape[0], counts);
+}
+
 void SigmoidRouter::end_step(Context& ctx) {
   if (bias_update_rate_ == 0) return;
+  if (chosen_this_step_on_gpu_.view().raw() != nullptr) {
+    ctx.gpu->staging().download(chosen_this_step_.data(), chosen_this_step_on_gpu_.view().raw(),
+                                chosen_this_step_.size() * sizeof(std::int64_t));
+  }
   const std::span<std::int64_t> chosen(chosen_this_step_);
   {
     const Span span(ctx.clock, "sum of loads", TimePart::kReduction, ComparedCall::kReduction);

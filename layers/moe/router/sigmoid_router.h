@@ -31,7 +31,7 @@ class SigmoidRouter : public Router {
 
   Routing forward(Context& ctx, ConstTensorView x, MoeStatistics& statistics) override;
   TensorView backward(Context& ctx, ConstTensorView dweights) override;
-  bool has_kernels() const override { return true; }
+  bool has_kernels() const override { return !supervision_.is_on(); }
   void collect_parameters(std::vector<Parameter*>& parameters) override;
   void collect_state(std::vector<ShardedTensor>& state) override;
   void end_step(Context& ctx) override;  // moves the bias
@@ -43,6 +43,7 @@ class SigmoidRouter : public Router {
             TensorView weights) const;
   // The tokens of this micro-batch in `experts` [T, K] are choices of the step.
   void count_choices(const Context& ctx, ConstTensorView experts);
+  void count_choices_on_gpu(const Context& ctx, ConstTensorView experts);
 
   std::int64_t top_k_;
   bool normalize_;
@@ -57,6 +58,7 @@ class SigmoidRouter : public Router {
   BalanceLoss balance_loss_;
   RouterSupervision supervision_;
   std::vector<std::int64_t> chosen_this_step_;  // c [E] of this rank's micro-batches of the step so far
+  Buffer chosen_this_step_on_gpu_;              // of those that a GPU counted
 
   // Of the last forward in training, in its arena.
   struct Saved {

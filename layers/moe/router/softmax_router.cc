@@ -1,5 +1,6 @@
 #include "layers/moe/router/softmax_router.h"
 
+#include "layers/moe/router/count_entropy.h"
 #include "layers/moe/router/forced_balance.h"
 #include "layers/moe/router/padding.h"
 #include "layers/ops/gemm/gemm.h"
@@ -42,7 +43,6 @@ Routing SoftmaxRouter::forward(Context& ctx, ConstTensorView x, MoeStatistics& s
                         .weights = weights,
                         .log_sum_exp = log_sum_exp,
                         .entropy = entropy});
-    ctx.synchronize();  // what follows counts and looks on the host
     if (force_balanced_) {
       deal_in_turn(ctx, {.scores = probabilities,
                          .normalize = normalize_,
@@ -52,7 +52,7 @@ Routing SoftmaxRouter::forward(Context& ctx, ConstTensorView x, MoeStatistics& s
     }
     for (const TensorView& of_tokens : {probabilities, weights, log_sum_exp, entropy})
       clear_padding(ctx, of_tokens);
-    for (const float value : entropy.values<float>()) statistics.router_entropy_sum += value;
+    count_entropy(ctx, entropy, statistics);
   }
   const TensorView experts = without_padding(ctx, chosen);
   supervision_.count_hits(ctx, experts, statistics);

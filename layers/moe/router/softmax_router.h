@@ -20,7 +20,7 @@ class SoftmaxRouter : public Router {
 
   Routing forward(Context& ctx, ConstTensorView x, MoeStatistics& statistics) override;
   TensorView backward(Context& ctx, ConstTensorView dweights) override;
-  bool has_kernels() const override { return true; }
+  bool has_kernels() const override { return !supervision_.is_on(); }
   void collect_parameters(std::vector<Parameter*>& parameters) override;
   void collect_state(std::vector<ShardedTensor>&) override {}
   void end_step(Context&) override {}

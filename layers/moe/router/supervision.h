@@ -22,6 +22,9 @@ class RouterSupervision {
   // `experiment` is that of the layer: moe.router_supervision, and data.train for the sources' order.
   explicit RouterSupervision(const config::Experiment& experiment);
 
+  // False where no source has experts of its own.
+  bool is_on() const { return !experts_of_source_.empty(); }
+
   // In training. probabilities p [T, E]; `terms` as the balance terms left them. Adds this term's gradient to
   // terms.dprobabilities, which becomes [T, E] in ctx.arena, or stays where no token is labelled. Adds to
   // supervision_loss_raw. A probability below the smallest normal number counts as that.

@@ -16,13 +16,12 @@ void dropout(Context& ctx, const DropoutArgs& args) {
   check_rate(args.rate);
   check_matrix(args.x, "input of dropout");
   check_shape(args.kept, args.x.shape(), "kept elements of dropout");
-  CONCLAVE_CHECK_EQ(static_cast<std::int64_t>(args.first_block.size()), args.x.extent(0),
+  CONCLAVE_CHECK_EQ(args.first_block.elements(), args.x.extent(0),
                     "first blocks of dropout, against its rows");
   if (ctx.on_gpu()) {
     const Arena::Mark scratch(*ctx.arena);
-    const std::array<std::uint32_t, 2> key = args.random.key();
-    cuda::dropout(cuda::stream_of(ctx), {{key[0], key[1]}, args.random.substream()},
-                  cuda::upload(ctx, args.first_block), args.rate, cuda::elements_of(args.x),
+    cuda::dropout(cuda::stream_of(ctx), cuda::key_of(args.random),
+                  cuda::on_gpu<std::int64_t>(ctx, args.first_block), args.rate, cuda::elements_of(args.x),
                   args.kept.data<std::uint8_t>(), args.x.extent(0), args.x.extent(1));
     return;
   }

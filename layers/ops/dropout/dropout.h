@@ -3,7 +3,6 @@
 #pragma once
 
 #include <cstdint>
-#include <span>
 
 #include "layers/context.h"
 #include "layers/tensor/philox.h"
@@ -15,9 +14,9 @@ inline std::int64_t dropout_blocks(std::int64_t width) { return (width + 3) / 4;
 
 struct DropoutArgs {
   RandomStream random;
-  // [R]: element f of row r stays if word f % 4 of block first_block[r] + f / 4 of `random`, as a uniform
-  // number, is at least `rate`.
-  std::span<const std::int64_t> first_block;
+  // int64 [R]: element f of row r stays if word f % 4 of block first_block[r] + f / 4 of `random`, as a
+  // uniform number, is at least `rate`.
+  ConstTensorView first_block;
   float rate = 0;   // in [0, 1)
   TensorView x;     // [R, F], in place
   TensorView kept;  // uint8 [R, F] (=): 1 where x stayed

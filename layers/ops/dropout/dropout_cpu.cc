@@ -12,11 +12,12 @@ void forward(const DropoutArgs& args, Element* all_x) {
   const std::int64_t width = args.x.extent(1);
   const float scale = 1.0F / (1.0F - args.rate);
   std::uint8_t* all_kept = args.kept.data<std::uint8_t>();
+  const auto* first_block_of_row = args.first_block.data<std::int64_t>();
 #pragma omp parallel for schedule(static)
   for (std::int64_t r = 0; r < rows; ++r) {
     Element* x = all_x + r * width;
     std::uint8_t* kept = all_kept + r * width;
-    const std::int64_t first_block = args.first_block[static_cast<std::size_t>(r)];
+    const std::int64_t first_block = first_block_of_row[r];
     for (std::int64_t f = 0; f < width; f += 4) {
       const auto words = args.random.block(static_cast<std::uint64_t>(first_block + f / 4));
       const std::int64_t count = std::min<std::int64_t>(4, width - f);

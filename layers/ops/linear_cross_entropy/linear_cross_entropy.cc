@@ -5,6 +5,7 @@
 
 #include "layers/cuda/arguments.h"
 #include "layers/cuda/factor.h"
+#include "layers/cuda/moe_kernels.h"
 #include "layers/ops/bf16_gemm/bf16_gemm.h"
 #include "layers/ops/check_shape.h"
 #include "layers/ops/gemm/gemm.h"
@@ -94,6 +95,18 @@ void lose(const Context& ctx, const cpu::CrossEntropyRowsArgs& args) {
                            args.logits.extent(1));
 }
 
+// losses fp64 [T] -> their sum.
+DeferredSum sum_of(const Context& ctx, const TensorView& losses, const TensorView& cell) {
+  if (ctx.on_gpu()) {
+    cuda::fill_with_zeros(ctx.gpu->stream(), cell.raw(), sizeof(double));
+    cuda::add_sum(cuda::stream_of(ctx), losses.data<double>(), losses.elements(), cell.data<double>());
+    return DeferredSum(cell);
+  }
+  double sum = 0;
+  for (const double loss : losses.values<double>()) sum += loss;
+  return sum;
+}
+
 }  // namespace
 
 LinearCrossEntropyResult linear_cross_entropy(Context& ctx, const LinearCrossEntropyArgs& args) {
@@ -103,6 +116,7 @@ LinearCrossEntropyResult linear_cross_entropy(Context& ctx, const LinearCrossEnt
   const std::int64_t chunk = std::min(rows_of_chunk(vocabulary), tokens);
   const bool gradients = given(args.dh);
 
+  const TensorView loss_cell = ctx.arena->allocate({1}, DType::kFloat64);
   const Arena::Mark scratch(*ctx.arena);
   const TensorView logits_of_chunk = ctx.arena->allocate({chunk, vocabulary});
   const TensorView all_losses = ctx.arena->allocate({tokens}, DType::kFloat64);
@@ -121,9 +135,9 @@ LinearCrossEntropyResult linear_cross_entropy(Context& ctx, const LinearCrossEnt
       multiply_backward(ctx, args, h, dlogits, args.dh.rows(begin, end));
     }
   }
-  ctx.synchronize();
-  for (const double loss : all_losses.values<double>()) result.loss_sum += loss;
+  result.loss_sum = sum_of(ctx, all_losses, loss_cell);
   if (given(args.losses)) {
+    ctx.synchronize();
     std::ranges::transform(all_losses.values<double>(), args.losses.data<float>(),
                            [](double loss) { return static_cast<float>(loss); });
   }

@@ -10,6 +10,7 @@
 #pragma once
 
 #include "layers/context.h"
+#include "layers/tensor/deferred_sum.h"
 
 namespace conclave {
 
@@ -32,12 +33,12 @@ struct LinearCrossEntropyArgs {
 };
 
 struct LinearCrossEntropyResult {
-  double loss_sum = 0.0;     // over the targets, in nats, unscaled; summed in the order of t
+  DeferredSum loss_sum;      // over the targets, in nats, unscaled; on the host in the order of t
   std::int64_t targets = 0;  // that are not ignored
 };
 
-// Scratch from ctx.arena. Throws Error for shapes that do not fit and for a target that is neither in
-// [0, V) nor kIgnore.
+// Scratch, and on a GPU the loss, come from ctx.arena. Throws Error for shapes that do not fit and for a
+// target that is neither in [0, V) nor kIgnore.
 LinearCrossEntropyResult linear_cross_entropy(Context& ctx, const LinearCrossEntropyArgs& args);
 
 namespace cpu {

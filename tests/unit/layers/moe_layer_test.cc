@@ -34,7 +34,7 @@ class MoeLayerTest : public testing::Test {
     expect_counts_match(layer.layer(), moe, choices);
   }
 
-  void expect_counts_match(const MoeLayer& layer, const MoeCase& moe, const reference::MoeChoices& choices) {
+  void expect_counts_match(MoeLayer& layer, const MoeCase& moe, const reference::MoeChoices& choices) {
     const MoeStatistics& statistics = layer.statistics();
     std::vector<std::int64_t> chosen(moe.sizes.experts, 0);
     std::vector<std::int64_t> dropped(moe.sizes.top_k, 0);

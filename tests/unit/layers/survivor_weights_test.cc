@@ -79,7 +79,8 @@ TEST(SurvivorWeightsTest, WeightsThatSumToZeroStay) {
 TEST(SurvivorWeightsTest, TakesZeroTokens) {
   test::LocalContext ctx;
   std::vector<float> none;
-  const SurvivorWeightsArgs args{.weights = view(none, {0, 2}), .row_of_choice = {}};
+  const std::vector<std::int32_t> no_choices;
+  const SurvivorWeightsArgs args{.weights = view(none, {0, 2}), .row_of_choice = no_choices};
   EXPECT_NO_THROW(survivor_weights(ctx, args, view(none, {0, 2})));
 }
 

@@ -1,0 +1,104 @@
+// The kernels of the MoE layer's own bookkeeping: who goes where, counts, balance terms. As in
+// layers/cuda/kernels.h: plain functions that enqueue them, bare pointers into a GPU's memory. T tokens, K
+// choices of each, E experts, R rows.
+#pragma once
+
+#include <cstdint>
+
+#include "comm/cuda/stream.h"
+#include "layers/cuda/kernels.h"
+
+namespace conclave::cuda {
+
+// layers/moe/dispatch_plan.h on a GPU: the same rows for the same choices.
+enum class DropOrder : std::uint8_t { kPosition, kProbability, kBatchPrioritized };
+struct DispatchPlanProblem {
+  std::int64_t tokens = 0;
+  std::int64_t top_k = 0;
+  std::int64_t experts = 0;
+  std::int64_t capacity = 0;         // rows that an expert takes at most
+  std::int64_t rows_per_expert = 0;  // above 0: what every expert is filled up to
+  DropOrder drop = DropOrder::kPosition;
+  const std::int32_t* chosen = nullptr;  // [T, K]; -1 for an empty place
+  const float* weights = nullptr;        // [T, K]
+
+  std::int64_t rows = 0;                   // R, no less than there will be
+  std::int64_t* expert_offsets = nullptr;  // [E + 1] (=)
+  std::int32_t* choice_of_row = nullptr;   // [R] (=); -1 for rows of no choice, and those beyond the last
+  std::int32_t* row_of_choice = nullptr;   // [T K] (=); -1 where there is none
+  std::int32_t* scratch = nullptr;         // dispatch_plan_scratch() of them
+};
+// int32 elements; 8-byte aligned.
+std::int64_t dispatch_plan_scratch(const DispatchPlanProblem& problem);
+void make_dispatch_plan(StreamHandle stream, const DispatchPlanProblem& problem);
+
+// Where a plan's choices are counted: added to. Choices from `places` on are in the counts by expert alone.
+struct DispatchCounts {
+  std::int64_t places = 0;                     // [K] below; a router may make more of a token's choices
+  std::int64_t* chosen_per_expert = nullptr;   // [E]
+  std::int64_t* kept_per_expert = nullptr;     // [E]
+  std::int64_t* chosen_per_choice = nullptr;   // [K]
+  std::int64_t* dropped_per_choice = nullptr;  // [K]
+};
+void count_dispatched(StreamHandle stream, const std::int32_t* chosen, const std::int32_t* row_of_choice,
+                      std::int64_t T, std::int64_t K, const DispatchCounts& counts);
+
+// counts [G, E] += the choices of each group of `choices_a_group`, empty places left out; `count` in all.
+void count_choices(StreamHandle stream, const std::int32_t* chosen, std::int64_t count,
+                   std::int64_t choices_a_group, std::int64_t E, std::int64_t* counts);
+// *sum += scale * the sum of values [count], or of their squares; in an order that `count` decides.
+void add_sum(StreamHandle stream, const float* values, std::int64_t count, bool of_squares, double scale,
+             double* sum);
+void add_sum(StreamHandle stream, const double* values, std::int64_t count, double* sum);
+
+// Of layers/moe/balance_loss.cc. counts [G, E] -> df [G, E] = E f / tokens and dprobabilities [G, E] = alpha
+// df.
+void balance_gradient(StreamHandle stream, const std::int64_t* counts, double alpha, double tokens,
+                      std::int64_t G, std::int64_t E, double* df, float* dprobabilities);
+// terms [T] = sum over e of df[g, e] p[t, e], g the group of tokens_a_group tokens.
+void balance_terms(StreamHandle stream, const float* probabilities, const double* df,
+                   std::int64_t tokens_a_group, std::int64_t T, std::int64_t E, double* terms);
+// sums [E] += counts, from 0 if `is_first`; counts become the sums.
+void accumulate_counts(StreamHandle stream, std::int64_t* counts, std::int64_t* sums, bool is_first,
+                       std::int64_t E);
+
+// Of layers/moe/router. padding [T], 1 for padding: its rows [T, width] become 0, its experts [T, K] -1;
+// `chosen` and `experts` may be the same.
+void clear_padding(StreamHandle stream, const std::uint8_t* padding, float* rows, std::int64_t T,
+                   std::int64_t width);
+void without_padding(StreamHandle stream, const std::uint8_t* padding, const std::int32_t* chosen,
+                     std::int32_t* experts, std::int64_t T, std::int64_t K);
+// to [T, D] = from (1 + noise); they may be the same.
+void input_jitter(StreamHandle stream, RandomKey random, std::int64_t first_token, float jitter,
+                  const float* from, float* to, std::int64_t T, std::int64_t D);
+// layers/moe/router/forced_balance.h; `first` is the number of the first choice.
+void deal_in_turn(StreamHandle stream, const float* scores, std::int64_t first, bool normalize, float scale,
+                  std::int32_t* experts, float* weights, std::int64_t T, std::int64_t E, std::int64_t K);
+// values [count] = sigmoid of logits.
+void sigmoids(StreamHandle stream, const float* logits, float* values, std::int64_t count);
+
+// layers/moe/survivor_weights.h. In the second, dweights may be dsurvivors.
+void survivor_weights(StreamHandle stream, const float* weights, const std::int32_t* row_of_choice,
+                      float scale, float* survivors, std::int64_t T, std::int64_t K);
+void survivor_weights_backward(StreamHandle stream, const float* weights, const std::int32_t* row_of_choice,
+                               float scale, const float* dsurvivors, float* dweights, std::int64_t T,
+                               std::int64_t K);
+
+// numbers [R]: that of the row's token, the first being `first_token`; 0 for rows of no choice.
+void token_numbers(StreamHandle stream, const std::int32_t* choice_of_row, std::int64_t first_token,
+                   std::int64_t K, std::int64_t* numbers, std::int64_t R);
+// first_block [R] of dropout for rows of local experts (offsets [n + 1]): (token E + expert) blocks_a_row.
+void first_dropout_blocks(StreamHandle stream, const std::int64_t* tokens, const std::int64_t* offsets,
+                          std::int64_t n, std::int64_t first_expert, std::int64_t E,
+                          std::int64_t blocks_a_row, std::int64_t* first_block, std::int64_t R);
+
+// Rows of `row_bytes` from one place to another: run i has rows[i] of them.
+struct RowRun {
+  std::int64_t from = 0;
+  std::int64_t to = 0;
+  std::int64_t rows = 0;
+};
+void move_rows(StreamHandle stream, const void* from, void* to, const RowRun* runs, std::int64_t runs_count,
+               std::int64_t most_rows, std::int64_t row_bytes);
+
+}  // namespace conclave::cuda

@@ -1,0 +1,39 @@
+// The MoE layer's own kernels in a build without CUDA, where nothing gets here (layers/cuda/no_kernels.cc).
+#include "comm/base/error.h"
+#include "comm/cuda/runtime.h"
+#include "layers/cuda/moe_kernels.h"
+
+namespace conclave::cuda {
+namespace {
+
+[[noreturn]] void refuse() { throw Error(description()); }
+
+using F = float;
+using I = std::int64_t;
+using I32 = std::int32_t;
+using U8 = std::uint8_t;
+using S = StreamHandle;
+
+}  // namespace
+
+I dispatch_plan_scratch(const DispatchPlanProblem&) { refuse(); }
+void make_dispatch_plan(S, const DispatchPlanProblem&) { refuse(); }
+void count_dispatched(S, const I32*, const I32*, I, I, const DispatchCounts&) { refuse(); }
+void count_choices(S, const I32*, I, I, I, I*) { refuse(); }
+void add_sum(S, const F*, I, bool, double, double*) { refuse(); }
+void add_sum(S, const double*, I, double*) { refuse(); }
+void balance_gradient(S, const I*, double, double, I, I, double*, F*) { refuse(); }
+void balance_terms(S, const F*, const double*, I, I, I, double*) { refuse(); }
+void accumulate_counts(S, I*, I*, bool, I) { refuse(); }
+void clear_padding(S, const U8*, F*, I, I) { refuse(); }
+void without_padding(S, const U8*, const I32*, I32*, I, I) { refuse(); }
+void input_jitter(S, RandomKey, I, F, const F*, F*, I, I) { refuse(); }
+void deal_in_turn(S, const F*, I, bool, F, I32*, F*, I, I, I) { refuse(); }
+void sigmoids(S, const F*, F*, I) { refuse(); }
+void survivor_weights(S, const F*, const I32*, F, F*, I, I) { refuse(); }
+void survivor_weights_backward(S, const F*, const I32*, F, const F*, F*, I, I) { refuse(); }
+void token_numbers(S, const I32*, I, I, I*, I) { refuse(); }
+void first_dropout_blocks(S, const I*, const I*, I, I, I, I, I*, I) { refuse(); }
+void move_rows(S, const void*, void*, const RowRun*, I, I, I) { refuse(); }
+
+}  // namespace conclave::cuda
