@@ -52,6 +52,9 @@ struct dim3 {
   unsigned x = 1, y = 1, z = 1;
   constexpr dim3(unsigned x_ = 1, unsigned y_ = 1, unsigned z_ = 1) : x(x_), y(y_), z(z_) {}
 };
+struct alignas(8) float2 {
+  float x, y;
+};
 struct alignas(16) float4 {
   float x, y, z, w;
 };
@@ -72,6 +75,11 @@ struct cudaDeviceProp {
 };
 cudaError_t cudaGetDeviceCount(int* count);
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device);
+enum cudaDeviceAttr {
+  cudaDevAttrMultiProcessorCount = 16,
+  cudaDevAttrComputeCapabilityMajor = 75,
+};
+cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int device);
 cudaError_t cudaDeviceGetPCIBusId(char* text, int length, int device);
 cudaError_t cudaDeviceCanAccessPeer(int* can, int device, int peer);
 cudaError_t cudaRuntimeGetVersion(int* version);
@@ -126,6 +134,13 @@ struct cudaLaunchConfig_t {
 
 enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize = 8 };
 cudaError_t cudaFuncSetAttribute(const void* kernel, cudaFuncAttribute attribute, int value);
+// One block at a time, whatever the kernel.
+template <class... Parameters>
+cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, void (*)(Parameters...), int,
+                                                          std::size_t) {
+  *blocks = 1;
+  return cudaSuccess;
+}
 
 namespace emulation {
 
@@ -177,6 +192,12 @@ T __shfl_xor_sync(unsigned, T value, int mask) {
   return emulation::from_lane(value, emulation::lane() ^ mask);
 }
 template <class T>
+T __shfl_up_sync(unsigned, T value, unsigned delta) {
+  const int source = emulation::lane() - static_cast<int>(delta);
+  const T received = emulation::from_lane(value, source);
+  return source >= 0 ? received : value;
+}
+template <class T>
 T __shfl_down_sync(unsigned, T value, unsigned delta) {
   const int source = emulation::lane() + static_cast<int>(delta);
   const T received = emulation::from_lane(value, source);
@@ -197,6 +218,7 @@ inline unsigned __umulhi(unsigned a, unsigned b) {
   return static_cast<unsigned>((static_cast<std::uint64_t>(a) * b) >> 32);
 }
 inline int __popc(unsigned bits) { return __builtin_popcount(bits); }
+inline int __ffs(unsigned bits) { return __builtin_ffs(static_cast<int>(bits)); }
 template <class T>
 unsigned __match_any_sync(unsigned, T value) {
   T all[warpSize];

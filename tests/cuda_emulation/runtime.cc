@@ -36,6 +36,8 @@ struct Event {
 namespace {
 
 constexpr std::size_t kSharedBytesOfEveryone = std::size_t{48} << 10;
+constexpr int kComputeCapabilityMajor = 9;
+constexpr int kMultiprocessors = 4;
 
 // Tests change the environment from one to the next.
 int number_in_environment(const char* name) {
@@ -186,8 +188,14 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device) {
   *properties = {};
   std::snprintf(properties->name, sizeof properties->name, "emulated GPU");
   properties->totalGlobalMem = std::size_t{1} << 30;
-  properties->major = 9;
-  properties->multiProcessorCount = 4;
+  properties->major = kComputeCapabilityMajor;
+  properties->multiProcessorCount = kMultiprocessors;
+  return cudaSuccess;
+}
+
+cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int device) {
+  if (device < 0 || device >= gpu_count()) return cudaErrorInvalidDevice;
+  *value = attribute == cudaDevAttrMultiProcessorCount ? kMultiprocessors : kComputeCapabilityMajor;
   return cudaSuccess;
 }
 
