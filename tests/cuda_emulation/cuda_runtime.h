@@ -6,6 +6,7 @@
 // barrier are an error. Names and signatures are those of the CUDA Runtime API, whose documentation says what
 // they mean. The environment says the rest:
 //   CONCLAVE_EMULATED_GPUS=N     the host has N GPUs; without it, none
+//   CONCLAVE_EMULATED_CAPABILITY=9   their compute capability, 9.0 for example; without it 8.0
 //   CUDA_LAUNCH_BLOCKING=1       as on a device: what is enqueued is done at once
 //   CONCLAVE_EMULATION_GUARDS=1  the host may not touch a GPU's memory while work is enqueued: who forgot to
 //                                synchronize ends the program. Stricter than a device, where that work may
@@ -51,6 +52,9 @@ struct uint3 {
 struct dim3 {
   unsigned x = 1, y = 1, z = 1;
   constexpr dim3(unsigned x_ = 1, unsigned y_ = 1, unsigned z_ = 1) : x(x_), y(y_), z(z_) {}
+};
+struct alignas(8) uint2 {
+  unsigned x, y;
 };
 struct alignas(8) float2 {
   float x, y;
@@ -158,6 +162,14 @@ void exchange_in_warp(const void* mine, void* all, std::size_t bytes);  // all: 
 void copy_later(void* to, const void* from, std::size_t bytes, std::size_t filled_bytes);
 void commit_copies();
 void wait_for_copies(std::size_t groups_under_way);
+// wgmma: the product is made when its thread waits for its group, and not before. It reads shared memory in
+// another way than copies write it: a thread that has copied must have published before anyone begins one.
+void publish_to_products();
+void multiply_later(std::function<void()> product);
+void commit_products();
+void wait_for_products(std::size_t groups_under_way);
+// The kernel has done what a device forbids: the launch fails, in the end.
+void fail(const char* problem);
 
 template <class T>
 T from_lane(T value, int lane) {

@@ -1,5 +1,7 @@
-// Grouped products of bf16 by mma.sync: for GPUs of compute capability 8.0 and later.
+// Grouped products of bf16: by warpgroups, or else by mma.sync, which every GPU of compute capability 8.0 and
+// later has.
 #include "layers/ops/grouped_gemm/tensor_core_products.cuh"
+#include "layers/ops/grouped_gemm/warpgroup_products.cuh"
 
 namespace conclave::cuda {
 namespace {
@@ -52,17 +54,16 @@ class MmaCore {
 
   __device__ void finish() {}
 
-  template <class Function>
-  __device__ void for_each_pair(Function function) const {
+  __device__ void store_sums(float* tile, int stride) const {
     if (!has_work_) return;
 #pragma unroll
     for (int i = 0; i < kRowFragments; ++i) {
 #pragma unroll
       for (int j = 0; j < kColumnFragments; ++j) {
-        const int row = first_row_ + i * 16 + lane() / 4;
-        const int column = first_column_ + j * 8 + lane() % 4 * 2;
-        function(row, column, sums_[i][j][0], sums_[i][j][1]);
-        function(row + 8, column, sums_[i][j][2], sums_[i][j][3]);
+        float* to =
+            tile + (first_row_ + i * 16 + lane() / 4) * stride + first_column_ + j * 8 + lane() % 4 * 2;
+        *reinterpret_cast<float2*>(to) = float2{sums_[i][j][0], sums_[i][j][1]};
+        *reinterpret_cast<float2*>(to + 8 * stride) = float2{sums_[i][j][2], sums_[i][j][3]};
       }
     }
   }
@@ -117,7 +118,9 @@ using SmallTiles = MmaCore<32, 2>;
 }  // namespace
 
 void multiply_rows(StreamHandle stream, const RowsProduct<Bf16>& product) {
-  if (has_few_rows(product.rows, product.groups)) {
+  if (has_warpgroup_products()) {
+    multiply_rows_by_warpgroups(stream, product);
+  } else if (has_few_rows(product.rows, product.groups)) {
     launch_multiply_rows<SmallTiles>(stream, product);
   } else {
     launch_multiply_rows<LargeTiles>(stream, product);
@@ -125,7 +128,11 @@ void multiply_rows(StreamHandle stream, const RowsProduct<Bf16>& product) {
 }
 
 void sum_outer_products(StreamHandle stream, const OuterProducts<Bf16>& product) {
-  launch_sum_outer_products<LargeTiles>(stream, product);
+  if (has_warpgroup_products()) {
+    sum_outer_products_by_warpgroups(stream, product);
+  } else {
+    launch_sum_outer_products<LargeTiles>(stream, product);
+  }
 }
 
 }  // namespace conclave::cuda

@@ -13,9 +13,8 @@
 //   Core(rows, columns)                       of the tile that exist
 //   wait_for_tiles<kUnderWay>()               until all but the last kUnderWay loads of this thread are there
 //   add<kLeftAcross, kRightAcross>(left, right, inner)   the products of two tiles, of which `inner` count
-//   finish()                                  until the sums are complete
-//   for_each_pair(function)                   function(row, column, sum, sum of column + 1) for all of its
-//   own
+//   finish()                                  until the sums are complete, and nothing is read any more
+//   store_sums(tile, stride)                  all of its own into fp32 [kTileRows, stride]
 #pragma once
 
 #include <type_traits>
@@ -53,6 +52,11 @@ struct Factor {
   }
 };
 
+// Of all stages.
+template <class Core>
+constexpr std::size_t kSharedBytes =
+    sizeof(Bf16) * Core::kStages*(Core::kTileRows + Core::kTileColumns) * kInner;
+
 template <bool kLeftAcross, bool kRightAcross, class Core>
 __device__ void add_products(Core& core, const Factor<kLeftAcross, Core::kTileRows>& left,
                              const Factor<kRightAcross, Core::kTileColumns>& right, std::int64_t inner,
@@ -89,33 +93,62 @@ __device__ void add_products(Core& core, const Factor<kLeftAcross, Core::kTileRo
   core.finish();
 }
 
-// Two neighbours of a result, of which `exist` are within the matrix.
-__device__ inline void store_pair(Elements results, std::int64_t at, int exist, bool as_pair, float low,
-                                  float high) {
-  if (exist <= 0) return;
+// Four neighbours of a result, of which `exist` are within the matrix.
+constexpr int kStoredAtOnce = 4;
+__device__ inline void store_four(Elements results, std::int64_t at, int exist, bool at_once, bool accumulate,
+                                  float4 sums) {
   if (results.dtype == DType::kBFloat16) {
     Bf16* to = static_cast<Bf16*>(results.data) + at;
-    if (as_pair) {
-      *reinterpret_cast<unsigned*>(to) = pack_bf16(low, high);
-    } else {
-      set(to[0], low);
-      if (exist > 1) set(to[1], high);
+    const uint2 packed{pack_bf16(sums.x, sums.y), pack_bf16(sums.z, sums.w)};
+    if (at_once) {
+      *reinterpret_cast<uint2*>(to) = packed;
+      return;
+    }
+    const unsigned pairs[] = {packed.x, packed.y};
+#pragma unroll
+    for (int i = 0; i < kStoredAtOnce; ++i) {
+      if (i < exist) to[i].bits = static_cast<std::uint16_t>(pairs[i / 2] >> (i % 2 * 16));
     }
   } else {
     float* to = static_cast<float*>(results.data) + at;
-    if (as_pair) {
-      *reinterpret_cast<float2*>(to) = float2{low, high};
-    } else {
-      to[0] = low;
-      if (exist > 1) to[1] = high;
+    if (at_once) {
+      const float4 before = accumulate ? *reinterpret_cast<const float4*>(to) : float4{0, 0, 0, 0};
+      *reinterpret_cast<float4*>(to) =
+          float4{before.x + sums.x, before.y + sums.y, before.z + sums.z, before.w + sums.w};
+      return;
     }
+    const float values[] = {sums.x, sums.y, sums.z, sums.w};
+#pragma unroll
+    for (int i = 0; i < kStoredAtOnce; ++i) {
+      if (i < exist) to[i] = accumulate ? to[i] + values[i] : values[i];
+    }
+  }
+}
+
+// The sums of all threads as a tile of `results`, whose rows are `stride` elements apart: through shared
+// memory, so that the block writes whole lines. `accumulate` is for fp32.
+template <class Core>
+__device__ void store_tile(Core& core, float* tile, Elements results, std::int64_t first, std::int64_t stride,
+                           int rows, int columns, bool at_once, bool accumulate) {
+  constexpr int kStride = Core::kTileColumns + 8;  // the pairs of half a warp meet all banks once
+  static_assert(sizeof(float) * Core::kTileRows * kStride <= kSharedBytes<Core>);
+  constexpr int kOfRow = Core::kTileColumns / kStoredAtOnce;
+  __syncthreads();  // no stage is read any more
+  core.store_sums(tile, kStride);
+  __syncthreads();
+  for (int i = static_cast<int>(threadIdx.x); i < rows * kOfRow; i += Core::kThreads) {
+    const int row = i / kOfRow;
+    const int column = i % kOfRow * kStoredAtOnce;
+    if (column >= columns) continue;
+    store_four(results, first + row * stride + column, columns - column, at_once, accumulate,
+               *reinterpret_cast<const float4*>(tile + row * kStride + column));
   }
 }
 
 struct Alignment {
   bool left;    // whole chunks are aligned
   bool right;   // likewise
-  bool result;  // pairs are aligned
+  bool result;  // kStoredAtOnce elements are aligned, and rows consist of as many
 };
 
 template <class Core, bool kAcross>
@@ -136,11 +169,8 @@ __global__ void __launch_bounds__(Core::kThreads, Core::kBlocks)
         is_aligned.right};
     Core core(tile.rows, columns);
     add_products(core, left, right, p.inner, stages);
-    core.for_each_pair([&](int row, int column, float low, float high) {
-      if (row >= tile.rows) return;
-      store_pair(p.results, (tile.first_row + row) * p.columns + first_column + column, columns - column,
-                 is_aligned.result, low, high);
-    });
+    store_tile(core, shared_memory(), p.results, tile.first_row * p.columns + first_column, p.columns,
+               tile.rows, columns, is_aligned.result, false);
   }
 }
 
@@ -165,17 +195,9 @@ __global__ void __launch_bounds__(Core::kThreads, Core::kBlocks)
                                                  is_aligned.right};
     Core core(rows, columns);
     add_products(core, left, right, end - begin, stages);
-    float* dweights = p.dweights + (group * p.outputs + first_row) * p.inputs + first_column;
-    core.for_each_pair([&](int row, int column, float low, float high) {
-      if (row >= rows || column >= columns) return;
-      float* to = dweights + row * p.inputs + column;
-      const bool has_two = column + 1 < columns;
-      if (p.accumulate) {
-        low += to[0];
-        if (has_two) high += to[1];
-      }
-      store_pair({to, DType::kFloat32}, 0, columns - column, is_aligned.result, low, high);
-    });
+    store_tile(core, shared_memory(), {p.dweights, DType::kFloat32},
+               (group * p.outputs + first_row) * p.inputs + first_column, p.inputs, rows, columns,
+               is_aligned.result, p.accumulate);
   }
 }
 
@@ -183,14 +205,9 @@ __global__ void __launch_bounds__(Core::kThreads, Core::kBlocks)
 inline bool has_aligned_chunks(const Bf16* matrix, std::int64_t stride) {
   return reinterpret_cast<std::uintptr_t>(matrix) % sizeof(ChunkOfBf16) == 0 && stride % kChunk == 0;
 }
-inline bool has_aligned_pairs(Elements matrix, std::int64_t stride) {
-  const std::size_t bytes = matrix.dtype == DType::kBFloat16 ? sizeof(unsigned) : sizeof(float2);
-  return reinterpret_cast<std::uintptr_t>(matrix.data) % bytes == 0 && stride % 2 == 0;
-}
-
-template <class Core>
-constexpr std::size_t stage_bytes() {
-  return sizeof(Bf16) * Core::kStages * (Core::kTileRows + Core::kTileColumns) * kInner;
+inline bool has_aligned_fours(Elements matrix, std::int64_t stride) {
+  const std::size_t bytes = matrix.dtype == DType::kBFloat16 ? sizeof(uint2) : sizeof(float4);
+  return reinterpret_cast<std::uintptr_t>(matrix.data) % bytes == 0 && stride % kStoredAtOnce == 0;
 }
 
 template <class Core>
@@ -201,8 +218,8 @@ void launch_multiply_rows(StreamHandle stream, const RowsProduct<Bf16>& p) {
       .left = has_aligned_chunks(p.left, p.inner),
       .right = has_aligned_chunks(p.weights, p.weights_lie_across ? p.columns : p.inner) &&
                p.columns * p.inner % kChunk == 0,
-      .result = has_aligned_pairs(p.results, p.columns)};
-  launch_resident("grouped gemm", stream, tiles, Core::kThreads, stage_bytes<Core>(),
+      .result = has_aligned_fours(p.results, p.columns)};
+  launch_resident("grouped gemm", stream, tiles, Core::kThreads, kSharedBytes<Core>,
                   p.weights_lie_across ? multiply_rows_kernel<Core, true> : multiply_rows_kernel<Core, false>,
                   p, is_aligned);
 }
@@ -213,8 +230,8 @@ void launch_sum_outer_products(StreamHandle stream, const OuterProducts<Bf16>& p
       p.groups * tiles_for(p.outputs, Core::kTileRows) * tiles_for(p.inputs, Core::kTileColumns);
   const Alignment is_aligned{.left = has_aligned_chunks(p.dy, p.outputs),
                              .right = has_aligned_chunks(p.x, p.inputs),
-                             .result = has_aligned_pairs({p.dweights, DType::kFloat32}, p.inputs)};
-  launch_resident("grouped gemm dW", stream, tiles, Core::kThreads, stage_bytes<Core>(),
+                             .result = has_aligned_fours({p.dweights, DType::kFloat32}, p.inputs)};
+  launch_resident("grouped gemm dW", stream, tiles, Core::kThreads, kSharedBytes<Core>,
                   sum_outer_products_kernel<Core>, p, is_aligned);
 }
 
