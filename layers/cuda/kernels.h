@@ -131,6 +131,28 @@ void sigmoid_top_k(StreamHandle stream, const TopK& args, const float* bias);
 // `logits` [T, E].
 void sigmoid_top_k_backward(StreamHandle stream, const TopKBackward& args, const float* logits);
 
+// Rows of groups: those of group e are [offsets[e], offsets[e + 1]), numbers that the GPU alone may know;
+// rows from offsets[groups] on are neither read nor written. Factors are both fp32, or both bf16 with results
+// in fp32 or bf16. A row's result depends on nothing but the row and its weights, dW[e] on nothing but e's
+// rows.
+struct GroupedProblem {
+  std::int64_t groups = 0;                // n
+  std::int64_t rows = 0;                  // R, at least offsets[groups]
+  std::int64_t outputs = 0;               // N
+  std::int64_t inputs = 0;                // K
+  const std::int64_t* offsets = nullptr;  // [n + 1], from 0 on, never falling
+  bool accumulate = false;                // of the weight gradient: += in place of =
+};
+// y[r] = W[e] x[r]: x [R, K], weights [n, N, K], y [R, N].
+void grouped_gemm(StreamHandle stream, const GroupedProblem& problem, ConstElements x, ConstElements weights,
+                  Elements y);
+// dx[r] = W[e]^T dy[r].
+void grouped_gemm_input_gradient(StreamHandle stream, const GroupedProblem& problem, ConstElements dy,
+                                 ConstElements weights, Elements dx);
+// dW[e] = or += sum over the rows r of group e of dy[r] x[r]^T.
+void grouped_gemm_weight_gradient(StreamHandle stream, const GroupedProblem& problem, ConstElements dy,
+                                  ConstElements x, float* dweights);
+
 // The last `queries` of `keys` positions of each sequence; padding by key, may be null, as may log_sum_exp.
 inline constexpr std::int64_t kMaxHeadDim = 256;
 struct AttentionProblem {

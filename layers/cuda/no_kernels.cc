@@ -50,6 +50,9 @@ void softmax_top_k(S, const TopK&) { refuse(); }
 void softmax_top_k_backward(S, const TopKBackward&) { refuse(); }
 void sigmoid_top_k(S, const TopK&, const F*) { refuse(); }
 void sigmoid_top_k_backward(S, const TopKBackward&, const F*) { refuse(); }
+void grouped_gemm(S, const GroupedProblem&, C, C, E) { refuse(); }
+void grouped_gemm_input_gradient(S, const GroupedProblem&, C, C, E) { refuse(); }
+void grouped_gemm_weight_gradient(S, const GroupedProblem&, C, C, F*) { refuse(); }
 void attention_forward(S, const AttentionProblem&, const F*, const F*, const F*, const U8*, F*, F*) {
   refuse();
 }

@@ -164,32 +164,27 @@ void LinearWeight::input_gradient(Context& ctx, ConstTensorView dy, TensorView d
 
 void LinearWeight::weight_gradient(Context& ctx, ConstTensorView dy, ConstTensorView x,
                                    ConstTensorView offsets) {
-  if (ctx.on_gpu()) {
-    const Arena::Mark scratch(*ctx.arena);
-    const ConstTensorView left = cuda::as_factor(ctx, dy, ctx.compute);
-    const ConstTensorView right = cuda::as_factor(ctx, x, ctx.compute);
-    if (is_stacked()) {
-      grouped_gemm_weight_gradient(ctx, {.dy = left, .x = right, .offsets = offsets, .dweights = gradient()});
-    } else {
-      const Parameter::GradientTarget target = gradient_target();
-      gemm(ctx, {.a = left,
-                 .b = right,
-                 .c = target.gradient,
-                 .transpose_a = true,
-                 .accumulate = target.accumulate});
-    }
-  } else if (in_bf16(ctx)) {
+  const Parameter::GradientTarget target = gradient_target();
+  if (!ctx.on_gpu() && in_bf16(ctx)) {
     const OneGroup group(offsets, x.extent(0));
-    const Parameter::GradientTarget target = gradient_target();
     bf16_grouped_gemm_weight_gradient(ctx, {.dy = dy,
                                             .x = x,
                                             .offsets = group.offsets(),
                                             .dweights = target.gradient.reshaped(matrix_shape()),
                                             .accumulate = target.accumulate});
-  } else if (is_stacked()) {
-    grouped_gemm_weight_gradient(ctx, {.dy = dy, .x = x, .offsets = offsets, .dweights = gradient()});
+    return;
+  }
+  std::optional<Arena::Mark> scratch;
+  if (ctx.on_gpu()) {
+    scratch.emplace(*ctx.arena);
+    dy = cuda::as_factor(ctx, dy, ctx.compute);
+    x = cuda::as_factor(ctx, x, ctx.compute);
+  }
+  if (is_stacked()) {
+    grouped_gemm_weight_gradient(
+        ctx,
+        {.dy = dy, .x = x, .offsets = offsets, .dweights = target.gradient, .accumulate = target.accumulate});
   } else {
-    const Parameter::GradientTarget target = gradient_target();
     gemm(ctx, {.a = dy, .b = x, .c = target.gradient, .transpose_a = true, .accumulate = target.accumulate});
   }
 }

@@ -3,6 +3,7 @@
 #include <sys/mman.h>
 #include <ucontext.h>
 
+#include <algorithm>
 #include <array>
 #include <csetjmp>
 #include <cstdlib>
@@ -100,7 +101,27 @@ struct Warp {
   std::array<std::array<std::array<std::byte, 24>, warpSize>, 2> values;
 };
 
-// The asynchronous copies of one thread, in groups; the last one is still open.
+// What a thread has begun, in groups; the last one is still open.
+template <class Item>
+class Groups {
+ public:
+  void add(Item item) { groups_.back().push_back(std::move(item)); }
+  void commit() { groups_.emplace_back(); }
+  // Hands what is due to `finish`, in order; true if there was anything.
+  template <class Finish>
+  bool wait(std::size_t groups_under_way, Finish finish) {
+    bool any = false;
+    for (; groups_.size() > groups_under_way + 1; groups_.pop_front()) {
+      for (Item& item : groups_.front()) finish(item);
+      any = any || !groups_.front().empty();
+    }
+    return any;
+  }
+
+ private:
+  std::deque<std::vector<Item>> groups_{1};
+};
+
 struct Copy {
   void* to;
   const void* from;
@@ -112,7 +133,13 @@ struct Copy {
     std::memset(static_cast<std::byte*>(to) + bytes, 0, filled_bytes - bytes);
   }
 };
-using CopyGroups = std::deque<std::vector<Copy>>;
+
+// What runs beside one thread.
+struct BesideThread {
+  Groups<Copy> copies;
+  Groups<std::function<void()>> products;
+  bool has_unpublished_copies = false;
+};
 
 class Block {
  public:
@@ -131,9 +158,15 @@ class Block {
   Barrier& all() { return all_; }
   Warp& warp() { return warps_[current_ / warpSize]; }
   std::byte* shared() { return shared_; }
-  CopyGroups& copies() {
-    if (copies_.empty()) copies_.assign(fibers_.size(), CopyGroups(1));
-    return copies_[current_];
+  BesideThread& beside_thread() {
+    if (beside_threads_.empty()) beside_threads_.resize(fibers_.size());
+    return beside_threads_[current_];
+  }
+  bool any_unpublished_copies() const {
+    return std::ranges::any_of(beside_threads_, &BesideThread::has_unpublished_copies);
+  }
+  void fail(const char* problem) {
+    if (problem_.empty()) problem_ = problem;
   }
 
  private:
@@ -145,7 +178,8 @@ class Block {
   std::vector<std::unique_ptr<Fiber>> fibers_;  // of the threads that have begun, by thread
   std::vector<std::unique_ptr<Fiber>> spare_;
   alignas(1024) std::byte shared_[kMaxSharedBytes];
-  std::vector<CopyGroups> copies_;  // by thread; empty until one copies
+  std::vector<BesideThread> beside_threads_;  // by thread; empty until one has something beside it
+  std::string problem_;
   std::vector<Warp> warps_;
   Barrier all_;
   unsigned current_ = 0;
@@ -160,7 +194,8 @@ Block& block() {
 std::string Block::run(const std::function<void()>& thread, std::size_t shared_bytes) {
   const unsigned threads = blockDim.x * blockDim.y * blockDim.z;
   std::memset(shared_, 0xFF, shared_bytes);
-  copies_.clear();
+  beside_threads_.clear();
+  problem_.clear();
   all_ = {threads};
   warps_.resize((threads + warpSize - 1) / warpSize);
   for (unsigned w = 0; w < warps_.size(); ++w) {
@@ -197,7 +232,7 @@ std::string Block::run(const std::function<void()>& thread, std::size_t shared_b
     if (!moved_) return "threads of a block wait at a barrier that others never reach";
     waiting.swap(still_waiting);
   }
-  return {};
+  return problem_;
 }
 
 }  // namespace
@@ -207,17 +242,27 @@ void wait_for_block() { block().wait_at(block().all()); }
 void* dynamic_shared_memory() { return block().shared(); }
 
 void copy_later(void* to, const void* from, std::size_t bytes, std::size_t filled_bytes) {
-  block().copies().back().push_back({to, from, bytes, filled_bytes});
+  block().beside_thread().copies.add({to, from, bytes, filled_bytes});
 }
-
-void commit_copies() { block().copies().emplace_back(); }
-
+void commit_copies() { block().beside_thread().copies.commit(); }
 void wait_for_copies(std::size_t groups_under_way) {
-  CopyGroups& groups = block().copies();
-  for (; groups.size() > groups_under_way + 1; groups.pop_front()) {
-    for (const Copy& copy : groups.front()) copy.make();
-  }
+  BesideThread& beside = block().beside_thread();
+  if (beside.copies.wait(groups_under_way, [](const Copy& copy) { copy.make(); }))
+    beside.has_unpublished_copies = true;
 }
+
+void publish_to_products() { block().beside_thread().has_unpublished_copies = false; }
+void multiply_later(std::function<void()> product) {
+  if (block().any_unpublished_copies())
+    fail("a product begins before what it reads has been published to it");
+  block().beside_thread().products.add(std::move(product));
+}
+void commit_products() { block().beside_thread().products.commit(); }
+void wait_for_products(std::size_t groups_under_way) {
+  block().beside_thread().products.wait(groups_under_way, [](const auto& product) { product(); });
+}
+
+void fail(const char* problem) { block().fail(problem); }
 
 void exchange_in_warp(const void* mine, void* all, std::size_t bytes) {
   Warp& warp = block().warp();

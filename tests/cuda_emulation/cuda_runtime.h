@@ -6,6 +6,7 @@
 // barrier are an error. Names and signatures are those of the CUDA Runtime API, whose documentation says what
 // they mean. The environment says the rest:
 //   CONCLAVE_EMULATED_GPUS=N     the host has N GPUs; without it, none
+//   CONCLAVE_EMULATED_CAPABILITY=9   their compute capability, 9.0 for example; without it 8.0
 //   CUDA_LAUNCH_BLOCKING=1       as on a device: what is enqueued is done at once
 //   CONCLAVE_EMULATION_GUARDS=1  the host may not touch a GPU's memory while work is enqueued: who forgot to
 //                                synchronize ends the program. Stricter than a device, where that work may
@@ -52,6 +53,12 @@ struct dim3 {
   unsigned x = 1, y = 1, z = 1;
   constexpr dim3(unsigned x_ = 1, unsigned y_ = 1, unsigned z_ = 1) : x(x_), y(y_), z(z_) {}
 };
+struct alignas(8) uint2 {
+  unsigned x, y;
+};
+struct alignas(8) float2 {
+  float x, y;
+};
 struct alignas(16) float4 {
   float x, y, z, w;
 };
@@ -72,6 +79,11 @@ struct cudaDeviceProp {
 };
 cudaError_t cudaGetDeviceCount(int* count);
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device);
+enum cudaDeviceAttr {
+  cudaDevAttrMultiProcessorCount = 16,
+  cudaDevAttrComputeCapabilityMajor = 75,
+};
+cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int device);
 cudaError_t cudaDeviceGetPCIBusId(char* text, int length, int device);
 cudaError_t cudaDeviceCanAccessPeer(int* can, int device, int peer);
 cudaError_t cudaRuntimeGetVersion(int* version);
@@ -128,6 +140,13 @@ struct cudaLaunchConfig_t {
 
 enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize = 8 };
 cudaError_t cudaFuncSetAttribute(const void* kernel, cudaFuncAttribute attribute, int value);
+// One block at a time, whatever the kernel.
+template <class... Parameters>
+cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, void (*)(Parameters...), int,
+                                                          std::size_t) {
+  *blocks = 1;
+  return cudaSuccess;
+}
 
 namespace emulation {
 
@@ -145,6 +164,14 @@ void exchange_in_warp(const void* mine, void* all, std::size_t bytes);  // all: 
 void copy_later(void* to, const void* from, std::size_t bytes, std::size_t filled_bytes);
 void commit_copies();
 void wait_for_copies(std::size_t groups_under_way);
+// wgmma: the product is made when its thread waits for its group, and not before. It reads shared memory in
+// another way than copies write it: a thread that has copied must have published before anyone begins one.
+void publish_to_products();
+void multiply_later(std::function<void()> product);
+void commit_products();
+void wait_for_products(std::size_t groups_under_way);
+// The kernel has done what a device forbids: the launch fails, in the end.
+void fail(const char* problem);
 
 template <class T>
 T from_lane(T value, int lane) {
@@ -179,6 +206,12 @@ T __shfl_xor_sync(unsigned, T value, int mask) {
   return emulation::from_lane(value, emulation::lane() ^ mask);
 }
 template <class T>
+T __shfl_up_sync(unsigned, T value, unsigned delta) {
+  const int source = emulation::lane() - static_cast<int>(delta);
+  const T received = emulation::from_lane(value, source);
+  return source >= 0 ? received : value;
+}
+template <class T>
 T __shfl_down_sync(unsigned, T value, unsigned delta) {
   const int source = emulation::lane() + static_cast<int>(delta);
   const T received = emulation::from_lane(value, source);
@@ -199,6 +232,7 @@ inline unsigned __umulhi(unsigned a, unsigned b) {
   return static_cast<unsigned>((static_cast<std::uint64_t>(a) * b) >> 32);
 }
 inline int __popc(unsigned bits) { return __builtin_popcount(bits); }
+inline int __ffs(unsigned bits) { return __builtin_ffs(static_cast<int>(bits)); }
 template <class T>
 unsigned __match_any_sync(unsigned, T value) {
   T all[warpSize];

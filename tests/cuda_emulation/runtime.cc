@@ -36,6 +36,7 @@ struct Event {
 namespace {
 
 constexpr std::size_t kSharedBytesOfEveryone = std::size_t{48} << 10;
+constexpr int kMultiprocessors = 4;
 
 // Tests change the environment from one to the next.
 int number_in_environment(const char* name) {
@@ -43,6 +44,11 @@ int number_in_environment(const char* name) {
   return text != nullptr ? std::atoi(text) : 0;
 }
 int gpu_count() { return number_in_environment("CONCLAVE_EMULATED_GPUS"); }
+// As an A100's, if nobody asks for another.
+int compute_capability() {
+  const int asked = number_in_environment("CONCLAVE_EMULATED_CAPABILITY");
+  return asked != 0 ? asked : 8;
+}
 bool launches_block() { return number_in_environment("CUDA_LAUNCH_BLOCKING") != 0; }
 bool guards() { return number_in_environment("CONCLAVE_EMULATION_GUARDS") != 0; }
 
@@ -186,8 +192,14 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device) {
   *properties = {};
   std::snprintf(properties->name, sizeof properties->name, "emulated GPU");
   properties->totalGlobalMem = std::size_t{1} << 30;
-  properties->major = 9;
-  properties->multiProcessorCount = 4;
+  properties->major = compute_capability();
+  properties->multiProcessorCount = kMultiprocessors;
+  return cudaSuccess;
+}
+
+cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int device) {
+  if (device < 0 || device >= gpu_count()) return cudaErrorInvalidDevice;
+  *value = attribute == cudaDevAttrMultiProcessorCount ? kMultiprocessors : compute_capability();
   return cudaSuccess;
 }
 
@@ -225,8 +237,8 @@ cudaError_t cudaGetDevice(int* device) {
 }
 
 cudaError_t cudaFuncSetAttribute(const void*, cudaFuncAttribute, int value) {
-  constexpr int kMost = 163 << 10;  // as an A100 grants
-  if (value > kMost) return cudaErrorInvalidValue;
+  const int most = (compute_capability() < 9 ? 163 : 227) << 10;  // as an A100 and an H100 grant
+  if (value > most) return cudaErrorInvalidValue;
   state().most_shared_bytes = std::max(state().most_shared_bytes, static_cast<std::size_t>(value));
   return cudaSuccess;
 }

@@ -14,8 +14,15 @@ cuda::Engine* test_gpu() {
 }
 
 Environment::Environment(std::string name, const std::string& value) : name_(std::move(name)) {
+  if (const char* before = std::getenv(name_.c_str())) before_ = before;
   setenv(name_.c_str(), value.c_str(), /*overwrite=*/1);
 }
-Environment::~Environment() { unsetenv(name_.c_str()); }
+Environment::~Environment() {
+  if (before_) {
+    setenv(name_.c_str(), before_->c_str(), /*overwrite=*/1);
+  } else {
+    unsetenv(name_.c_str());
+  }
+}
 
 }  // namespace conclave::test

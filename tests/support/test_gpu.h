@@ -2,6 +2,7 @@
 // for; those linked with CUDA itself have the machine's, whatever they ask for.
 #pragma once
 
+#include <optional>
 #include <string>
 
 #include "layers/cuda/engine.h"
@@ -12,7 +13,7 @@ namespace conclave::test {
 // on GPU 0. Null for the host.
 cuda::Engine* test_gpu();
 
-// A variable of the environment, until the end of the scope.
+// A variable of the environment, until the end of the scope; then it is what it was.
 class Environment {
  public:
   Environment(std::string name, const std::string& value);
@@ -22,6 +23,7 @@ class Environment {
 
  private:
   std::string name_;
+  std::optional<std::string> before_;
 };
 
 struct EmulatedGpus : Environment {

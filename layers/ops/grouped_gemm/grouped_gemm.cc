@@ -1,6 +1,6 @@
 #include "layers/ops/grouped_gemm/grouped_gemm.h"
 
-#include "layers/cuda/multiply.h"
+#include "layers/cuda/arguments.h"
 
 namespace conclave {
 namespace {
@@ -23,22 +23,25 @@ void check(const Shape& inputs, const Shape& weights, const Shape& outputs,
   }
 }
 
-// On a GPU: one product an expert that has rows, in the stream's order.
-template <class Multiply>
-void for_each_group(const ConstTensorView& offsets_of_experts, Multiply multiply) {
-  const auto offsets = offsets_of_experts.values<std::int64_t>();
-  for (std::size_t e = 0; e + 1 < offsets.size(); ++e) {
-    if (offsets[e] < offsets[e + 1])
-      multiply(static_cast<std::int64_t>(e), Range{offsets[e], offsets[e + 1]});
-  }
+// On a GPU.
+void check_types(const ConstTensorView& left, const ConstTensorView& right, const ConstTensorView& result) {
+  CONCLAVE_CHECK(
+      left.dtype() == right.dtype() && (left.dtype() == DType::kFloat32 || left.dtype() == DType::kBFloat16),
+      "a grouped gemm on a GPU takes factors that are both float32 or both bfloat16, found {} and {}",
+      name_of(left.dtype()), name_of(right.dtype()));
+  CONCLAVE_CHECK(result.dtype() == DType::kFloat32 || result.dtype() == left.dtype(),
+                 "a grouped gemm of {} on a GPU has no result in {}", name_of(left.dtype()),
+                 name_of(result.dtype()));
 }
 
-ConstTensorView rows_of(const ConstTensorView& tensor, Range rows) {
-  return tensor.rows(rows.begin, rows.end);
-}
-
-ConstTensorView matrix(const ConstTensorView& weights, std::int64_t e) {
-  return weights.rows(e, e + 1).reshaped({weights.extent(1), weights.extent(2)});
+// `weights` [n, N, K], `rows` R; offsets that the host holds go to ctx.arena.
+cuda::GroupedProblem problem_of(Context& ctx, const Shape& weights, std::int64_t rows,
+                                const ConstTensorView& offsets) {
+  return {.groups = weights[0],
+          .rows = rows,
+          .outputs = weights[1],
+          .inputs = weights[2],
+          .offsets = cuda::on_gpu<std::int64_t>(ctx, offsets)};
 }
 
 }  // namespace
@@ -47,12 +50,11 @@ void grouped_gemm(Context& ctx, const GroupedGemmArgs& args) {
   check(args.x.shape(), args.weights.shape(), args.y.shape(), args.offsets);
   const Span span(ctx.clock, "grouped gemm", TimePart::kGemm);
   if (ctx.on_gpu()) {
-    for_each_group(args.offsets, [&](std::int64_t e, Range rows) {
-      cuda::multiply(ctx, {.a = rows_of(args.x, rows),
-                           .b = matrix(args.weights, e),
-                           .c = args.y.rows(rows.begin, rows.end),
-                           .transpose_b = true});
-    });
+    check_types(args.x, args.weights, args.y);
+    const Arena::Mark scratch(*ctx.arena);
+    cuda::grouped_gemm(cuda::stream_of(ctx),
+                       problem_of(ctx, args.weights.shape(), args.x.extent(0), args.offsets),
+                       cuda::elements_of(args.x), cuda::elements_of(args.weights), cuda::elements_of(args.y));
     return;
   }
   cpu::grouped_gemm(args);
@@ -62,11 +64,11 @@ void grouped_gemm_input_gradient(Context& ctx, const GroupedGemmInputGradientArg
   check(args.dx.shape(), args.weights.shape(), args.dy.shape(), args.offsets);
   const Span span(ctx.clock, "grouped gemm dx", TimePart::kGemm);
   if (ctx.on_gpu()) {
-    for_each_group(args.offsets, [&](std::int64_t e, Range rows) {
-      cuda::multiply(ctx, {.a = rows_of(args.dy, rows),
-                           .b = matrix(args.weights, e),
-                           .c = args.dx.rows(rows.begin, rows.end)});
-    });
+    check_types(args.dy, args.weights, args.dx);
+    const Arena::Mark scratch(*ctx.arena);
+    cuda::grouped_gemm_input_gradient(
+        cuda::stream_of(ctx), problem_of(ctx, args.weights.shape(), args.dy.extent(0), args.offsets),
+        cuda::elements_of(args.dy), cuda::elements_of(args.weights), cuda::elements_of(args.dx));
     return;
   }
   cpu::grouped_gemm_input_gradient(args);
@@ -76,14 +78,12 @@ void grouped_gemm_weight_gradient(Context& ctx, const GroupedGemmWeightGradientA
   check(args.x.shape(), args.dweights.shape(), args.dy.shape(), args.offsets);
   const Span span(ctx.clock, "grouped gemm dW", TimePart::kGemm);
   if (ctx.on_gpu()) {
-    const Shape shape = args.dweights.shape();
-    for_each_group(args.offsets, [&](std::int64_t e, Range rows) {
-      cuda::multiply(ctx, {.a = rows_of(args.dy, rows),
-                           .b = rows_of(args.x, rows),
-                           .c = args.dweights.rows(e, e + 1).reshaped({shape[1], shape[2]}),
-                           .transpose_a = true,
-                           .accumulate = true});
-    });
+    check_types(args.dy, args.x, args.dweights);
+    const Arena::Mark scratch(*ctx.arena);
+    cuda::GroupedProblem problem = problem_of(ctx, args.dweights.shape(), args.dy.extent(0), args.offsets);
+    problem.accumulate = args.accumulate;
+    cuda::grouped_gemm_weight_gradient(cuda::stream_of(ctx), problem, cuda::elements_of(args.dy),
+                                       cuda::elements_of(args.x), args.dweights.data<float>());
     return;
   }
   cpu::grouped_gemm_weight_gradient(args);

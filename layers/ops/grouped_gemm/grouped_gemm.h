@@ -4,7 +4,8 @@
 // On a GPU they may lie in its memory; then they are trusted, and may end before R: rows beyond are left
 // alone. An expert may have no rows, and so may all. Everything is fp32; on a GPU both factors may also be
 // bf16, and a result other than dweights then fp32 or bf16. No result may overlap an argument. Results do not
-// depend on the number of OpenMP threads. Each function throws Error for shapes or offsets that do not fit.
+// depend on the number of OpenMP threads; on a GPU a row's result depends on no other row either. Each
+// function throws Error for shapes or offsets that do not fit.
 #pragma once
 
 #include "layers/context.h"
@@ -33,9 +34,10 @@ struct GroupedGemmWeightGradientArgs {
   ConstTensorView dy;       // [R, N]
   ConstTensorView x;        // [R, K]
   ConstTensorView offsets;  // int64 [n + 1]
-  TensorView dweights;      // [n, N, K]; added to
+  TensorView dweights;      // [n, N, K]
+  bool accumulate = true;   // true: +=, false: = (dweights may be uninitialised)
 };
-// dW[e] += sum over the rows r of expert e of dy[r] x[r]^T.
+// dW[e] += sum over the rows r of expert e of dy[r] x[r]^T; without rows it is left, or cleared.
 void grouped_gemm_weight_gradient(Context& ctx, const GroupedGemmWeightGradientArgs& args);
 
 namespace cpu {  // oneDNN; arguments already checked

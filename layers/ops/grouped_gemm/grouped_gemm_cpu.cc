@@ -94,9 +94,13 @@ void grouped_gemm_weight_gradient(const GroupedGemmWeightGradientArgs& args) {
       [&](std::int64_t expert, std::int64_t first, std::int64_t last) {
         const std::int64_t begin = offsets[static_cast<std::size_t>(expert)];
         const std::int64_t rows = offsets[static_cast<std::size_t>(expert) + 1] - begin;
-        if (rows == 0) return dnnl_success;
+        float* gradient = dweights + (expert * n + first) * k;
+        if (rows == 0) {
+          if (!args.accumulate) std::fill_n(gradient, (last - first) * k, 0.0F);
+          return dnnl_success;
+        }
         return dnnl_sgemm('T', 'N', last - first, k, rows, 1.0F, dy + begin * n + first, n, x + begin * k, k,
-                          1.0F, dweights + (expert * n + first) * k, k);
+                          args.accumulate ? 1.0F : 0.0F, gradient, k);
       });
 }
 

@@ -16,6 +16,7 @@ struct Case {
   std::int64_t n = 0;
   std::int64_t k = 0;
   std::vector<float> x, dy, weights;
+  bool accumulate = true;  // the weight gradient
 
   std::int64_t experts() const { return static_cast<std::int64_t>(offsets.size()) - 1; }
   std::int64_t rows() const { return offsets.back(); }
@@ -38,14 +39,15 @@ constexpr float kInitialGradient = 0.5F;  // what the weight gradient is added t
 Results run(const Case& c) {
   LocalContext ctx;
   Results r{std::vector<float>(c.dy.size(), NAN), std::vector<float>(c.x.size(), NAN),
-            std::vector<float>(c.weights.size(), kInitialGradient)};
+            std::vector<float>(c.weights.size(), c.accumulate ? kInitialGradient : NAN)};
   const auto x = tensor_view(std::span(c.x), {c.rows(), c.k});
   const auto dy = tensor_view(std::span(c.dy), {c.rows(), c.n});
   const Shape weights_shape{c.experts(), c.n, c.k};
   const auto weights = tensor_view(std::span(c.weights), weights_shape);
   grouped_gemm(ctx, {x, weights, c.offsets, tensor_view(std::span(r.y), {c.rows(), c.n})});
   grouped_gemm_input_gradient(ctx, {dy, weights, c.offsets, tensor_view(std::span(r.dx), {c.rows(), c.k})});
-  grouped_gemm_weight_gradient(ctx, {dy, x, c.offsets, tensor_view(std::span(r.dweights), weights_shape)});
+  grouped_gemm_weight_gradient(
+      ctx, {dy, x, c.offsets, tensor_view(std::span(r.dweights), weights_shape), c.accumulate});
   return r;
 }
 
@@ -78,7 +80,7 @@ void expect_matches_reference(const Case& c) {
     for (std::int64_t n = 0; n < c.n; ++n) {
       for (std::int64_t k = 0; k < c.k; ++k) {
         DotSum sum;
-        sum.add(kInitialGradient, 1);
+        if (c.accumulate) sum.add(kInitialGradient, 1);
         for (std::int64_t row = begin; row < end; ++row) {
           sum.add(at(c.dy, row * c.n + n), at(c.x, row * c.k + k));
         }
@@ -110,6 +112,12 @@ TEST(GroupedGemmTest, BitsDoNotDependOnTheNumberOfThreads) {
   EXPECT_EQ(one.y, three.y);
   EXPECT_EQ(one.dx, three.dx);
   EXPECT_EQ(one.dweights, three.dweights);
+}
+
+TEST(GroupedGemmTest, AssignsGradients) {
+  Case c = make_case({0, 0, 300, 300}, 270, 11);
+  c.accumulate = false;
+  expect_matches_reference(c);
 }
 
 TEST(GroupedGemmTest, RefusesOffsetsThatDoNotFit) {

@@ -40,6 +40,13 @@ inline void load_matrices(unsigned (&r)[4], const void* row, bool transposed) {
 
 }  // namespace emulated
 
+// As if the runtime had taken the first KiB, as it does.
+inline constexpr unsigned kFirstSharedAddress = 1024;
+inline unsigned shared_address(const void* shared) {
+  const auto* first = static_cast<const std::byte*>(emulation::dynamic_shared_memory());
+  return kFirstSharedAddress + static_cast<unsigned>(static_cast<const std::byte*>(shared) - first);
+}
+
 inline void mma_m16n8k16(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
   struct Fragments {
     unsigned a[4];
