@@ -1,6 +1,7 @@
 // The backend of a build without CUDA: no GPUs.
 #include "comm/base/error.h"
 #include "comm/cuda/memory.h"
+#include "comm/cuda/ranges.h"
 #include "comm/cuda/runtime.h"
 #include "comm/cuda/stream.h"
 
@@ -36,5 +37,8 @@ Memory allocate(Device, std::size_t) { refuse(); }
 void copy(const Stream&, void*, const void*, std::size_t) { refuse(); }
 void fill_with_zeros(const Stream&, void*, std::size_t) { refuse(); }
 void prefetch(const Stream&, const void*, std::size_t) { refuse(); }
+
+void begin_range(const char*, std::int64_t) {}
+void end_range() {}
 
 }  // namespace conclave::cuda
