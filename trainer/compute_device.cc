@@ -6,6 +6,7 @@
 
 #include "comm/base/error.h"
 #include "comm/cuda/runtime.h"
+#include "comm/gpu/gpu_communicator.h"
 
 namespace conclave {
 namespace {
@@ -20,6 +21,12 @@ std::string remedy() {
   return fmt::format(
       "{} finds no GPU here (nvidia-smi lists what the driver sees; CUDA_VISIBLE_DEVICES hides)",
       cuda::description());
+}
+
+// Null without a GPU. Collective over `world`.
+std::unique_ptr<Communicator> world_of_gpus(cuda::Engine* gpu, Communicator& world) {
+  if (gpu == nullptr) return nullptr;
+  return make_gpu_communicator(world.split(0, world.rank(), world.name()), gpu->stream());
 }
 
 }  // namespace
@@ -41,6 +48,23 @@ std::optional<Placement> place_for(const config::Experiment& experiment, Communi
   throw ConfigError(
       fmt::format("run.device: cuda, but {} of {} ranks have no GPU; {}; run.device: cpu runs here",
                   without[0], world.size(), remedy()));
+}
+
+ComputeDevice::ComputeDevice(const config::Experiment& experiment, Communicator& all_ranks)
+    : placement(place_for(experiment, all_ranks)),
+      gpu(placement ? std::make_unique<cuda::Engine>(placement->gpu) : nullptr),
+      gpu_world(world_of_gpus(gpu.get(), all_ranks)),
+      world(gpu_world != nullptr ? *gpu_world : all_ranks) {}
+
+Model& ComputeDevice::moved_here(Model& model) const {
+  if (gpu != nullptr) {
+    for (Parameter* parameter : model.parameters()) parameter->move_to(gpu->stream());
+  }
+  return model;
+}
+
+void ComputeDevice::synchronize() const {
+  if (gpu != nullptr) gpu->stream().synchronize();
 }
 
 std::string describe_device(const cuda::Engine* gpu) {
