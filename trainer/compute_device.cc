@@ -11,10 +11,6 @@
 namespace conclave {
 namespace {
 
-bool model_has_kernels(const config::Experiment& experiment) {
-  return experiment.model().kind() == config::Model::language;
-}
-
 // Why there is no GPU, for who asked for one.
 std::string remedy() {
   if (!cuda::is_built_in()) return cuda::description();
@@ -34,13 +30,6 @@ std::unique_ptr<Communicator> world_of_gpus(cuda::Engine* gpu, Communicator& wor
 std::optional<Placement> place_for(const config::Experiment& experiment, Communicator& world) {
   const auto wanted = experiment.run().device();
   if (wanted == config::Run::cpu) return std::nullopt;
-  if (!model_has_kernels(experiment)) {
-    if (wanted == config::Run::auto_) return std::nullopt;
-    throw ConfigError(
-        "run.device: cuda is for model.kind: language; the mixture of local experts is computed on the CPU; "
-        "valid: "
-        "cpu or auto");
-  }
   std::array<std::int64_t, 1> without{cuda::gpus().empty() ? 1 : 0};
   world.all_reduce(buffer_view(std::span<std::int64_t>(without)));
   if (without[0] == 0) return place_on_gpus(experiment.run(), world);

@@ -15,7 +15,7 @@ namespace conclave {
 
 // The GPU of each rank, or nothing for CPUs: the same kind on every rank. `auto` takes GPUs where every rank
 // has one. Collective. Throws the same ConfigError on every rank where cuda is asked for and a rank has no
-// GPU, where the model has no kernels, or where ranks would share a GPU unasked (trainer/placement.h).
+// GPU, or where ranks would share a GPU unasked (trainer/placement.h).
 std::optional<Placement> place_for(const config::Experiment& experiment, Communicator& world);
 
 // What follows from run.device for this rank.

@@ -143,7 +143,7 @@ TEST(MixtureLoss, RefusesWhatDoesNotFit) {
   args.sigma = 0;
   EXPECT_THROW(mixture_loss(ctx, args), Error);
   args = c.args(true);
-  args.row_of_choice = args.row_of_choice.first(5);
+  args.row_of_choice = args.row_of_choice.rows(0, 5);
   EXPECT_THROW(mixture_loss(ctx, args), Error);
 }
 
