@@ -4,6 +4,7 @@
 #include "comm/cuda/ranges.h"
 #include "comm/cuda/runtime.h"
 #include "comm/cuda/stream.h"
+#include "comm/cuda/timestamp.h"
 
 namespace conclave::cuda {
 namespace {
@@ -32,6 +33,11 @@ void Event::record(const Stream&) {}
 void Event::hold_back(const Stream&) const {}
 bool Event::is_done() const { return true; }
 void Event::synchronize() const {}
+
+Timestamp::Timestamp() { refuse(); }
+Timestamp::~Timestamp() = default;
+void Timestamp::record(const Stream&) {}
+double Timestamp::seconds_since(const Timestamp&) const { return 0; }
 
 Memory allocate(Device, std::size_t) { refuse(); }
 void copy(const Stream&, void*, const void*, std::size_t) { refuse(); }

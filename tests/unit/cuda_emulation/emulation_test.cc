@@ -10,6 +10,7 @@
 #include "comm/cuda/memory.h"
 #include "comm/cuda/runtime.h"
 #include "comm/cuda/stream.h"
+#include "comm/cuda/timestamp.h"
 #include "tests/cuda_emulation/cuda_runtime.h"
 #include "tests/support/test_gpu.h"
 
@@ -78,6 +79,19 @@ TEST_F(EmulationTest, AnotherStreamSeesWorkAfterItsEventAlone) {
   other.synchronize();
   EXPECT_EQ(values[1], 0.0F);
   EXPECT_TRUE(zeroed.is_done());
+}
+
+TEST_F(EmulationTest, TimestampsArePassedWhenTheWorkBeforeThemIsDone) {
+  float* values = floats(1);
+  cuda::Timestamp begin;
+  cuda::Timestamp end;
+  begin.record(stream_);
+  cuda::fill_with_zeros(stream_, values, sizeof(float));
+  end.record(stream_);
+  EXPECT_THROW(static_cast<void>(end.seconds_since(begin)), Error) << "nobody has waited yet";
+  stream_.synchronize();
+  EXPECT_GE(end.seconds_since(begin), 0);
+  EXPECT_LE(begin.seconds_since(end), 0);
 }
 
 void reverse_block(float* values) {
