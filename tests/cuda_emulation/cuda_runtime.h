@@ -18,6 +18,7 @@
 #include <cstring>
 #include <functional>
 #include <tuple>
+#include <type_traits>
 #include <utility>
 
 #define __global__
@@ -137,6 +138,15 @@ cudaError_t enqueue(cudaStream_t stream, std::function<void()> work);
 cudaError_t enqueue_until_done(cudaStream_t stream, std::function<bool()> work);
 cudaError_t launch(const cudaLaunchConfig_t& config, std::function<void()> thread);
 
+// What a kernel is given must lie in a GPU's memory: most devices can't read a host's. Pointers within
+// structs are not looked at.
+bool is_gpu_memory(const void* memory);
+template <class T>
+bool is_reachable(const T& argument) {
+  if constexpr (std::is_pointer_v<T>) return argument == nullptr || is_gpu_memory(argument);
+  return true;
+}
+
 // Within a kernel.
 void wait_for_block();                                                  // __syncthreads
 void* dynamic_shared_memory();                                          // extern __shared__
@@ -164,6 +174,8 @@ template <class... Parameters, class... Arguments>
 cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Parameters...),
                                Arguments&&... arguments) {
   std::tuple<Parameters...> copies(static_cast<Parameters>(arguments)...);
+  if (!std::apply([](const auto&... each) { return (emulation::is_reachable(each) && ...); }, copies))
+    return cudaErrorInvalidValue;
   return emulation::launch(*config, [kernel, copies] { std::apply(kernel, copies); });
 }
 

@@ -150,6 +150,11 @@ TEST_F(EmulationTest, ImpossibleLaunchesAreRefused) {
   EXPECT_EQ(launch(0, 32, write_index, floats(1)), cudaErrorInvalidConfiguration);
 }
 
+TEST_F(EmulationTest, KernelsAreRefusedTheMemoryOfTheHost) {
+  float on_host = 0;
+  EXPECT_EQ(launch(1, 1, write_index, &on_host), cudaErrorInvalidValue);
+}
+
 TEST_F(EmulationTest, MemoryOfNoGpuIsRefused) {
   EXPECT_THROW(cuda::allocate({DeviceKind::kCuda, 1}, 4), Error);
   EXPECT_THROW(cuda::Stream{1}, Error);
