@@ -2,6 +2,8 @@
 
 #include <utility>
 
+#include "comm/cuda/ranges.h"
+
 namespace conclave {
 namespace {
 
@@ -37,12 +39,14 @@ TimePart StepClock::switch_to(TimePart part, TimePoint now) {
 Span::Span(StepClock* clock, const char* name, TimePart part, ComparedCall call, std::int64_t index,
            bool continues_call)
     : clock_(clock), name_(name), index_(index), call_(call), continues_call_(continues_call) {
+  cuda::begin_range(name_, index_);
   if (clock_ == nullptr) return;
   begin_ = std::chrono::steady_clock::now();
   outer_ = clock_->switch_to(part, begin_);
 }
 
 Span::~Span() {
+  cuda::end_range();
   if (clock_ == nullptr) return;
   const StepClock::TimePoint end = std::chrono::steady_clock::now();
   clock_->switch_to(outer_, end);

@@ -74,9 +74,10 @@ class StepClock {
   std::vector<TraceEvent> trace_;
 };
 
-// Costs two readings of the clock; nothing without a clock. Spans end in the reverse order of their
-// beginnings. One that continues a call adds to the last call of its kind: what ranks do in several pieces,
-// which need not be even between them, is compared as a whole.
+// Costs two readings of the clock, and none without a clock; a profiler of GPUs sees a range of its name
+// either way (comm/cuda/ranges.h). Spans end in the reverse order of their beginnings. One that continues a
+// call adds to the last call of its kind: what ranks do in several pieces, which need not be even between
+// them, is compared as a whole.
 class Span {
  public:
   Span(StepClock* clock, const char* name, TimePart part, ComparedCall call = ComparedCall::kNone,

@@ -6,13 +6,10 @@
 
 #include "comm/base/error.h"
 #include "comm/cuda/runtime.h"
+#include "comm/gpu/gpu_communicator.h"
 
 namespace conclave {
 namespace {
-
-bool model_has_kernels(const config::Experiment& experiment) {
-  return experiment.model().kind() == config::Model::language;
-}
 
 // Why there is no GPU, for who asked for one.
 std::string remedy() {
@@ -22,18 +19,17 @@ std::string remedy() {
       cuda::description());
 }
 
+// Null without a GPU. Collective over `world`.
+std::unique_ptr<Communicator> world_of_gpus(cuda::Engine* gpu, Communicator& world) {
+  if (gpu == nullptr) return nullptr;
+  return make_gpu_communicator(world.split(0, world.rank(), world.name()), gpu->stream());
+}
+
 }  // namespace
 
 std::optional<Placement> place_for(const config::Experiment& experiment, Communicator& world) {
   const auto wanted = experiment.run().device();
   if (wanted == config::Run::cpu) return std::nullopt;
-  if (!model_has_kernels(experiment)) {
-    if (wanted == config::Run::auto_) return std::nullopt;
-    throw ConfigError(
-        "run.device: cuda is for model.kind: language; the mixture of local experts is computed on the CPU; "
-        "valid: "
-        "cpu or auto");
-  }
   std::array<std::int64_t, 1> without{cuda::gpus().empty() ? 1 : 0};
   world.all_reduce(buffer_view(std::span<std::int64_t>(without)));
   if (without[0] == 0) return place_on_gpus(experiment.run(), world);
@@ -41,6 +37,23 @@ std::optional<Placement> place_for(const config::Experiment& experiment, Communi
   throw ConfigError(
       fmt::format("run.device: cuda, but {} of {} ranks have no GPU; {}; run.device: cpu runs here",
                   without[0], world.size(), remedy()));
+}
+
+ComputeDevice::ComputeDevice(const config::Experiment& experiment, Communicator& all_ranks)
+    : placement(place_for(experiment, all_ranks)),
+      gpu(placement ? std::make_unique<cuda::Engine>(placement->gpu) : nullptr),
+      gpu_world(world_of_gpus(gpu.get(), all_ranks)),
+      world(gpu_world != nullptr ? *gpu_world : all_ranks) {}
+
+Model& ComputeDevice::moved_here(Model& model) const {
+  if (gpu != nullptr) {
+    for (Parameter* parameter : model.parameters()) parameter->move_to(gpu->stream());
+  }
+  return model;
+}
+
+void ComputeDevice::synchronize() const {
+  if (gpu != nullptr) gpu->stream().synchronize();
 }
 
 std::string describe_device(const cuda::Engine* gpu) {

@@ -42,28 +42,28 @@ std::int32_t sample_token(std::span<const float> logits, const SamplingOptions& 
   return ids[kept - 1];
 }
 
-void generate(LanguageModel& model, const ProcessGrid& grid, std::int64_t max_seq,
-              std::span<const std::int32_t> prompt, std::int64_t count, const SamplingOptions& options,
-              const std::function<void(std::int32_t)>& emit) {
-  CONCLAVE_CHECK(!prompt.empty(), "generation starts from a prompt of at least one token, found none");
-  Arena arena;
-  std::vector<KvCache> caches = model.make_caches(max_seq);
-  std::vector<std::int32_t> history(prompt.begin(), prompt.end());
+void generate(const GenerationArgs& args, const std::function<void(std::int32_t)>& emit) {
+  CONCLAVE_CHECK(!args.prompt.empty(), "generation starts from a prompt of at least one token, found none");
+  const Device memory = args.gpu != nullptr ? args.gpu->device() : Device();
+  Arena arena(memory);
+  std::vector<KvCache> caches = args.model.make_caches(args.max_seq, memory);
+  std::vector<std::int32_t> history(args.prompt.begin(), args.prompt.end());
   // What the caches do not hold yet.
   std::vector<std::int32_t> pending = history;
 
-  for (std::int64_t drawn = 0; drawn < count; ++drawn) {
-    if (caches.front().length() + static_cast<std::int64_t>(pending.size()) > max_seq) {
+  for (std::int64_t drawn = 0; drawn < args.count; ++drawn) {
+    if (caches.front().length() + static_cast<std::int64_t>(pending.size()) > args.max_seq) {
       for (KvCache& cache : caches) cache.clear();
-      const auto window = static_cast<std::ptrdiff_t>(std::max<std::int64_t>(1, max_seq / 2));
+      const auto window = static_cast<std::ptrdiff_t>(std::max<std::int64_t>(1, args.max_seq / 2));
       pending.assign(history.end() - window, history.end());
     }
-    Context ctx{.arena = &arena, .grid = &grid, .training = false};
+    Context ctx{.gpu = args.gpu, .arena = &arena, .grid = &args.grid, .training = false};
     const auto positions = static_cast<std::int64_t>(pending.size());
-    const TensorView logits = model.next_token_logits(
+    const TensorView logits = args.model.next_token_logits(
         ctx, tensor_view(std::span<const std::int32_t>(pending), {positions}), caches);
+    ctx.synchronize();  // the token is drawn on the host
     const std::int32_t token =
-        sample_token(logits.values<float>(), options, static_cast<std::uint64_t>(history.size()));
+        sample_token(logits.values<float>(), args.sampling, static_cast<std::uint64_t>(history.size()));
     arena.reset();
 
     emit(token);

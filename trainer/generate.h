@@ -22,10 +22,18 @@ struct SamplingOptions {
 // the lower id.
 std::int32_t sample_token(std::span<const float> logits, const SamplingOptions& options, std::uint64_t index);
 
-// Continues `prompt` (not empty) by `count` tokens and passes each to `emit` as soon as it is drawn. Beyond
-// model.max_seq positions the model continues from the last half of its window. `grid` is a grid of one rank.
-void generate(LanguageModel& model, const ProcessGrid& grid, std::int64_t max_seq,
-              std::span<const std::int32_t> prompt, std::int64_t count, const SamplingOptions& options,
-              const std::function<void(std::int32_t)>& emit);
+struct GenerationArgs {
+  LanguageModel& model;
+  const ProcessGrid& grid;               // of one rank
+  cuda::Engine* gpu = nullptr;           // that holds the parameters; null: the host does
+  std::int64_t max_seq = 0;              // of the model
+  std::span<const std::int32_t> prompt;  // not empty
+  std::int64_t count = 0;                // tokens to draw
+  SamplingOptions sampling = {};
+};
+
+// Continues the prompt and passes each token to `emit` as soon as it is drawn. Beyond max_seq positions the
+// model continues from the last half of its window.
+void generate(const GenerationArgs& args, const std::function<void(std::int32_t)>& emit);
 
 }  // namespace conclave

@@ -25,15 +25,16 @@ LanguageModel& LoadedModel::language_model() const {
 
 LoadedModel load_model(const std::filesystem::path& checkpoint, const config::Experiment& experiment,
                        Communicator& world) {
-  LoadedModel loaded;
-  loaded.checkpoint = checkpoint;
-  loaded.experiment = experiment;
-  loaded.grid = std::make_unique<ProcessGrid>(world, expert_parallel_size(experiment, world.size()));
+  LoadedModel loaded{
+      .checkpoint = checkpoint, .experiment = experiment, .device = ComputeDevice(experiment, world)};
+  loaded.grid =
+      std::make_unique<ProcessGrid>(loaded.device.world, expert_parallel_size(experiment, world.size()));
   loaded.model = make_model(experiment, *loaded.grid);
   std::vector<ShardedTensor> tensors;
   for (Parameter* parameter : loaded.model->parameters()) tensors.push_back(parameter->sharded());
   for (ShardedTensor& tensor : loaded.model->state()) tensors.push_back(std::move(tensor));
   loaded.progress = load_checkpoint(world, checkpoint, tensors, LoadScope::kNamedOnly);
+  loaded.device.moved_here(*loaded.model);
   return loaded;
 }
 

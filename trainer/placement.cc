@@ -49,13 +49,12 @@ std::vector<std::vector<std::string>> share(Communicator& world, const std::vect
 
 // Collective.
 std::vector<RankGpus> gpus_of_all_ranks(Communicator& world, const std::vector<cuda::Gpu>& own) {
-  std::vector<std::string> fields = {read_machine_facts().host};
+  std::vector<std::string> fields = {fmt::format("{}", MpiRuntime::node()), read_machine_facts().host};
   for (const cuda::Gpu& gpu : own) fields.push_back(gpu.pci_bus_id);
   const std::vector<std::vector<std::string>> all = share(world, fields);
-  const std::vector<int> nodes = MpiRuntime::node_of_ranks();
   std::vector<RankGpus> ranks;
-  for (std::size_t rank = 0; rank < all.size(); ++rank)
-    ranks.push_back({nodes[rank], all[rank].front(), {all[rank].begin() + 1, all[rank].end()}});
+  for (const std::vector<std::string>& of_rank : all)
+    ranks.push_back({std::stoi(of_rank[0]), of_rank[1], {of_rank.begin() + 2, of_rank.end()}});
   return ranks;
 }
 

@@ -274,9 +274,10 @@ std::string forced_balance_lines(const Trainer& trainer) {
 
 std::string device_lines(const Trainer& trainer) {
   std::string text =
-      fmt::format("device     {}{}\n", describe_device(trainer.gpu.get()),
+      fmt::format("device     {}{}\n", describe_device(trainer.gpu),
                   trainer.gpu != nullptr ? "; dispatch plans and balance terms on the host" : "");
-  if (trainer.placement && trainer.placement->ranks.size() > 1) text += describe(*trainer.placement);
+  const std::optional<Placement>& placement = trainer.device.placement;
+  if (placement && placement->ranks.size() > 1) text += describe(*placement);
   return text;
 }
 

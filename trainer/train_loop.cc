@@ -156,7 +156,7 @@ Evaluation evaluate_held_out(Trainer& trainer, std::int64_t max_sequences) {
                    .arena = trainer.arena,
                    .batch = trainer.batch,
                    .compute = trainer.compute,
-                   .gpu = trainer.gpu.get(),
+                   .gpu = trainer.gpu,
                    .micro_batch = trainer.experiment.train().micro_batch(),
                    .max_sequences = max_sequences});
 }

@@ -2,11 +2,9 @@
 
 #include <omp.h>
 
-#include "comm/gpu/gpu_communicator.h"
 #include "configs/moe_layers.h"
 #include "optim/freeze.h"
 #include "optim/make_optimizer.h"
-#include "trainer/compute_device.h"
 #include "trainer/compute_format.h"
 #include "trainer/shared_error.h"
 
@@ -18,13 +16,6 @@ const std::vector<Parameter*>& freeze_as_configured(const config::Experiment& ex
   const auto& patterns = experiment.train().freeze();
   freeze(std::vector<std::string>(patterns.begin(), patterns.end()), model.parameters());
   return model.parameters();
-}
-
-// Parameters are made on the host and move once.
-Model& moved_to(const cuda::Engine* gpu, Model& model) {
-  if (gpu == nullptr) return model;
-  for (Parameter* parameter : model.parameters()) parameter->move_to(gpu->stream());
-  return model;
 }
 
 // The host reaches a GPU's memory (comm/cuda/memory.h): for those who know of none.
@@ -53,12 +44,6 @@ PathOptions path_options(const config::Parallel& parallel) {
   return options;
 }
 
-// Collective over `world`; null without a GPU.
-std::unique_ptr<Communicator> world_of_gpus(cuda::Engine* gpu, Communicator& world) {
-  if (gpu == nullptr) return nullptr;
-  return make_gpu_communicator(world.split(0, world.rank(), world.name()), gpu->stream());
-}
-
 // Before any group is split from `world`.
 Communicator& with_paths(Communicator& world, const config::Experiment& experiment) {
   world.set_paths(path_options(experiment.parallel()));
@@ -73,22 +58,21 @@ Trainer::Trainer(const config::Experiment& resolved, Communicator& all_ranks)
 Trainer::Trainer(const config::Experiment& resolved, Communicator& all_ranks,
                  std::unique_ptr<data::TrainingData> data)
     : experiment(resolved),
-      placement(place_for(resolved, all_ranks)),
-      gpu(placement ? std::make_unique<cuda::Engine>(placement->gpu) : nullptr),
-      gpu_world(world_of_gpus(gpu.get(), with_paths(all_ranks, resolved))),
-      world(gpu_world != nullptr ? *gpu_world : all_ranks),
+      device(resolved, with_paths(all_ranks, resolved)),
+      gpu(device.gpu.get()),
+      world(device.world),
       grid(world, expert_parallel_size(resolved, world.size())),
       owned_dataset(std::move(data)),
       dataset(*owned_dataset),
       owned_model(make_model(experiment, grid)),
-      model(moved_to(gpu.get(), *owned_model)),
+      model(device.moved_here(*owned_model)),
       compute(compute_format(resolved, world, gpu != nullptr)),
-      ownership(freeze_as_configured(experiment, model), grid, experiment.optim().zero() == 1, gpu.get()),
+      ownership(freeze_as_configured(experiment, model), grid, experiment.optim().zero() == 1, gpu),
       gradient_reduction(ownership, experiment.parallel().overlap_reduction()),
       gradient_norm(ownership),
       optimizer(make_optimizer(experiment.optim(), ownership)),
       value_gather(ownership),
-      arena(gpu != nullptr ? gpu->device() : Device()),
+      arena(device.memory()),
       routing_recorder(experiment, model, dataset, world) {
   if (experiment.run().determinism() == config::Run::cross_layout) {
     // What a kernel adds up in which order may depend on its threads, and their number on the layout.
@@ -105,9 +89,7 @@ std::vector<ShardedTensor> Trainer::replicated_tensors() {
   return on_host(std::move(tensors));
 }
 
-void Trainer::synchronize() const {
-  if (gpu != nullptr) gpu->stream().synchronize();
-}
+void Trainer::synchronize() const { device.synchronize(); }
 
 std::vector<ShardedTensor> Trainer::checkpoint_tensors() {
   std::vector<ShardedTensor> tensors = replicated_tensors();
@@ -116,7 +98,7 @@ std::vector<ShardedTensor> Trainer::checkpoint_tensors() {
 }
 
 Context Trainer::context(const BatchPosition& position, bool training) {
-  return {.gpu = gpu.get(),
+  return {.gpu = gpu,
           .arena = &arena,
           .grid = &grid,
           .clock = &clock,

@@ -13,12 +13,12 @@
 #include "optim/optimizer.h"
 #include "optim/ownership.h"
 #include "optim/value_gather.h"
+#include "trainer/compute_device.h"
 #include "trainer/data/batch.h"
 #include "trainer/data/batch_order.h"
 #include "trainer/data/training_data.h"
 #include "trainer/inspect/routing_recorder.h"
 #include "trainer/loss_spike.h"
-#include "trainer/placement.h"
 
 namespace conclave {
 
@@ -31,10 +31,9 @@ struct Trainer {
           std::unique_ptr<data::TrainingData> data);
 
   config::Experiment experiment;
-  std::optional<Placement> placement;       // on GPUs; nothing: CPUs compute
-  std::unique_ptr<cuda::Engine> gpu;        // of this rank; null: the CPU computes
-  std::unique_ptr<Communicator> gpu_world;  // the ranks of the world, for what lies on GPUs
-  Communicator& world;                      // that one where GPUs compute
+  ComputeDevice device;
+  cuda::Engine* gpu;    // the device's; null: the CPU computes
+  Communicator& world;  // the device's
   ProcessGrid grid;
   std::unique_ptr<data::TrainingData> owned_dataset;
   const data::TrainingData& dataset;  // the owned one

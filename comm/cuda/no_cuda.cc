@@ -1,8 +1,10 @@
 // The backend of a build without CUDA: no GPUs.
 #include "comm/base/error.h"
 #include "comm/cuda/memory.h"
+#include "comm/cuda/ranges.h"
 #include "comm/cuda/runtime.h"
 #include "comm/cuda/stream.h"
+#include "comm/cuda/timestamp.h"
 
 namespace conclave::cuda {
 namespace {
@@ -32,10 +34,18 @@ void Event::hold_back(const Stream&) const {}
 bool Event::is_done() const { return true; }
 void Event::synchronize() const {}
 
+Timestamp::Timestamp() { refuse(); }
+Timestamp::~Timestamp() = default;
+void Timestamp::record(const Stream&) {}
+double Timestamp::seconds_since(const Timestamp&) const { return 0; }
+
 Memory allocate(Device, std::size_t) { refuse(); }
 Memory allocate_pinned(std::size_t) { refuse(); }
 void copy(const Stream&, void*, const void*, std::size_t) { refuse(); }
 void fill_with_zeros(const Stream&, void*, std::size_t) { refuse(); }
 void prefetch(const Stream&, const void*, std::size_t) { refuse(); }
+
+void begin_range(const char*, std::int64_t) {}
+void end_range() {}
 
 }  // namespace conclave::cuda

@@ -3,7 +3,6 @@
 
 #include <atomic>
 #include <memory>
-#include <vector>
 
 #include "comm/communicator.h"
 
@@ -27,9 +26,8 @@ class MpiRuntime {
   static bool launched_by_mpirun();
   // This process's rank according to the same environment, 0 without a launcher; needs no MPI_Init.
   static int launched_rank();
-  // Collective. A number for the node of each rank of the job, the same for those that share memory; {0}
-  // where MPI does not run.
-  static std::vector<int> node_of_ranks();
+  // A number for the node of this rank, the same for those that share memory; 0 where MPI was never started.
+  static int node() { return node_; }
   // True between MPI_Init and MPI_Finalize.
   static bool active();
   // Ends every rank of the job with exit status `code`, or this process alone where MPI does not run. No
@@ -39,6 +37,7 @@ class MpiRuntime {
   const std::shared_ptr<Watchdog>& watchdog() const { return watchdog_; }
 
  private:
+  inline static int node_ = 0;
   int exceptions_at_start_;
   std::atomic<bool> finalizing_{false};
   std::shared_ptr<Watchdog> watchdog_;

@@ -54,6 +54,7 @@ MpiRuntime::MpiRuntime() : exceptions_at_start_(std::uncaught_exceptions()) {
                  "this MPI was built without threads (level {}); MPI_THREAD_FUNNELED ({}) is needed",
                  provided, MPI_THREAD_FUNNELED);
   MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);
+  node_ = find_node(MPI_COMM_WORLD, 0);
   watchdog_ = make_watchdog(finalizing_);
 }
 
@@ -86,17 +87,6 @@ int MpiRuntime::launched_rank() {
     if (const char* rank = std::getenv(name)) return std::atoi(rank);
   }
   return 0;
-}
-
-std::vector<int> MpiRuntime::node_of_ranks() {
-  if (!active()) return {0};
-  int size = 1;
-  MPI_Comm_size(MPI_COMM_WORLD, &size);
-  const int own = find_node(MPI_COMM_WORLD, 0);
-  std::vector<int> nodes(static_cast<std::size_t>(size));
-  const int code = MPI_Allgather(&own, 1, MPI_INT, nodes.data(), 1, MPI_INT, MPI_COMM_WORLD);
-  CONCLAVE_CHECK(code == MPI_SUCCESS, "MPI_Allgather of the nodes of all ranks failed with code {}", code);
-  return nodes;
 }
 
 bool MpiRuntime::active() {

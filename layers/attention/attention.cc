@@ -137,7 +137,7 @@ TensorView Attention::forward_cached(Context& ctx, ConstTensorView x, KvCache& c
   const Arena::Mark scratch(*ctx.arena);
 
   const Projected projected = project(ctx, x, tokens, cache.length());
-  cache.append(projected.k.rotated, projected.v);
+  cache.append(ctx, projected.k.rotated, projected.v);
   const TensorView attended = ctx.arena->allocate({tokens, shape_.query_width()});
   attention_decode(
       ctx,

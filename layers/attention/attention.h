@@ -44,7 +44,9 @@ class Attention : public Module {
   // full, model.max_seq is passed or the model isn't causal: its past would change with every token.
   TensorView forward_cached(Context& ctx, ConstTensorView x, KvCache& cache);
   // An empty cache of the right width.
-  KvCache make_cache(std::int64_t capacity) const { return {capacity, shape_.kv_width()}; }
+  KvCache make_cache(std::int64_t capacity, Device device = {}) const {
+    return {capacity, shape_.kv_width(), device};
+  }
 
  private:
   // Queries or keys of T tokens and what their way backward needs.

@@ -3,18 +3,18 @@
 
 #include <cstdint>
 
-#include "layers/tensor/arena.h"
+#include "layers/context.h"
 
 namespace conclave {
 
 class KvCache {
  public:
-  // Room for `capacity` positions of Hkv * hd keys and as many values.
-  KvCache(std::int64_t capacity, std::int64_t kv_width);
+  // Room for `capacity` positions of Hkv * hd keys and as many values, in the memory of `device`.
+  KvCache(std::int64_t capacity, std::int64_t kv_width, Device device = {});
 
-  // Appends N positions; keys, values [N, Hkv hd]. Throws Error when they don't fit:
-  // the cache is then unchanged.
-  void append(ConstTensorView keys, ConstTensorView values);
+  // Appends N positions; keys, values [N, Hkv hd], on the device that ctx computes on. Throws Error when they
+  // don't fit: the cache is then unchanged.
+  void append(const Context& ctx, ConstTensorView keys, ConstTensorView values);
   void clear() { length_ = 0; }
 
   std::int64_t length() const { return length_; }  // positions held

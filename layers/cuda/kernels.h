@@ -175,4 +175,24 @@ void attention_backward(StreamHandle stream, const AttentionProblem& problem, co
 void cross_entropy_rows(StreamHandle stream, float* logits, const std::int32_t* targets, double* losses,
                         bool gradients, float scale, std::int64_t rows, std::int64_t V);
 
+// dlogits and doutputs null: no gradients. `gate` and `posterior` are scratch [T, E].
+struct MixtureLoss {
+  std::int64_t samples = 0;  // T
+  std::int64_t experts = 0;  // E
+  std::int64_t width = 0;    // O
+  double precision = 1;      // 1 / sigma^2
+  double scale = 1;
+  const float* logits = nullptr;
+  const float* outputs = nullptr;
+  const std::int32_t* row_of_choice = nullptr;
+  const float* targets = nullptr;
+  std::int32_t* best = nullptr;
+  double* terms = nullptr;  // [T, 4]: of the four sums of MixtureLossResult, in their order
+  double* gate = nullptr;
+  double* posterior = nullptr;
+  float* dlogits = nullptr;
+  float* doutputs = nullptr;
+};
+void mixture_loss(StreamHandle stream, const MixtureLoss& args);
+
 }  // namespace conclave::cuda

@@ -61,5 +61,6 @@ void attention_backward(S, const AttentionProblem&, const F*, const F*, const F*
   refuse();
 }
 void cross_entropy_rows(S, F*, const I32*, double*, bool, F, I, I) { refuse(); }
+void mixture_loss(S, const MixtureLoss&) { refuse(); }
 
 }  // namespace conclave::cuda

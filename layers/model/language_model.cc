@@ -94,10 +94,10 @@ TensorView LanguageModel::next_token_logits(Context& ctx, ConstTensorView tokens
   return head_->logits(ctx, last);                                                     // [1, V]
 }
 
-std::vector<KvCache> LanguageModel::make_caches(std::int64_t capacity) const {
+std::vector<KvCache> LanguageModel::make_caches(std::int64_t capacity, Device device) const {
   std::vector<KvCache> caches;
   for (std::size_t layer = 0; layer < blocks_.size(); ++layer) {
-    caches.emplace_back(capacity, config_.kv_heads() * config_.head_dim());
+    caches.emplace_back(capacity, config_.kv_heads() * config_.head_dim(), device);
   }
   return caches;
 }

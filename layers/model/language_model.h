@@ -31,7 +31,7 @@ class LanguageModel : public Model {
   // cache a layer, as made by make_caches; inference on a grid of one.
   TensorView next_token_logits(Context& ctx, ConstTensorView tokens, std::vector<KvCache>& caches);
   // Empty caches of `capacity` positions, one a layer.
-  std::vector<KvCache> make_caches(std::int64_t capacity) const;
+  std::vector<KvCache> make_caches(std::int64_t capacity, Device device = {}) const;
 
  private:
   void gradients_complete(const Context& ctx, Range parameters) const;

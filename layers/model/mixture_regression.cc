@@ -55,11 +55,12 @@ ModelLoss MixtureRegression::forward(Context& ctx, ConstTensorView inputs, Const
   check_shape(inputs, {samples, inputs_}, "inputs of the regression");
   check_shape(targets, {samples, outputs_}, "targets of the regression");
   x_ = ctx.arena->allocate({samples, inputs_ + 1});
+  ctx.synchronize();  // samples come from the host, and the plan is made there
   append_ones(inputs, x_);
+  plan_all(ctx, samples);
   const TensorView logits = ctx.arena->allocate({samples, experts_count_});
   gemm(ctx, {.a = x_, .b = gate_.value(), .c = logits, .transpose_b = true});
 
-  plan_all(ctx, samples);
   exchange_.agree(ctx, rows_of(plan_));
   TensorView rows = ctx.arena->allocate({plan_.rows(), inputs_ + 1});  // [T E, I + 1]
   gather_rows(ctx, {.x = x_, .choice_of_row = plan_.choice_of_row, .top_k = plan_.top_k, .rows = rows});

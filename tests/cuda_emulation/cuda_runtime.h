@@ -19,6 +19,7 @@
 #include <cstring>
 #include <functional>
 #include <tuple>
+#include <type_traits>
 #include <utility>
 
 #define __global__
@@ -99,6 +100,7 @@ struct Event;
 using cudaStream_t = emulation::Stream*;
 using cudaEvent_t = emulation::Event*;
 inline constexpr unsigned cudaStreamNonBlocking = 1;
+inline constexpr unsigned cudaEventDefault = 0;
 inline constexpr unsigned cudaEventDisableTiming = 2;
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned flags);
 cudaError_t cudaStreamDestroy(cudaStream_t stream);
@@ -109,6 +111,7 @@ cudaError_t cudaEventDestroy(cudaEvent_t event);
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream);
 cudaError_t cudaEventQuery(cudaEvent_t event);
 cudaError_t cudaEventSynchronize(cudaEvent_t event);
+cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t begin, cudaEvent_t end);
 
 // Memory.
 enum cudaMemcpyKind { cudaMemcpyDefault = 4 };
@@ -156,6 +159,15 @@ cudaError_t enqueue(cudaStream_t stream, std::function<void()> work);
 cudaError_t enqueue_until_done(cudaStream_t stream, std::function<bool()> work);
 cudaError_t launch(const cudaLaunchConfig_t& config, std::function<void()> thread);
 
+// What a kernel is given must lie in a GPU's memory: most devices can't read a host's. Pointers within
+// structs are not looked at.
+bool is_gpu_memory(const void* memory);
+template <class T>
+bool is_reachable(const T& argument) {
+  if constexpr (std::is_pointer_v<T>) return argument == nullptr || is_gpu_memory(argument);
+  return true;
+}
+
 // Within a kernel.
 void wait_for_block();                                                  // __syncthreads
 void* dynamic_shared_memory();                                          // extern __shared__
@@ -191,6 +203,8 @@ template <class... Parameters, class... Arguments>
 cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Parameters...),
                                Arguments&&... arguments) {
   std::tuple<Parameters...> copies(static_cast<Parameters>(arguments)...);
+  if (!std::apply([](const auto&... each) { return (emulation::is_reachable(each) && ...); }, copies))
+    return cudaErrorInvalidValue;
   return emulation::launch(*config, [kernel, copies] { std::apply(kernel, copies); });
 }
 

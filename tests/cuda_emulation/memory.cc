@@ -80,7 +80,7 @@ bool is_gpu_memory(const void* memory) {
   auto after = allocations().upper_bound(address);
   if (after == allocations().begin()) return false;
   const Allocation& allocation = (--after)->second;
-  return address < allocation.pages + allocation.page_bytes;
+  return address <= allocation.pages + allocation.page_bytes;  // nothing, at the end of an allocation
 }
 
 void* take_pinned_memory(std::size_t bytes) {

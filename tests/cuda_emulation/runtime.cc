@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <chrono>
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
@@ -27,10 +28,13 @@ struct Stream {
   std::size_t enqueued() const { return done + work.size(); }
 };
 
-// A place in a stream: after its first `position` items.
+// A place in a stream: after its first `position` items. One that is timed is an item itself.
 struct Event {
+  using Moment = std::chrono::steady_clock::time_point;
+
   Stream* stream = nullptr;
   std::size_t position = 0;
+  std::shared_ptr<Moment> passed_at;  // null: not timed
 };
 
 namespace {
@@ -263,8 +267,9 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned
   return enqueue_until_done(stream, [awaited] { return try_work_up_to(*awaited.stream, awaited.position); });
 }
 
-cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned flags) {
   *event = new Event;
+  if ((flags & cudaEventDisableTiming) == 0) (*event)->passed_at = std::make_shared<Event::Moment>();
   return cudaSuccess;
 }
 
@@ -274,8 +279,12 @@ cudaError_t cudaEventDestroy(cudaEvent_t event) {
 }
 
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
-  *event = {stream, stream->enqueued()};
-  return cudaSuccess;
+  cudaError_t status = cudaSuccess;
+  if (event->passed_at != nullptr)
+    status = enqueue(stream, [moment = event->passed_at] { *moment = std::chrono::steady_clock::now(); });
+  event->stream = stream;
+  event->position = stream->enqueued();
+  return status;
 }
 
 // Whoever asks again and again finds the work done one day.
@@ -288,6 +297,15 @@ cudaError_t cudaEventQuery(cudaEvent_t event) {
 cudaError_t cudaEventSynchronize(cudaEvent_t event) {
   if (event->stream != nullptr) work_up_to(*event->stream, event->position);
   return state().failure.empty() ? cudaSuccess : cudaErrorLaunchFailure;
+}
+
+cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t begin, cudaEvent_t end) {
+  for (const Event* event : {begin, end}) {
+    if (event->passed_at == nullptr || event->stream == nullptr) return cudaErrorInvalidValue;
+    if (event->stream->done < event->position) return cudaErrorNotReady;
+  }
+  *milliseconds = std::chrono::duration<float, std::milli>(*end->passed_at - *begin->passed_at).count();
+  return cudaSuccess;
 }
 
 cudaError_t cudaMallocManaged(void** memory, std::size_t bytes) {

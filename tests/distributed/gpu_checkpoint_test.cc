@@ -7,8 +7,8 @@
 #include <iterator>
 #include <limits>
 
-#include "comm/cuda/runtime.h"
 #include "tests/support/deviation.h"
+#include "tests/support/gpus_of_ranks.h"
 #include "tests/support/mpi_environment.h"
 #include "tests/support/temporary_directory.h"
 #include "tests/support/test_gpu.h"
@@ -31,7 +31,7 @@ std::string read_file(const fs::path& path) {
 class GpuCheckpointTest : public testing::Test {
  protected:
   void SetUp() override {
-    if (cuda::gpus().empty()) GTEST_SKIP() << "no GPU here";
+    if (const std::string why = test::missing_gpus(); !why.empty()) GTEST_SKIP() << why;
   }
   Trainer on(config::Run::Device device) {
     experiment_.mutable_run()->set_device(device);

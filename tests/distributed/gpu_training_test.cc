@@ -10,9 +10,9 @@
 #include <memory>
 #include <string>
 
-#include "comm/cuda/runtime.h"
 #include "layers/ops/bf16_gemm/bf16_gemm.h"
 #include "tests/support/deviation.h"
+#include "tests/support/gpus_of_ranks.h"
 #include "tests/support/mpi_environment.h"
 #include "tests/support/test_gpu.h"
 #include "tests/support/tiny_experiment.h"
@@ -76,7 +76,7 @@ class GpuTrainingTest : public testing::TestWithParam<const char*> {
       guards_ = std::make_unique<test::Environment>("CONCLAVE_EMULATION_GUARDS", "1");
   }
   void SetUp() override {
-    if (cuda::gpus().empty()) GTEST_SKIP() << "no GPU here";
+    if (const std::string why = test::missing_gpus(); !why.empty()) GTEST_SKIP() << why;
   }
 
   test::EmulatedGpus gpus_{2};
@@ -110,7 +110,7 @@ INSTANTIATE_TEST_SUITE_P(
     testing::Values("", "untied", "shared", "switch", "sigmoid", "groups", "masked", "hash", "gshard",
                     "noisy_top_k", "hierarchical", "expert_choice", "pad_to_capacity", "gateless", "dropout",
                     "force_balanced", "supervised", "recompute", "sharded_state", "overlap", "chunks",
-                    "drops", "drops_by_batch", "recompute_drops", "jitter", "cross_layout"),
+                    "drops", "drops_by_batch", "recompute_drops", "jitter", "cross_layout", "local_experts"),
     [](const auto& variant) {
       return std::string(variant.param).empty() ? std::string("base") : std::string(variant.param);
     });

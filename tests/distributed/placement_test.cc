@@ -9,6 +9,7 @@
 #include <string>
 
 #include "comm/base/error.h"
+#include "comm/self/self_communicator.h"
 #include "tests/support/mpi_environment.h"
 #include "tests/support/test_gpu.h"
 
@@ -56,6 +57,16 @@ TEST(Placement, RefusesToShareUnaskedWithTheSameWordsOnEveryRank) {
   EXPECT_THAT(refusal, AllOf(HasSubstr(std::to_string(world().size()) + " ranks and 1 GPU "),
                              HasSubstr("run.allow_gpu_sharing: true")));
   EXPECT_EQ(place_on_gpus(run_that(true), world()).gpu, 0);
+}
+
+// As in verify-layout: the others wait elsewhere.
+TEST(Placement, OfOneRankAsksNoOther) {
+  const test::EmulatedGpus gpus(1);
+  if (world().rank() == 0) {
+    const auto alone = make_self_communicator();
+    EXPECT_EQ(place_on_gpus(run_that(false), *alone).ranks.size(), 1U);
+  }
+  world().barrier().wait();
 }
 
 }  // namespace

@@ -65,8 +65,8 @@ inline Deviation deviation(const Trainer& run, const StepResult& result, const T
 }
 
 // Moves every weight by one unit in the last place, up or down.
-inline void perturb(Trainer& trainer) {
-  for (Parameter* parameter : trainer.model.parameters()) {
+inline void perturb(Model& model) {
+  for (Parameter* parameter : model.parameters()) {
     float direction = 2.0F;
     for (float& value : parameter->mutable_value().values<float>()) {
       value = std::nextafter(value, direction * std::abs(value));
@@ -74,5 +74,6 @@ inline void perturb(Trainer& trainer) {
     }
   }
 }
+inline void perturb(Trainer& trainer) { perturb(trainer.model); }
 
 }  // namespace conclave::test

@@ -15,6 +15,7 @@
 #include "layers/context.h"
 #include "layers/tensor/philox.h"
 #include "tests/support/test_gpu.h"
+#include "tests/support/values.h"
 
 namespace conclave::test {
 
@@ -42,9 +43,9 @@ class ThreadCount {
 };
 
 // Normal, the same for the same name and length.
-inline std::vector<float> random_values(std::int64_t count, std::string_view name, double scale = 1.0) {
+inline Values<float> random_values(std::int64_t count, std::string_view name, double scale = 1.0) {
   const RandomStream random(7, name);
-  std::vector<float> values(static_cast<std::size_t>(count));
+  Values<float> values(static_cast<std::size_t>(count));
   for (std::size_t i = 0; i < values.size(); ++i) values[i] = static_cast<float>(scale * random.normal(i));
   return values;
 }
@@ -60,12 +61,12 @@ inline std::vector<std::int32_t> random_tokens(std::int64_t count, std::string_v
   return tokens;
 }
 
-template <class T>
-TensorView view(std::vector<T>& values, Shape shape) {
+template <class T, class Memory>
+TensorView view(std::vector<T, Memory>& values, Shape shape) {
   return tensor_view(std::span<T>(values), shape);
 }
-template <class T>
-ConstTensorView view(const std::vector<T>& values, Shape shape) {
+template <class T, class Memory>
+ConstTensorView view(const std::vector<T, Memory>& values, Shape shape) {
   return tensor_view(std::span<const T>(values), shape);
 }
 
@@ -82,7 +83,7 @@ std::vector<T> promoted(std::span<const float> values) {
 
 // sum_i weights[i] values[i]: the scalar whose gradient by `values` is `weights`.
 template <class T>
-T weighted_sum(const std::vector<T>& values, const std::vector<float>& weights) {
+T weighted_sum(const std::vector<T>& values, std::span<const float> weights) {
   T sum = 0.0;
   for (std::size_t i = 0; i < values.size(); ++i) sum += values[i] * static_cast<double>(weights[i]);
   return sum;
@@ -91,7 +92,7 @@ T weighted_sum(const std::vector<T>& values, const std::vector<float>& weights) 
 // Gradient of an analytic real function at x: Im f(x + i h e_j) / h, without cancellation for any small h
 // (Squire and Trapp, "Using complex variables to estimate derivatives of real functions", 1998).
 template <class Function>
-std::vector<double> complex_step_gradient(const Function& function, const std::vector<float>& x) {
+std::vector<double> complex_step_gradient(const Function& function, std::span<const float> x) {
   constexpr double kStep = 1e-40;
   auto point = promoted<std::complex<double>>(x);
   std::vector<double> gradient;
@@ -105,7 +106,7 @@ std::vector<double> complex_step_gradient(const Function& function, const std::v
 }
 
 // |actual - expected| <= bound, element by element.
-inline void expect_within(const std::vector<float>& actual, const std::vector<double>& expected,
+inline void expect_within(std::span<const float> actual, const std::vector<double>& expected,
                           const std::vector<double>& bound, std::string_view what) {
   ASSERT_EQ(actual.size(), expected.size()) << what;
   ASSERT_EQ(actual.size(), bound.size()) << what;

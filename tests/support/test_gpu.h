@@ -2,6 +2,7 @@
 // for; those linked with CUDA itself have the machine's, whatever they ask for.
 #pragma once
 
+#include <cstddef>
 #include <optional>
 #include <string>
 
@@ -12,6 +13,10 @@ namespace conclave::test {
 // The device that operators are tested on: CONCLAVE_TEST_DEVICE=cuda in the environment runs the same tests
 // on GPU 0. Null for the host.
 cuda::Engine* test_gpu();
+
+// Memory that this device reaches, and the host as well.
+void* take_tested_memory(std::size_t bytes);
+void give_tested_memory_back(void* memory);
 
 // A variable of the environment, until the end of the scope; then it is what it was.
 class Environment {

@@ -9,6 +9,7 @@
 
 #include "comm/communicator.h"
 #include "configs/run.pb.h"
+#include "layers/context.h"
 #include "trainer/bench/machine_peak.h"
 #include "trainer/bench/stopwatch.h"
 
@@ -20,12 +21,18 @@ using Row = nlohmann::ordered_json;
 struct Job {
   Communicator& world;
   config::Experiment experiment;  // resolved; a language model
-  MachinePeak peak;
+  MachinePeak peak;               // of what computes
   TimingOptions timing;
+  cuda::Engine* gpu = nullptr;  // that computes; null: the CPU
 
   const std::string& compute() const {
     return config::Precision::Compute_Name(experiment.precision().compute());
   }
+  // Where operands lie.
+  Device memory() const { return gpu != nullptr ? gpu->device() : Device(); }
+  // For operators and modules, in this experiment's format.
+  Context context(Arena& arena) const;
+  std::vector<double> median_laps(const std::function<void(Stopwatch&)>& repetition) const;
   // Share of the peak of this experiment's format, of all ranks; flops are those of all ranks.
   double peak_share(double flops, double seconds) const;
 };

@@ -15,19 +15,19 @@ std::vector<Row> bench_attention(const Job& job) {
     const std::int64_t T = sequences * S;
     const Shape queries{T, shape.query_width()};
     const Shape keys{T, shape.kv_width()};
-    const Buffer q = random_tensor(queries, DType::kFloat32, "q");
-    const Buffer k = random_tensor(keys, DType::kFloat32, "k");
-    const Buffer v = random_tensor(keys, DType::kFloat32, "v");
-    const Buffer dy = random_tensor(queries, DType::kFloat32, "dy");
-    const Buffer y(queries, DType::kFloat32);
-    const Buffer log_sum_exp({T, shape.heads}, DType::kFloat32);
-    const Buffer dq(queries, DType::kFloat32);
-    const Buffer dk(keys, DType::kFloat32);
-    const Buffer dv(keys, DType::kFloat32);
-    Arena arena;
-    const std::vector<double> laps = median_laps(job.world, job.timing, [&](Stopwatch& watch) {
+    const Buffer q = random_tensor(queries, DType::kFloat32, "q", job.memory());
+    const Buffer k = random_tensor(keys, DType::kFloat32, "k", job.memory());
+    const Buffer v = random_tensor(keys, DType::kFloat32, "v", job.memory());
+    const Buffer dy = random_tensor(queries, DType::kFloat32, "dy", job.memory());
+    const Buffer y(queries, DType::kFloat32, job.memory());
+    const Buffer log_sum_exp({T, shape.heads}, DType::kFloat32, job.memory());
+    const Buffer dq(queries, DType::kFloat32, job.memory());
+    const Buffer dk(keys, DType::kFloat32, job.memory());
+    const Buffer dv(keys, DType::kFloat32, job.memory());
+    Arena arena(job.memory());
+    const std::vector<double> laps = job.median_laps([&](Stopwatch& watch) {
       arena.reset();
-      Context ctx{.arena = &arena, .compute = compute_dtype(job.compute())};
+      Context ctx = job.context(arena);
       watch.restart();
       attention_forward(ctx, {.shape = shape,
                               .sequence_length = S,

@@ -21,16 +21,17 @@ Row timed_row(const Job& job, const std::string& operation, const std::string& s
 void add_linear(const Job& job, const std::string& name, std::int64_t m, std::int64_t n, std::int64_t k,
                 std::vector<Row>& rows) {
   const DType dtype = compute_dtype(job.compute());
-  const Buffer x = random_tensor({m, k}, dtype, "x");
+  const Buffer x = random_tensor({m, k}, dtype, "x", job.memory());
   Parameter w("w", {n, k});
   w.initialise_normal(1, 1.0);
+  move_to_memory(job, w);
   LinearWeight weight(w);  // packed once, in the warm-up, as in training once a step
-  const Buffer dy = random_tensor({m, n}, dtype, "dy");
-  const Buffer y({m, n}, dtype);
-  const Buffer dx({m, k}, dtype);
-  Arena arena;
-  Context ctx{.arena = &arena, .compute = dtype};
-  const std::vector<double> laps = median_laps(job.world, job.timing, [&](Stopwatch& watch) {
+  const Buffer dy = random_tensor({m, n}, dtype, "dy", job.memory());
+  const Buffer y({m, n}, dtype, job.memory());
+  const Buffer dx({m, k}, dtype, job.memory());
+  Arena arena(job.memory());
+  Context ctx = job.context(arena);
+  const std::vector<double> laps = job.median_laps([&](Stopwatch& watch) {
     w.zero_gradient();  // as a step does: the first micro-batch assigns it
     weight.forward(ctx, x.view(), y.view());
     watch.lap();
@@ -75,20 +76,21 @@ std::vector<Row> bench_grouped_gemm(const Job& job) {
 
   Parameter w("w", {n, inputs, D}, {0, n});
   w.initialise_normal(1, 1.0);
+  move_to_memory(job, w);
   LinearWeight weight(w);
-  Arena arena;
-  Context ctx{.arena = &arena, .compute = dtype};
+  Arena arena(job.memory());
+  Context ctx = job.context(arena);
   std::vector<Row> rows;
   for (const std::int64_t per_expert : {8, 16, 32, 128, 512, 2048}) {
     const std::int64_t R = n * per_expert;
     if (R > kMostRows) break;
     std::vector<std::int64_t> offsets;
     for (std::int64_t e = 0; e <= n; ++e) offsets.push_back(e * per_expert);
-    const Buffer x = random_tensor({R, D}, dtype, "x");
-    const Buffer dy = random_tensor({R, inputs}, dtype, "dy");
-    const Buffer y({R, inputs}, dtype);
-    const Buffer dx({R, D}, dtype);
-    const std::vector<double> laps = median_laps(job.world, job.timing, [&](Stopwatch& watch) {
+    const Buffer x = random_tensor({R, D}, dtype, "x", job.memory());
+    const Buffer dy = random_tensor({R, inputs}, dtype, "dy", job.memory());
+    const Buffer y({R, inputs}, dtype, job.memory());
+    const Buffer dx({R, D}, dtype, job.memory());
+    const std::vector<double> laps = job.median_laps([&](Stopwatch& watch) {
       w.zero_gradient();
       weight.forward(ctx, x.view(), y.view(), offsets);
       watch.lap();

@@ -39,19 +39,19 @@ std::vector<Row> bench_layer(const Job& job) {
   const config::Model& model = experiment.model();
   const ProcessGrid grid(job.world, expert_parallel_size(experiment, job.world.size()));
   const std::int64_t T = tokens_of_rank(job);
-  const Buffer x = random_tensor({T, model.d_model()}, DType::kFloat32, "x");
-  const Buffer dy = random_tensor({T, model.d_model()}, DType::kFloat32, "dy");
-  Arena arena;
+  const Buffer x = random_tensor({T, model.d_model()}, DType::kFloat32, "x", job.memory());
+  const Buffer dy = random_tensor({T, model.d_model()}, DType::kFloat32, "dy", job.memory());
+  Arena arena(job.memory());
   std::vector<Row> rows;
   const auto add = [&](const std::string& name, Module& module, double forward_flops_of_token) {
+    move_to_memory(job, module);
     StepClock clock;
-    const std::vector<double> laps = median_laps(job.world, job.timing, [&](Stopwatch& watch) {
+    const std::vector<double> laps = job.median_laps([&](Stopwatch& watch) {
       arena.reset();
-      Context ctx{.arena = &arena,
-                  .grid = &grid,
-                  .clock = &clock,
-                  .compute = compute_dtype(job.compute()),
-                  .batch = full_micro_batch(job)};
+      Context ctx = job.context(arena);
+      ctx.grid = &grid;
+      ctx.clock = &clock;
+      ctx.batch = full_micro_batch(job);
       watch.restart();
       module.forward(ctx, x.view());
       watch.lap();

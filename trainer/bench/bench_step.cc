@@ -55,6 +55,9 @@ class Contestant {
   const std::vector<double>& without_optimizer() const { return without_optimizer_; }
   double tokens_per_second() const { return static_cast<double>(tokens_) / median_of(all_); }
 
+  // On a GPU a span takes as long as the host needs to enqueue the work.
+  bool spans_measure_work() const { return trainer_.gpu == nullptr; }
+
   // Collective over the ranks that take part.
   Row row(const MachinePeak& peak, int ranks_of_peak) {
     const config::Experiment& experiment = trainer_.experiment;
@@ -69,14 +72,16 @@ class Contestant {
             {"parameters", count.total},
             {"active_parameters", count.active},
             {"tokens", tokens_},
-            {"ms", 1e3 * seconds},
-            {"optimizer_ms", 1e3 * (seconds - median_of(without_optimizer_))},
-            {"tokens_per_s", tokens_per_second()},
-            {"gflops", gflops},
-            {"peak_share", own_peak > 0 ? gflops / own_peak : 0}};
-    const TimeUse use = take_time_use(trainer_.clock, trainer_.grid);
-    for (const auto& [part, share] : use.shares()) row[part + "_share"] = share;
-    row["imbalance_tax_share"] = use.imbalance_tax_share();
+            {"ms", 1e3 * seconds}};
+    if (spans_measure_work()) row["optimizer_ms"] = 1e3 * (seconds - median_of(without_optimizer_));
+    row["tokens_per_s"] = tokens_per_second();
+    row["gflops"] = gflops;
+    row["peak_share"] = own_peak > 0 ? gflops / own_peak : 0;
+    if (spans_measure_work()) {
+      const TimeUse use = take_time_use(trainer_.clock, trainer_.grid);
+      for (const auto& [part, share] : use.shares()) row[part + "_share"] = share;
+      row["imbalance_tax_share"] = use.imbalance_tax_share();
+    }
     row["activations_mib"] = static_cast<double>(trainer_.arena.peak_bytes()) / (1 << 20);
     return row;
   }
@@ -148,8 +153,10 @@ std::vector<Row> bench_step(const Job& job, const StepOptions& options) {
     Row row = contestant->row(job.peak, world.size());
     if (contestant != contestants.front()) {
       row["ratio"] = median_ratio(contestant->all(), contestants.front()->all());
-      row["ratio_without_optimizer"] =
-          median_ratio(contestant->without_optimizer(), contestants.front()->without_optimizer());
+      if (contestant->spans_measure_work() && contestants.front()->spans_measure_work()) {
+        row["ratio_without_optimizer"] =
+            median_ratio(contestant->without_optimizer(), contestants.front()->without_optimizer());
+      }
     }
     rows.push_back(std::move(row));
   }

@@ -2,9 +2,11 @@
 // is touched, so that nothing a program computes can be faster for long.
 #pragma once
 
+#include <cstdint>
 #include <string>
 
 #include "comm/communicator.h"
+#include "layers/cuda/engine.h"
 
 namespace conclave::bench {
 
@@ -14,8 +16,8 @@ namespace conclave::bench {
 struct MachinePeak {
   double fp32 = 0;
   double bf16 = 0;
-  std::string fp32_instructions;  // "avx512f", "avx2 fma", "scalar"
-  std::string bf16_instructions;  // "avx512_bf16", ""
+  std::string fp32_instructions;  // "avx512f", "avx2 fma", "scalar"; on a GPU what was multiplied
+  std::string bf16_instructions;  // "avx512_bf16", ""; the same
 
   // Of precision.compute, by its name in the configuration: "fp32" or "bf16".
   double of(const std::string& compute) const { return compute == "bf16" ? bf16 : fp32; }
@@ -23,6 +25,11 @@ struct MachinePeak {
 
 // Collective; under a second. The best of several rounds, as a peak is.
 MachinePeak measure_machine_peak(Communicator& world);
+
+// Of the GPUs of all ranks at once: products of cuBLAS of square matrices with `size` rows, or half as many
+// as often as it takes until the operands fill a quarter of the smallest memory. Not the most that the
+// arithmetic units can do, but the most that a product gets out of them. Collective.
+MachinePeak measure_gpu_peak(Communicator& world, cuda::Engine& gpu, std::int64_t size = 8192);
 
 // One loop: what a thread does, and what it counts.
 struct PeakLoop {

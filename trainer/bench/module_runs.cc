@@ -39,11 +39,24 @@ BatchPosition full_micro_batch(const Job& job) {
           .global_sequences = job.world.size() * sequences};
 }
 
+void move_to_memory(const Job& job, Parameter& parameter) {
+  if (job.gpu != nullptr) parameter.move_to(job.gpu->stream());
+}
+
+void move_to_memory(const Job& job, Module& module) {
+  std::vector<Parameter*> parameters;
+  module.collect_parameters(parameters);
+  for (Parameter* parameter : parameters) move_to_memory(job, *parameter);
+}
+
 ExpertsRun::ExpertsRun(const Job& job)
     : job_(&job),
       grid_(grid_of(job)),
       local_(grid_.local_experts(job.experiment.moe().experts())),
-      experts_("experts", options_of(job, local_)) {}
+      experts_("experts", options_of(job, local_)) {
+  experts_.collect_parameters(parameters_);
+  for (Parameter* parameter : parameters_) move_to_memory(job, *parameter);
+}
 
 double ExpertsRun::forward_flops(std::int64_t rows_per_expert) const {
   const config::Moe& moe = job_->experiment.moe();
@@ -58,15 +71,14 @@ PassSeconds ExpertsRun::measure(std::int64_t rows_per_expert) const {
   std::vector<std::int64_t> offsets;
   for (std::int64_t e = 0; e <= local_.size(); ++e) offsets.push_back(e * rows_per_expert);
   const DType dtype = compute_dtype(job_->compute());
-  const Buffer rows = random_tensor({R, D}, dtype, "rows");
-  const Buffer dy = random_tensor({R, D}, dtype, "dy");
-  std::vector<Parameter*> parameters;
-  experts_.collect_parameters(parameters);
-  Arena arena;
-  const std::vector<double> laps = median_laps(job_->world, job_->timing, [&](Stopwatch& watch) {
+  const Buffer rows = random_tensor({R, D}, dtype, "rows", job_->memory());
+  const Buffer dy = random_tensor({R, D}, dtype, "dy", job_->memory());
+  Arena arena(job_->memory());
+  const std::vector<double> laps = job_->median_laps([&](Stopwatch& watch) {
     arena.reset();
-    Context ctx{.arena = &arena, .grid = &grid_, .compute = dtype};
-    for (Parameter* parameter : parameters) parameter->zero_gradient();  // as a step does
+    Context ctx = job_->context(arena);
+    ctx.grid = &grid_;
+    for (Parameter* parameter : parameters_) parameter->zero_gradient();  // as a step does
     watch.restart();
     experts_.forward(ctx, rows.view(), offsets);
     watch.lap();

@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "comm/process_grid.h"
+#include "layers/module.h"
 #include "layers/moe/experts.h"
 #include "trainer/bench/bench.h"
 
@@ -13,6 +14,10 @@ namespace conclave::bench {
 std::int64_t tokens_of_rank(const Job& job);
 // A full micro-batch of step 0.
 BatchPosition full_micro_batch(const Job& job);
+
+// Parameters are made on the host.
+void move_to_memory(const Job& job, Parameter& parameter);
+void move_to_memory(const Job& job, Module& module);
 
 struct PassSeconds {
   double forward = 0;
@@ -36,6 +41,7 @@ class ExpertsRun {
   ProcessGrid grid_;
   Range local_;
   mutable Experts experts_;
+  std::vector<Parameter*> parameters_;  // of the experts
 };
 
 }  // namespace conclave::bench

@@ -7,8 +7,8 @@
 
 namespace conclave::bench {
 
-Buffer random_tensor(Shape shape, DType dtype, const std::string& name) {
-  Buffer buffer(shape, dtype);
+Buffer random_tensor(Shape shape, DType dtype, const std::string& name, Device device) {
+  Buffer buffer(shape, dtype, device);
   const RandomStream random(1, name);
   const auto fill = [&](auto values) {
     // 4,096 different values: enough that nothing is zero or repeats within a row.

@@ -8,7 +8,7 @@
 namespace conclave::bench {
 
 // Standard normal values of type float32 or bfloat16.
-Buffer random_tensor(Shape shape, DType dtype, const std::string& name);
+Buffer random_tensor(Shape shape, DType dtype, const std::string& name, Device device = {});
 
 // Of weights and activations under precision.compute, by its name.
 DType compute_dtype(const std::string& compute);

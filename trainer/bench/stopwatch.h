@@ -2,29 +2,42 @@
 #pragma once
 
 #include <chrono>
+#include <deque>
 #include <functional>
 #include <vector>
 
 #include "comm/communicator.h"
+#include "comm/cuda/timestamp.h"
 
 namespace conclave::bench {
 
-// Laps of one repetition.
+// Laps of one repetition, by the host's clock, or by that of the GPU whose work is measured: there the next
+// lap's work is enqueued while this one's is done, as in training.
 class Stopwatch {
  public:
+  // `stream` null: the host computes.
+  explicit Stopwatch(const cuda::Stream* stream) : stream_(stream) { restart(); }
+
   // Ends a lap; what follows belongs to the next. Every repetition has as many laps.
-  void lap() {
-    const auto now = std::chrono::steady_clock::now();
-    laps_.push_back(std::chrono::duration<double>(now - since_).count());
-    since_ = now;
-  }
+  void lap();
   // What was done since the last lap belongs to none.
-  void restart() { since_ = std::chrono::steady_clock::now(); }
-  const std::vector<double>& laps() const { return laps_; }
+  void restart();
+  // Seconds of each, once its work is done.
+  std::vector<double> laps() const;
 
  private:
-  std::vector<double> laps_;
-  std::chrono::steady_clock::time_point since_ = std::chrono::steady_clock::now();
+  struct Lap {
+    double seconds = 0;                      // by the host's clock
+    const cuda::Timestamp* begin = nullptr;  // by the GPU's
+    const cuda::Timestamp* end = nullptr;
+  };
+  const cuda::Timestamp* mark();
+
+  const cuda::Stream* stream_;
+  std::deque<cuda::Timestamp> marks_;  // which stay where they are
+  std::vector<Lap> laps_;
+  std::chrono::steady_clock::time_point since_;
+  const cuda::Timestamp* since_mark_ = nullptr;
 };
 
 struct TimingOptions {
@@ -35,9 +48,10 @@ struct TimingOptions {
 };
 
 // Collective. The median over repetitions of each lap's seconds, of which each is the slowest rank's; ranks
-// begin a repetition together.
+// begin a repetition together. `stream` as for Stopwatch.
 std::vector<double> median_laps(Communicator& world, const TimingOptions& options,
-                                const std::function<void(Stopwatch&)>& repetition);
+                                const std::function<void(Stopwatch&)>& repetition,
+                                const cuda::Stream* stream = nullptr);
 
 double median_of(std::vector<double> values);
 

@@ -47,9 +47,4 @@ std::string to_table(const std::vector<Row>& rows) {
   return format_table(header, cells);
 }
 
-double Job::peak_share(double flops, double seconds) const {
-  const double of_format = peak.of(compute());
-  return of_format > 0 ? flops / seconds / 1e9 / of_format : 0;
-}
-
 }  // namespace conclave::bench

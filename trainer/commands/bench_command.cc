@@ -13,6 +13,7 @@
 #include "configs/load.h"
 #include "configs/validate.h"
 #include "trainer/bench/bench.h"
+#include "trainer/compute_device.h"
 #include "trainer/compute_format.h"
 #include "trainer/doctor/machine_facts.h"
 #include "trainer/shared_error.h"
@@ -29,6 +30,7 @@ struct Options {
   double seconds = 0.5;
   int steps = 10;
   int warm_up_steps = 3;
+  std::int64_t peak_size = 8192;
   bool weak_scaling = false;
   bool json = false;
 };
@@ -97,7 +99,8 @@ config::Experiment load_checked(const Named& named, Communicator& world) {
   if (experiment.model().kind() == config::Model::mixture_regression)
     throw ConfigError("bench: measures language models; model.kind: mixture_regression is none");
   config::check_for_world(experiment, world.size());
-  const bool is_bf16 = compute_format(experiment, world) == DType::kBFloat16;  // what `auto` is here
+  const bool on_gpu = place_for(experiment, world).has_value();
+  const bool is_bf16 = compute_format(experiment, world, on_gpu) == DType::kBFloat16;  // what `auto` is here
   experiment.mutable_precision()->set_compute(is_bf16 ? config::Precision::bf16 : config::Precision::fp32);
   return experiment;
 }
@@ -116,12 +119,27 @@ std::vector<bench::Row> run(const Options& options, const Named& named, const be
   return bench::bench_step(job, steps);
 }
 
-ExitCode measure(const Options& options, Communicator& world) {
+std::string peak_text(const bench::MachinePeak& peak) {
+  const std::string fp32 = fmt::format("fp32 {:.0f} GFLOP/s ({})", peak.fp32, peak.fp32_instructions);
+  if (peak.bf16 == 0) return fp32 + ", no bf16 instructions";
+  return fmt::format("{}, bf16 {:.0f} GFLOP/s ({})", fp32, peak.bf16, peak.bf16_instructions);
+}
+
+ExitCode measure(const Options& options, Communicator& all_ranks) {
   const Named named(options.words);
-  bench::Job job{.world = world,
-                 .experiment = load_checked(named, world),
-                 .peak = bench::measure_machine_peak(world),
-                 .timing = {.seconds = options.seconds}};
+  Named measured = named;
+  if (options.what == "exchange") measured.overrides.emplace_back("run.device=cpu");  // of rows on the host
+  const config::Experiment experiment = load_checked(measured, all_ranks);
+  const ComputeDevice device(experiment, all_ranks);
+  cuda::Engine* gpu = device.gpu.get();
+  Communicator& world = device.world;
+  // Steps make the groups of their own trainers, from all ranks.
+  bench::Job job{.world = options.what == "step" ? all_ranks : world,
+                 .experiment = experiment,
+                 .peak = gpu != nullptr ? bench::measure_gpu_peak(world, *gpu, options.peak_size)
+                                        : bench::measure_machine_peak(world),
+                 .timing = {.seconds = options.seconds},
+                 .gpu = gpu};
   const std::vector<bench::Row> rows = run(options, named, job);
   if (world.rank() != 0) return ExitCode::kDone;
 
@@ -132,6 +150,7 @@ ExitCode measure(const Options& options, Communicator& world) {
         {"config", named.name},
         {"compute", job.compute()},
         {"version", version()},
+        {"device", describe_device(gpu)},
         {"cpu", facts.cpu},
         {"cores", facts.cores},
         {"ranks", world.size()},
@@ -144,12 +163,9 @@ ExitCode measure(const Options& options, Communicator& world) {
     fmt::print("Conclave {}, {}, {} cores; {} rank{} of {} thread{}\n", version(), facts.cpu, facts.cores,
                world.size(), world.size() == 1 ? "" : "s", omp_get_max_threads(),
                omp_get_max_threads() == 1 ? "" : "s");
-    fmt::print("peak of this run: fp32 {:.0f} GFLOP/s ({}){}; shares are of {}\n\n{}", job.peak.fp32,
-               job.peak.fp32_instructions,
-               job.peak.bf16 > 0
-                   ? fmt::format(", bf16 {:.0f} GFLOP/s ({})", job.peak.bf16, job.peak.bf16_instructions)
-                   : std::string(", no bf16 instructions"),
-               job.compute(), bench::to_table(rows));
+    if (gpu != nullptr) fmt::print("{}\n", describe_device(gpu));
+    fmt::print("peak of this run: {}; shares are of {}\n\n{}", peak_text(job.peak), job.compute(),
+               bench::to_table(rows));
   }
   std::fflush(stdout);
   return ExitCode::kDone;
@@ -158,7 +174,11 @@ ExitCode measure(const Options& options, Communicator& world) {
 constexpr const char* kFooter =
     "Medians over repetitions, each as long as its slowest rank; random values; the machine's peak is "
     "measured in\n"
-    "the same run: multiply-adds between registers on all threads of all ranks at once.\n"
+    "the same run: multiply-adds between registers on all threads of all ranks at once. With run.device: "
+    "cuda, or "
+    "auto and\n"
+    "a GPU, everything but exchange is measured there, by the GPU's clock, and the peak is a product of "
+    "cuBLAS.\n"
     "\n"
     "  gemm          products of one layer and the head: 2 M N K flops\n"
     "  grouped_gemm  the experts' products, and whole experts, from 8 to 2,048 rows an expert: 2 D F flops a "
@@ -201,6 +221,12 @@ void add_bench_command(CLI::App& app, std::function<int()>& selected) {
   command->add_option("--steps", options->steps, "step: how many are measured")->check(CLI::Range(1, 100000));
   command->add_option("--warm-up", options->warm_up_steps, "step: how many come before")
       ->check(CLI::Range(1, 1000));
+  command
+      ->add_option("--peak-size", options->peak_size,
+                   "On a GPU: rows of the square matrices whose product is the peak; fewer where memory is "
+                   "small")
+      ->capture_default_str()
+      ->check(CLI::Range(1, 65536));
   command->add_flag("--weak-scaling", options->weak_scaling,
                     "step: rank 0 also trains alone, on its share of the batch, in turns with all ranks");
   command->add_flag("--json", options->json, "For other programs");

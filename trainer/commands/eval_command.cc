@@ -9,6 +9,7 @@
 
 #include "configs/resolve.h"
 #include "configs/validate.h"
+#include "trainer/compute_device.h"
 #include "trainer/compute_format.h"
 #include "trainer/evaluate.h"
 #include "trainer/evaluation_report.h"
@@ -28,19 +29,22 @@ ExitCode evaluate_checkpoint(const std::filesystem::path& checkpoint, const conf
                              Communicator& world) {
   const LoadedModel loaded = load_model(checkpoint, experiment, world);
   const auto dataset = on_all_ranks(world, [&] { return data::open_data(experiment); });
-  Arena arena;
+  const cuda::Engine* gpu = loaded.device.gpu.get();
+  Arena arena(loaded.device.memory());
   data::MicroBatch batch;
   const Evaluation evaluation = evaluate({.model = *loaded.model,
                                           .dataset = *dataset,
                                           .grid = *loaded.grid,
                                           .arena = arena,
                                           .batch = batch,
-                                          .compute = compute_format(experiment, world),
+                                          .compute = compute_format(experiment, world, gpu != nullptr),
+                                          .gpu = loaded.device.gpu.get(),
                                           .micro_batch = experiment.train().micro_batch(),
                                           .max_sequences = 0});
   if (world.rank() == 0) {
     fmt::print(
-        "{}, step {}\n{}\n{}\n{}", checkpoint.string(), loaded.progress.step,
+        "{}, step {}{}\n{}\n{}\n{}", checkpoint.string(), loaded.progress.step,
+        gpu != nullptr ? ", on " + describe_device(gpu) : "",
         config::leaks_future(experiment)
             ? "future leak: tokens choose experts by the tokens after them, so this loss is no fair one\n"
             : "",

@@ -102,8 +102,14 @@ int generate_text(const Options& options) {
 
   Writer writer(tokenizer.get(), prompt);
   if (is_text) std::fwrite(options.prompt.data(), 1, options.prompt.size(), stdout);
-  generate(loaded.language_model(), *loaded.grid, experiment.model().max_seq(), prompt, options.tokens,
-           options.sampling, [&](std::int32_t token) { writer.write(token); });
+  generate({.model = loaded.language_model(),
+            .grid = *loaded.grid,
+            .gpu = loaded.device.gpu.get(),
+            .max_seq = experiment.model().max_seq(),
+            .prompt = prompt,
+            .count = options.tokens,
+            .sampling = options.sampling},
+           [&](std::int32_t token) { writer.write(token); });
   std::fputc('\n', stdout);
   return 0;
 }

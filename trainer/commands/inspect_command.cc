@@ -29,6 +29,7 @@ namespace {
 
 struct Options {
   std::string checkpoint;
+  std::vector<std::string> overrides;
   std::vector<std::string> texts;
   std::string routing;
   std::string tokenizer;
@@ -75,9 +76,9 @@ void choose_layers(RoutingTrace& trace, const std::vector<std::int64_t>& blocks)
   });
 }
 
-// The experiment of a checkpoint, with the tokenizer that --tokenizer names.
+// The experiment of a checkpoint, with the overrides and the tokenizer that --tokenizer names.
 config::Experiment inspected_experiment(const Options& options, const std::filesystem::path& checkpoint) {
-  std::vector<std::string> overrides;
+  std::vector<std::string> overrides = options.overrides;
   if (!options.tokenizer.empty()) overrides.push_back("data.tokenizer_file=" + options.tokenizer);
   return checkpoint_experiment(checkpoint, overrides);
 }
@@ -211,6 +212,9 @@ void add_inspect_command(CLI::App& app, std::function<int()>& selected) {
   CLI::App* command = app.add_subcommand("inspect", "Show which experts each token of a text goes to");
   command->add_option("checkpoint", options->checkpoint,
                       "A run directory (its newest checkpoint) or a checkpoint");
+  command->add_option(
+      "overrides", options->overrides,
+      "key=value over the configuration that is stored in the checkpoint, e.g. run.device=cpu");
   command
       ->add_option("--text", options->texts,
                    "A text to run through the model, FILE or NAME=FILE; several are compared")

@@ -115,7 +115,7 @@ TracedTexts trace_texts(const LoadedModel& loaded, const std::vector<InspectedTe
   TracedTexts traced;
   traced.trace = empty_trace(model, loaded.experiment);
   const auto window = static_cast<std::size_t>(loaded.experiment.model().max_seq());
-  Arena arena;
+  Arena arena(loaded.device.memory());
   for (const InspectedText& text : texts) {
     const auto source = static_cast<std::int32_t>(traced.trace.sources.size());
     traced.trace.sources.push_back(text.name);
@@ -126,9 +126,11 @@ TracedTexts trace_texts(const LoadedModel& loaded, const std::vector<InspectedTe
       const auto tokens = std::span<const std::int32_t>(text.tokens).subspan(begin, count);
       const auto targets = std::span<const std::int32_t>(following).subspan(begin, count);
       const auto length = static_cast<std::int64_t>(count);
-      Context ctx{.arena = &arena, .grid = loaded.grid.get(), .training = false};
+      Context ctx{
+          .gpu = loaded.device.gpu.get(), .arena = &arena, .grid = loaded.grid.get(), .training = false};
       ctx.batch = {.sequences = 1, .sequence_length = length, .global_sequences = 1};
       const auto sum = model.forward(ctx, tensor_view(tokens, {length}), tensor_view(targets, {length}));
+      ctx.synchronize();
       append_last_forward(model, tokens, source, traced.trace);
       traced.loss_sum += sum.loss_sum;
       traced.targets += sum.targets;

@@ -42,8 +42,10 @@ void round_to(DType dtype, std::span<float> values) {
   to_float(rounded, dtype, values);
 }
 
-double loss_of_checkpoint(const std::filesystem::path& checkpoint, const config::Experiment& experiment,
+// On the host, as the loss of the files that it is compared with, whatever the model was trained on.
+double loss_of_checkpoint(const std::filesystem::path& checkpoint, config::Experiment experiment,
                           Communicator& world, DType dtype) {
+  experiment.mutable_run()->set_device(config::Run::cpu);
   const LoadedModel loaded = load_model(checkpoint, experiment, world);
   for (Parameter* parameter : loaded.model->parameters())
     round_to(dtype, parameter->mutable_value().values<float>());

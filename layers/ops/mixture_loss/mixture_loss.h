@@ -11,18 +11,15 @@
 // so that an expert learns from the samples that it explains better than the others: they compete.
 #pragma once
 
-#include <cstdint>
-#include <span>
-
 #include "layers/context.h"
 
 namespace conclave {
 
 struct MixtureLossArgs {
-  ConstTensorView logits;                       // [T, E] of the gate
-  ConstTensorView outputs;                      // [T E, O]: o[t, e] is row row_of_choice[t E + e]
-  std::span<const std::int32_t> row_of_choice;  // [T E]
-  ConstTensorView targets;                      // [T, O]
+  ConstTensorView logits;         // [T, E] of the gate
+  ConstTensorView outputs;        // [T E, O]: o[t, e] is row row_of_choice[t E + e]
+  ConstTensorView row_of_choice;  // int32 [T E]
+  ConstTensorView targets;        // [T, O]
   double sigma = 1.0;
   TensorView best;  // int32 [T] (=): the expert of the largest p, the lower id of equal ones
   // Gradients of scale * loss_sum; both or neither (default-constructed).
@@ -39,7 +36,8 @@ struct MixtureLossResult {
   double entropy_sum = 0.0;             // -sum_e p ln p
 };
 
-// All fp32, computed in double; T may be 0. Throws Error for shapes that do not fit.
+// All fp32, computed in double; T may be 0. On a GPU row_of_choice and targets may lie in host memory; waits
+// for the sums. Throws Error for shapes that do not fit.
 MixtureLossResult mixture_loss(Context& ctx, const MixtureLossArgs& args);
 
 namespace cpu {  // arguments already checked

@@ -30,7 +30,7 @@ MixtureLossResult mixture_loss(const MixtureLossArgs& args) {
   for (std::int64_t t = 0; t < samples; ++t) {
     const float* logits = args.logits.data<float>() + t * experts;
     const float* target = args.targets.data<float>() + t * width;
-    const std::int32_t* rows = args.row_of_choice.data() + t * experts;
+    const std::int32_t* rows = args.row_of_choice.data<std::int32_t>() + t * experts;
     const auto output = [&](std::int64_t e) { return args.outputs.data<float>() + rows[e] * width; };
     const auto squared_error = [&](std::int64_t e) {
       double sum = 0;

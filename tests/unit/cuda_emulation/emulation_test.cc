@@ -10,6 +10,7 @@
 #include "comm/cuda/memory.h"
 #include "comm/cuda/runtime.h"
 #include "comm/cuda/stream.h"
+#include "comm/cuda/timestamp.h"
 #include "tests/cuda_emulation/cuda_runtime.h"
 #include "tests/support/test_gpu.h"
 
@@ -80,6 +81,19 @@ TEST_F(EmulationTest, AnotherStreamSeesWorkAfterItsEventAlone) {
   EXPECT_TRUE(zeroed.is_done());
 }
 
+TEST_F(EmulationTest, TimestampsArePassedWhenTheWorkBeforeThemIsDone) {
+  float* values = floats(1);
+  cuda::Timestamp begin;
+  cuda::Timestamp end;
+  begin.record(stream_);
+  cuda::fill_with_zeros(stream_, values, sizeof(float));
+  end.record(stream_);
+  EXPECT_THROW(static_cast<void>(end.seconds_since(begin)), Error) << "nobody has waited yet";
+  stream_.synchronize();
+  EXPECT_GE(end.seconds_since(begin), 0);
+  EXPECT_LE(begin.seconds_since(end), 0);
+}
+
 void reverse_block(float* values) {
   __shared__ float shared[64];
   shared[threadIdx.x] = values[threadIdx.x];
@@ -134,6 +148,11 @@ TEST_F(EmulationTest, ThreadsThatPartWaysAtABarrierAreAnError) {
 TEST_F(EmulationTest, ImpossibleLaunchesAreRefused) {
   EXPECT_EQ(launch(1, 1025, write_index, floats(1)), cudaErrorInvalidConfiguration);
   EXPECT_EQ(launch(0, 32, write_index, floats(1)), cudaErrorInvalidConfiguration);
+}
+
+TEST_F(EmulationTest, KernelsAreRefusedTheMemoryOfTheHost) {
+  float on_host = 0;
+  EXPECT_EQ(launch(1, 1, write_index, &on_host), cudaErrorInvalidValue);
 }
 
 TEST_F(EmulationTest, MemoryOfNoGpuIsRefused) {

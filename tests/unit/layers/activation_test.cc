@@ -59,10 +59,10 @@ TEST(Activation, GeluIsCloseToItsExactForm) {
 }
 
 TEST(Activation, ExtremeValuesStayFinite) {
-  const std::vector<float> up{-1e6F, 1e6F, -0.0F, 0.0F};
-  const std::vector<float> dh(4, 1.0F);
-  std::vector<float> h(4);
-  std::vector<float> dup(4);
+  const Values<float> up{-1e6F, 1e6F, -0.0F, 0.0F};
+  const Values<float> dh(4, 1.0F);
+  Values<float> h(4);
+  Values<float> dup(4);
   LocalContext ctx;
   for (const config::Activation kind : {config::gelu, config::relu}) {
     activation(ctx, {.kind = kind, .up = view(up, {1, 4}), .h = view(h, {1, 4})});
@@ -79,8 +79,8 @@ TEST(Activation, ExtremeValuesStayFinite) {
 
 TEST(Activation, RefusesShapesThatDoNotFitAndActivationsWithAGate) {
   LocalContext ctx;
-  std::vector<float> up(12);
-  std::vector<float> h(6);
+  Values<float> up(12);
+  Values<float> h(6);
   EXPECT_THROW(activation(ctx, {.kind = config::relu, .up = view(up, {3, 4}), .h = view(h, {2, 3})}), Error);
   EXPECT_THROW(activation(ctx, {.kind = config::swiglu, .up = view(h, {2, 3}), .h = view(h, {2, 3})}), Error);
 }

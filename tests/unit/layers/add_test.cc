@@ -12,9 +12,9 @@ TEST(Add, SumsElements) {
   for (const std::int64_t count : {0, 1, 33}) {
     const auto a = random_values(count, "a");
     const auto b = random_values(count, "b");
-    std::vector<float> expected;
+    Values<float> expected;
     for (std::size_t i = 0; i < a.size(); ++i) expected.push_back(a[i] + b[i]);
-    std::vector<float> sum(a.size());
+    Values<float> sum(a.size());
     add(ctx, {view(a, {count}), view(b, {count}), view(sum, {count})});
     EXPECT_EQ(sum, expected);
     sum = a;  // in place
@@ -25,7 +25,7 @@ TEST(Add, SumsElements) {
 
 TEST(Add, RefusesShapesThatDoNotFit) {
   LocalContext ctx;
-  std::vector<float> six(6);
+  Values<float> six(6);
   EXPECT_THROW(add(ctx, {view(six, {2, 3}), view(six, {3, 2}), view(six, {2, 3})}), Error);
   EXPECT_THROW(add(ctx, {view(six, {2, 3}), view(six, {2, 3}), view(six, {6})}), Error);
 }

@@ -27,6 +27,7 @@ using test::AttentionProblem;
 using test::dot_bound;
 using test::promoted;
 using test::random_values;
+using test::Values;
 using test::view;
 
 constexpr double kRoundoff = 0.5 * std::numeric_limits<float>::epsilon();
@@ -38,7 +39,7 @@ constexpr double kUnderflow = 1e-30;
 // Operands and results of the operator; results start as NaN, so that what isn't assigned shows.
 struct Case {
   AttentionProblem problem;
-  std::vector<float> q, k, v, dy, y, log_sum_exp, dq, dk, dv;
+  Values<float> q, k, v, dy, y, log_sum_exp, dq, dk, dv;
 
   explicit Case(const AttentionProblem& p, float score_scale = 1.0F)
       : problem(p),
@@ -126,7 +127,7 @@ struct Bounds {
   }
 };
 
-void expect_near(const std::vector<float>& actual, const std::vector<double>& expected, double relative_bound,
+void expect_near(const Values<float>& actual, const std::vector<double>& expected, double relative_bound,
                  const std::vector<double>& magnitude, const std::string& what) {
   ASSERT_EQ(actual.size(), expected.size());
   for (std::size_t i = 0; i < actual.size(); ++i) {
@@ -342,7 +343,7 @@ TEST(Attention, ZeroTokens) {
   Case c({.sequences = 0, .sequence_length = 0, .heads = 2, .kv_heads = 1, .head_dim = 4});
   EXPECT_NO_THROW(c.forward(ctx));
   EXPECT_NO_THROW(c.backward(ctx));
-  const std::vector<float> cache(5 * 4);
+  const Values<float> cache(5 * 4);
   EXPECT_NO_THROW(attention_decode(ctx, {.shape = c.shape(),
                                          .q = view(c.q, {0, 8}),
                                          .k = view(cache, {5, 4}),

@@ -17,21 +17,20 @@ constexpr double kRoundoff = 0x1p-8;
 
 // The same values in both formats.
 struct Pair {
-  std::vector<bfloat16> bf16;
-  std::vector<float> fp32;
+  Values<bfloat16> bf16;
+  Values<float> fp32;
 
-  explicit Pair(const std::vector<float>& values) {
+  explicit Pair(const Values<float>& values) {
     for (const float value : values) {
       bf16.emplace_back(value);
       fp32.push_back(static_cast<float>(bf16.back()));
     }
   }
   // Results: what isn't assigned shows.
-  explicit Pair(std::int64_t count)
-      : Pair(std::vector<float>(static_cast<std::size_t>(count), std::nanf(""))) {}
+  explicit Pair(std::int64_t count) : Pair(Values<float>(static_cast<std::size_t>(count), std::nanf(""))) {}
 };
 
-void expect_rounded(const std::vector<bfloat16>& actual, const std::vector<float>& expected) {
+void expect_rounded(const Values<bfloat16>& actual, const Values<float>& expected) {
   ASSERT_EQ(actual.size(), expected.size());
   for (std::size_t i = 0; i < actual.size(); ++i) {
     const double value = expected[i];
@@ -90,7 +89,7 @@ TEST(Bf16Elements, Dropout) {
   Pair x(random_values(kRows * kWidth, "x"));
   const std::vector<std::int64_t> first_block{0, 40, 12};
   const auto run = [&](auto& values) {
-    std::vector<std::uint8_t> kept(kRows * kWidth);
+    Values<std::uint8_t> kept(kRows * kWidth);
     LocalContext ctx;
     const TensorView mask = tensor_view(std::span(kept), {kRows, kWidth});
     const TensorView view = tensor_view(std::span(values), {kRows, kWidth});
@@ -116,9 +115,9 @@ TEST(Bf16Elements, Permutations) {
     if (row_of_choice[choice] != kDroppedChoice)
       choice_of_row[static_cast<std::size_t>(row_of_choice[choice])] = static_cast<std::int32_t>(choice);
   }
-  const std::vector<float> x = random_values(kTokens * kWidth, "x");
-  const std::vector<float> dy = random_values(kTokens * kWidth, "dy");
-  const std::vector<float> weights = random_values(kTokens * kTopK, "weights");
+  const Values<float> x = random_values(kTokens * kWidth, "x");
+  const Values<float> dy = random_values(kTokens * kWidth, "dy");
+  const Values<float> weights = random_values(kTokens * kTopK, "weights");
   const Shape tokens{kTokens, kWidth};
   const Shape rows{kRows, kWidth};
   LocalContext ctx;
@@ -134,8 +133,8 @@ TEST(Bf16Elements, Permutations) {
 
   const Pair values(random_values(kRows * kWidth, "rows"));
   const auto from_rows = [&](const auto& in) {
-    std::vector<float> y(kTokens * kWidth, std::nanf(""));
-    std::vector<float> dx(kTokens * kWidth, 0.5F);
+    Values<float> y(kTokens * kWidth, std::nanf(""));
+    Values<float> dx(kTokens * kWidth, 0.5F);
     const ConstTensorView all = tensor_view(std::span(in), rows);
     combine_rows(ctx, {all, tensor_view(std::span(weights), {kTokens, kTopK}), row_of_choice,
                        tensor_view(std::span(y), tokens)});
@@ -146,7 +145,7 @@ TEST(Bf16Elements, Permutations) {
 
   Pair drows(kRows * kWidth);
   const auto backward = [&](const auto& in, auto& out) {
-    std::vector<float> dweights(kTokens * kTopK, std::nanf(""));
+    Values<float> dweights(kTokens * kTopK, std::nanf(""));
     const TensorView gradient = tensor_view(std::span(out), rows);
     combine_rows_backward(ctx, {tensor_view(std::span(dy), tokens), tensor_view(std::span(in), rows),
                                 tensor_view(std::span(weights), {kTokens, kTopK}), row_of_choice, gradient,
@@ -154,8 +153,8 @@ TEST(Bf16Elements, Permutations) {
     clear_rows_without_choice(ctx, choice_of_row, gradient);
     return dweights;
   };
-  const std::vector<float> dweights = backward(values.bf16, drows.bf16);
-  const std::vector<float> expected = backward(values.fp32, drows.fp32);
+  const Values<float> dweights = backward(values.bf16, drows.bf16);
+  const Values<float> expected = backward(values.fp32, drows.fp32);
   for (std::size_t i = 0; i < dweights.size(); ++i) EXPECT_NEAR(dweights[i], expected[i], 1e-5) << i;
   expect_rounded(drows.bf16, drows.fp32);
 }

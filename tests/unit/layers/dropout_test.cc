@@ -10,14 +10,13 @@ namespace {
 using namespace test;
 
 struct Dropped {
-  std::vector<float> x;
-  std::vector<std::uint8_t> kept;
+  Values<float> x;
+  Values<std::uint8_t> kept;
 };
 
-Dropped drop(const std::vector<float>& x, Shape shape, float rate,
-             const std::vector<std::int64_t>& first_block) {
+Dropped drop(const Values<float>& x, Shape shape, float rate, const std::vector<std::int64_t>& first_block) {
   LocalContext ctx;
-  Dropped result{x, std::vector<std::uint8_t>(x.size())};
+  Dropped result{x, Values<std::uint8_t>(x.size())};
   dropout(ctx, {.random = RandomStream(1, "dropout"),
                 .first_block = first_block,
                 .rate = rate,
@@ -49,11 +48,11 @@ TEST(Dropout, ScalesWhatItKeepsAndDropsAtItsRate) {
 }
 
 TEST(Dropout, TheMaskBelongsToTheRowsNumbersNotToItsPlace) {
-  const std::vector<float> ones(3 * 9, 1.0F);
+  const Values<float> ones(3 * 9, 1.0F);
   const auto one_order = drop(ones, {3, 9}, 0.5F, {30, 0, 12});
   const auto another = drop(ones, {3, 9}, 0.5F, {0, 12, 30});
   const auto row = [](const Dropped& d, std::int64_t r) {
-    return std::vector<float>(d.x.begin() + r * 9, d.x.begin() + (r + 1) * 9);
+    return Values<float>(d.x.begin() + r * 9, d.x.begin() + (r + 1) * 9);
   };
   EXPECT_EQ(row(one_order, 0), row(another, 2));
   EXPECT_EQ(row(one_order, 1), row(another, 0));
@@ -63,7 +62,7 @@ TEST(Dropout, TheMaskBelongsToTheRowsNumbersNotToItsPlace) {
 
 TEST(Dropout, AnElementStaysIfItsRandomNumberIsAtLeastTheRate) {
   const std::int64_t first = (std::int64_t{1} << 33) + 5;  // both halves of an index count
-  const Dropped dropped = drop(std::vector<float>(2 * 11, 1.0F), {2, 11}, 0.4F, {first, 7});
+  const Dropped dropped = drop(Values<float>(2 * 11, 1.0F), {2, 11}, 0.4F, {first, 7});
   const RandomStream random(1, "dropout");
   for (std::size_t i = 0; i < dropped.kept.size(); ++i) {
     const std::size_t f = i % 11;

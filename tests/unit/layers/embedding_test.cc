@@ -32,6 +32,7 @@ TEST_P(EmbeddingTest, GathersAndScatters) {
   ASSERT_EQ(parameters, std::vector<Parameter*>{&layer.weight()});
   EXPECT_EQ(layer.weight().name(), "embedding.weight");
   LocalContext ctx;
+  if (ctx.on_gpu()) layer.weight().move_to(ctx.gpu->stream());
 
   const TensorView x = layer.forward(ctx, view(tokens, {count}));
   ASSERT_EQ(x.shape(), (Shape{count, width}));
@@ -65,7 +66,7 @@ TEST(Embedding, GradientDoesNotDependOnTheNumberOfThreads) {
   LocalContext ctx;
   const auto dweight_with = [&](int threads) {
     const ThreadCount scope(threads);
-    std::vector<float> dweight(3 * kWidth);
+    Values<float> dweight(3 * kWidth);
     embedding_backward(ctx,
                        {view(dx, {kTokens, kWidth}), view(tokens, {kTokens}), view(dweight, {3, kWidth})});
     return dweight;

@@ -59,9 +59,9 @@ TEST_P(GemmTest, EveryTransposition) {
 
 // Without accumulate the old content, which may be anything, must not enter.
 TEST(Gemm, AssignsOverUninitialisedMemory) {
-  const std::vector<float> one{1.0F};
-  const std::vector<float> none;
-  std::vector<float> c{std::numeric_limits<float>::quiet_NaN()};
+  const Values<float> one{1.0F};
+  const Values<float> none;
+  Values<float> c{std::numeric_limits<float>::quiet_NaN()};
   LocalContext ctx;
   gemm(ctx, {.a = view(one, {1, 1}), .b = view(one, {1, 1}), .c = view(c, {1, 1})});
   EXPECT_EQ(c[0], 1.0F);
@@ -71,8 +71,8 @@ TEST(Gemm, AssignsOverUninitialisedMemory) {
 }
 
 TEST(Gemm, RefusesShapesThatDoNotFit) {
-  const std::vector<float> six(6);
-  std::vector<float> four(4);
+  const Values<float> six(6);
+  Values<float> four(4);
   LocalContext ctx;
   EXPECT_THROW(gemm(ctx, {.a = view(six, {2, 3}), .b = view(six, {2, 3}), .c = view(four, {2, 2})}), Error);
   EXPECT_THROW(gemm(ctx, {.a = view(six, {2, 3}), .b = view(six, {3, 2}), .c = view(four, {4, 1})}), Error);

@@ -25,7 +25,10 @@ struct Choices {
   std::vector<std::int32_t> experts;  // [T, K]
   std::vector<float> weights;         // [T, K]
 
-  Routing routing() const { return {view(experts, {tokens, top_k}), view(weights, {tokens, top_k})}; }
+  Routing routing() const {
+    return {tensor_view(std::span(experts), {tokens, top_k}),
+            tensor_view(std::span(weights), {tokens, top_k})};
+  }
 };
 
 // K different experts a token, the lower ids more often; every seventh place is empty. Weights take few
@@ -64,8 +67,9 @@ class GpuDispatchTest : public testing::Test {
     if (engine_ == nullptr) GTEST_SKIP() << "no GPU here";
   }
 
-  template <class T>
-  TensorView on_gpu(const std::vector<T>& values, Shape shape) {
+  template <class Numbers>
+  TensorView on_gpu(const Numbers& values, Shape shape) {
+    using T = typename Numbers::value_type;
     const TensorView tensor = ctx_.arena->allocate(shape, dtype_of<T>);
     engine_->staging().upload(tensor.raw(), values.data(), values.size() * sizeof(T));
     return tensor;
@@ -148,18 +152,18 @@ TEST_F(GpuDispatchTest, SurvivorsWeighAsOnTheHost) {
   constexpr std::int64_t T = 50;
   constexpr std::int64_t K = 3;
   const Shape shape{T, K};
-  std::vector<float> weights = random_values(T * K, "weights");
+  const Values<float> weights = random_values(T * K, "weights");
   std::vector<std::int32_t> row_of_choice(T * K);
   for (std::int32_t i = 0; i < T * K; ++i) row_of_choice[static_cast<std::size_t>(i)] = i % 4 == 0 ? -1 : i;
   for (std::int64_t k = 0; k < K; ++k) row_of_choice[static_cast<std::size_t>(7 * K + k)] = -1;
-  const std::vector<float> dsurvivors = random_values(T * K, "dsurvivors");
+  const Values<float> dsurvivors = random_values(T * K, "dsurvivors");
 
   Context host;
   std::vector<float> survivors(T * K);
   std::vector<float> dweights(T * K);
   const SurvivorWeightsArgs args{view(weights, shape), row_of_choice, 1.5F};
-  survivor_weights(host, args, view(survivors, shape));
-  survivor_weights_backward(host, args, view(dsurvivors, shape), view(dweights, shape));
+  survivor_weights(host, args, tensor_view(std::span(survivors), shape));
+  survivor_weights_backward(host, args, view(dsurvivors, shape), tensor_view(std::span(dweights), shape));
 
   const SurvivorWeightsArgs gpu_args{on_gpu(weights, shape), on_gpu(row_of_choice, {T * K}), 1.5F};
   const TensorView gpu_survivors = ctx_.arena->allocate(shape);

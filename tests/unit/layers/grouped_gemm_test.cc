@@ -15,7 +15,7 @@ struct Case {
   std::vector<std::int64_t> offsets;
   std::int64_t n = 0;
   std::int64_t k = 0;
-  std::vector<float> x, dy, weights;
+  Values<float> x, dy, weights;
   bool accumulate = true;  // the weight gradient
 
   std::int64_t experts() const { return static_cast<std::int64_t>(offsets.size()) - 1; }
@@ -31,15 +31,15 @@ Case make_case(std::vector<std::int64_t> offsets, std::int64_t n, std::int64_t k
 }
 
 struct Results {
-  std::vector<float> y, dx, dweights;
+  Values<float> y, dx, dweights;
 };
 
 constexpr float kInitialGradient = 0.5F;  // what the weight gradient is added to
 
 Results run(const Case& c) {
   LocalContext ctx;
-  Results r{std::vector<float>(c.dy.size(), NAN), std::vector<float>(c.x.size(), NAN),
-            std::vector<float>(c.weights.size(), c.accumulate ? kInitialGradient : NAN)};
+  Results r{Values<float>(c.dy.size(), NAN), Values<float>(c.x.size(), NAN),
+            Values<float>(c.weights.size(), c.accumulate ? kInitialGradient : NAN)};
   const auto x = tensor_view(std::span(c.x), {c.rows(), c.k});
   const auto dy = tensor_view(std::span(c.dy), {c.rows(), c.n});
   const Shape weights_shape{c.experts(), c.n, c.k};
@@ -58,7 +58,7 @@ void expect_near(float actual, const DotSum& sum, const char* what, std::int64_t
 
 void expect_matches_reference(const Case& c) {
   const Results r = run(c);
-  const auto at = [](const std::vector<float>& v, std::int64_t i) { return v[static_cast<std::size_t>(i)]; };
+  const auto at = [](const Values<float>& v, std::int64_t i) { return v[static_cast<std::size_t>(i)]; };
   for (std::int64_t e = 0; e < c.experts(); ++e) {
     const std::int64_t begin = c.offsets[static_cast<std::size_t>(e)];
     const std::int64_t end = c.offsets[static_cast<std::size_t>(e) + 1];
@@ -124,7 +124,7 @@ TEST(GroupedGemmTest, RefusesOffsetsThatDoNotFit) {
   for (const std::vector<std::int64_t>& offsets :
        {std::vector<std::int64_t>{0, 5}, {1, 3, 5}, {0, 3, 4}, {0, 6, 5}}) {
     Case c = make_case({0, 3, 5}, 4, 3);
-    std::vector<float> y(20);
+    Values<float> y(20);
     LocalContext ctx;
     EXPECT_THROW(grouped_gemm(ctx, {tensor_view(std::span<const float>(c.x), {5, 3}),
                                     tensor_view(std::span<const float>(c.weights), {2, 4, 3}), offsets,

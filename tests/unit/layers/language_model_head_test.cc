@@ -24,8 +24,8 @@ class LinearCrossEntropyTest : public testing::TestWithParam<Case> {
   std::int64_t vocabulary = GetParam().vocabulary;
   Shape h_shape{tokens, width};
   Shape weight_shape{vocabulary, width};
-  std::vector<float> h = random_values(tokens * width, "h");
-  std::vector<float> weight = random_values(vocabulary * width, "weight");
+  Values<float> h = random_values(tokens * width, "h");
+  Values<float> weight = random_values(vocabulary * width, "weight");
   std::vector<std::int32_t> targets = random_tokens(tokens, "targets", static_cast<std::int32_t>(vocabulary));
   LocalContext ctx;
 
@@ -41,7 +41,7 @@ class LinearCrossEntropyTest : public testing::TestWithParam<Case> {
     std::vector<double> dh;       // [T, D]
     std::vector<double> dweight;  // [V, D]
   };
-  Bounds bounds(const std::vector<float>& dweight_before) const {
+  Bounds bounds(const Values<float>& dweight_before) const {
     const auto rows = static_cast<std::size_t>(tokens);
     const auto columns = static_cast<std::size_t>(width);
     const auto entries = static_cast<std::size_t>(vocabulary);
@@ -93,9 +93,9 @@ class LinearCrossEntropyTest : public testing::TestWithParam<Case> {
   }
 
   // Complex steps over every element of h and weight are affordable for small cases only.
-  void expect_gradients(const std::vector<float>& dh, const std::vector<float>& dweight,
-                        const std::vector<float>& dweight_before) const {
-    const std::vector<float> scales(h.size(), kScale);
+  void expect_gradients(const Values<float>& dh, const Values<float>& dweight,
+                        const Values<float>& dweight_before) const {
+    const Values<float> scales(h.size(), kScale);
     const auto loss_by_h = [&](const std::vector<Complex>& at) {
       return weighted_sum(losses_at(at, promoted<Complex>(weight)), scales);
     };
@@ -117,8 +117,8 @@ INSTANTIATE_TEST_SUITE_P(Sizes, LinearCrossEntropyTest,
 TEST_P(LinearCrossEntropyTest, LossesAndGradients) {
   for (std::size_t t = 2; t < targets.size(); t += 3) targets[t] = LinearCrossEntropyArgs::kIgnore;
   const auto before = random_values(vocabulary * width, "before");
-  std::vector<float> losses(targets.size());
-  std::vector<float> dh(h.size());
+  Values<float> losses(targets.size());
+  Values<float> dh(h.size());
   auto dweight = before;
   const auto result = linear_cross_entropy(ctx, {.h = view(h, h_shape),
                                                  .weight = view(weight, weight_shape),
@@ -157,12 +157,12 @@ TEST_P(LinearCrossEntropyTest, HeadOwnsItsWeight) {
 
   ctx.training = false;
   const auto evaluated = head.forward(ctx, view(h, h_shape), view(targets, {tokens}), kScale);
-  EXPECT_EQ(copy_of(parameters[0]->gradient()), std::vector<float>(weight.size())) << "evaluation has none";
+  EXPECT_EQ(copy_of(parameters[0]->gradient()), Values<float>(weight.size())) << "evaluation has none";
   ctx.training = true;
   const auto trained = head.forward(ctx, view(h, h_shape), view(targets, {tokens}), kScale);
   EXPECT_EQ(evaluated.loss_sum, trained.loss_sum);
   const auto dh = copy_of(head.backward(ctx));
-  expect_gradients(dh, copy_of(parameters[0]->gradient()), std::vector<float>(weight.size()));
+  expect_gradients(dh, copy_of(parameters[0]->gradient()), Values<float>(weight.size()));
 }
 
 TEST_P(LinearCrossEntropyTest, HeadSharesATiedWeight) {
@@ -186,7 +186,7 @@ TEST_P(LinearCrossEntropyTest, LogitsForGeneration) {
   LanguageModelHead head(shared);
   const auto logits = copy_of(head.logits(ctx, view(h, h_shape)));
   const auto columns = static_cast<std::size_t>(width);
-  const auto absolute = [](std::vector<float> values) {
+  const auto absolute = [](Values<float> values) {
     for (float& value : values) value = std::abs(value);
     return promoted<double>(values);
   };
@@ -207,8 +207,7 @@ TEST(LinearCrossEntropy, ChunksAddUp) {
   const ConstTensorView h_view = view(h, {kTokens, kWidth});
   const ConstTensorView targets_view = view(targets, {kTokens});
   LocalContext ctx;
-  const auto run = [&](std::int64_t begin, std::int64_t end, std::vector<float>& dh,
-                       std::vector<float>& dweight) {
+  const auto run = [&](std::int64_t begin, std::int64_t end, Values<float>& dh, Values<float>& dweight) {
     return linear_cross_entropy(ctx, {.h = h_view.rows(begin, end),
                                       .weight = view(weight, {kVocabulary, kWidth}),
                                       .targets = targets_view.rows(begin, end),
@@ -216,11 +215,11 @@ TEST(LinearCrossEntropy, ChunksAddUp) {
                                       .dweight = view(dweight, {kVocabulary, kWidth}),
                                       .scale = kScale});
   };
-  std::vector<float> dh(h.size());
-  std::vector<float> dweight(weight.size());
+  Values<float> dh(h.size());
+  Values<float> dweight(weight.size());
   const auto whole = run(0, kTokens, dh, dweight);
-  std::vector<float> dh_of_pieces(h.size());
-  std::vector<float> dweight_of_pieces(weight.size());
+  Values<float> dh_of_pieces(h.size());
+  Values<float> dweight_of_pieces(weight.size());
   double loss_sum = 0;
   for (std::int64_t begin = 0; begin < kTokens; begin += 500) {
     loss_sum += run(begin, begin + 500, dh_of_pieces, dweight_of_pieces).loss_sum;
@@ -242,11 +241,11 @@ TEST(LinearCrossEntropy, ChunksAddUp) {
 }
 
 TEST(LinearCrossEntropy, LargeLogitsDoNotOverflow) {
-  const std::vector<float> h{1.0F};
-  const std::vector<float> weight{3e4F, -3e4F};
+  const Values<float> h{1.0F};
+  const Values<float> weight{3e4F, -3e4F};
   const std::vector<std::int32_t> targets{1};
-  std::vector<float> dh(1);
-  std::vector<float> dweight(2);
+  Values<float> dh(1);
+  Values<float> dweight(2);
   LocalContext ctx;
   const auto result = linear_cross_entropy(ctx, {.h = view(h, {1, 1}),
                                                  .weight = view(weight, {2, 1}),
@@ -255,16 +254,16 @@ TEST(LinearCrossEntropy, LargeLogitsDoNotOverflow) {
                                                  .dweight = view(dweight, {2, 1})});
   EXPECT_EQ(result.loss_sum, 6e4);
   EXPECT_EQ(dh[0], 6e4F);
-  EXPECT_EQ(dweight, (std::vector<float>{1.0F, -1.0F}));
+  EXPECT_EQ(dweight, (Values<float>{1.0F, -1.0F}));
 }
 
 TEST(LinearCrossEntropy, NothingToPredict) {
-  const std::vector<float> h{1.0F, 2.0F};
-  const std::vector<float> weight{1.0F, 1.0F, 1.0F};
+  const Values<float> h{1.0F, 2.0F};
+  const Values<float> weight{1.0F, 1.0F, 1.0F};
   const std::vector<std::int32_t> targets(2, LinearCrossEntropyArgs::kIgnore);
-  std::vector<float> losses(2, 9.0F);
-  std::vector<float> dh(2, 9.0F);
-  std::vector<float> dweight(3, 9.0F);
+  Values<float> losses(2, 9.0F);
+  Values<float> dh(2, 9.0F);
+  Values<float> dweight(3, 9.0F);
   LocalContext ctx;
   const auto result = linear_cross_entropy(ctx, {.h = view(h, {2, 1}),
                                                  .weight = view(weight, {3, 1}),
@@ -274,15 +273,15 @@ TEST(LinearCrossEntropy, NothingToPredict) {
                                                  .dweight = view(dweight, {3, 1})});
   EXPECT_EQ(result.loss_sum, 0.0);
   EXPECT_EQ(result.targets, 0);
-  EXPECT_EQ(losses, std::vector<float>(2, 0.0F));
-  EXPECT_EQ(dh, std::vector<float>(2, 0.0F));
-  EXPECT_EQ(dweight, std::vector<float>(3, 9.0F));
+  EXPECT_EQ(losses, Values<float>(2, 0.0F));
+  EXPECT_EQ(dh, Values<float>(2, 0.0F));
+  EXPECT_EQ(dweight, Values<float>(3, 9.0F));
 }
 
 TEST(LinearCrossEntropy, RefusesWrongTargetsAndHalfTheGradients) {
-  const std::vector<float> h(2);
-  const std::vector<float> weight(3);
-  std::vector<float> dh(2);
+  const Values<float> h(2);
+  const Values<float> weight(3);
+  Values<float> dh(2);
   LocalContext ctx;
   const auto run = [&](std::int32_t target, TensorView dh_view) {
     const std::vector<std::int32_t> targets{0, target};

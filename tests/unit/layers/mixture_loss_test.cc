@@ -19,14 +19,14 @@ struct Case {
   std::int64_t width;
   double sigma = 0.8;
   double scale = 0.125;
-  std::vector<float> logits = random_values(samples * experts, "logits", 2.0);
-  std::vector<float> outputs = random_values(samples * experts * width, "outputs");
-  std::vector<float> targets = random_values(samples * width, "targets");
+  Values<float> logits = random_values(samples * experts, "logits", 2.0);
+  Values<float> outputs = random_values(samples * experts * width, "outputs");
+  Values<float> targets = random_values(samples * width, "targets");
   std::vector<std::int32_t> row_of_choice =
       std::vector<std::int32_t>(static_cast<std::size_t>(samples * experts));
-  std::vector<std::int32_t> best = std::vector<std::int32_t>(static_cast<std::size_t>(samples), -1);
-  std::vector<float> dlogits = std::vector<float>(logits.size(), NAN);
-  std::vector<float> doutputs = std::vector<float>(outputs.size(), NAN);
+  Values<std::int32_t> best = Values<std::int32_t>(static_cast<std::size_t>(samples), -1);
+  Values<float> dlogits = Values<float>(logits.size(), NAN);
+  Values<float> doutputs = Values<float>(outputs.size(), NAN);
 
   Case(std::int64_t t, std::int64_t e, std::int64_t o) : samples(t), experts(e), width(o) {
     for (std::int64_t i = 0; i < samples * experts; ++i)  // ordered by expert, as plans order rows
@@ -77,7 +77,7 @@ TEST_P(MixtureLossTest, LossAndGradientsMatchTheReference) {
   EXPECT_NEAR(result.loss_sum, expected, 1e-12 * (1 + expected));
 
   constexpr double kStep = 1e-100;
-  const auto check = [&](std::vector<Complex>& of, const std::vector<float>& actual,
+  const auto check = [&](std::vector<Complex>& of, const Values<float>& actual,
                          const std::vector<Complex>& logits, const std::vector<Complex>& outputs) {
     for (std::size_t i = 0; i < of.size(); ++i) {
       of[i].imag(kStep);
@@ -143,7 +143,7 @@ TEST(MixtureLoss, RefusesWhatDoesNotFit) {
   args.sigma = 0;
   EXPECT_THROW(mixture_loss(ctx, args), Error);
   args = c.args(true);
-  args.row_of_choice = args.row_of_choice.first(5);
+  args.row_of_choice = args.row_of_choice.rows(0, 5);
   EXPECT_THROW(mixture_loss(ctx, args), Error);
 }
 

@@ -17,7 +17,7 @@ struct Case {
   std::int64_t top_k = 0;
   std::int64_t width = 0;
   std::vector<std::int32_t> choice_of_row, row_of_choice;
-  std::vector<float> x, rows, weights, dy;
+  Values<float> x, rows, weights, dy;
 
   std::int64_t row_count() const { return static_cast<std::int64_t>(choice_of_row.size()); }
 };
@@ -56,17 +56,17 @@ class PermuteTest : public testing::TestWithParam<Case> {
   const Case& c = GetParam();
   LocalContext ctx;
 
-  ConstTensorView tokens_view(const std::vector<float>& v) const {
+  ConstTensorView tokens_view(const Values<float>& v) const {
     return tensor_view(std::span(v), {c.tokens, c.width});
   }
-  ConstTensorView rows_view(const std::vector<float>& v) const {
+  ConstTensorView rows_view(const Values<float>& v) const {
     return tensor_view(std::span(v), {c.row_count(), c.width});
   }
   ConstTensorView weights_view() const { return tensor_view(std::span(c.weights), {c.tokens, c.top_k}); }
 };
 
 TEST_P(PermuteTest, GatherCopiesTheTokenOfEachRow) {
-  std::vector<float> rows(c.rows.size(), NAN);
+  Values<float> rows(c.rows.size(), NAN);
   gather_rows(ctx, {.x = tokens_view(c.x),
                     .choice_of_row = c.choice_of_row,
                     .top_k = c.top_k,
@@ -91,7 +91,7 @@ TEST_P(PermuteTest, GatherBackwardAddsTheRowsOfEachToken) {
       magnitude[index(token, c.width, d)] += std::abs(c.rows[index(row, c.width, d)]);
     }
   }
-  std::vector<float> dx = c.x;
+  Values<float> dx = c.x;
   gather_rows_backward(ctx, {.drows = rows_view(c.rows),
                              .row_of_choice = c.row_of_choice,
                              .top_k = c.top_k,
@@ -103,7 +103,7 @@ TEST_P(PermuteTest, GatherBackwardAddsTheRowsOfEachToken) {
 
 TEST_P(PermuteTest, CombineWeighsTheRowsOfEachToken) {
   for (const bool accumulate : {false, true}) {
-    std::vector<float> y = accumulate ? c.x : std::vector<float>(c.x.size(), NAN);
+    Values<float> y = accumulate ? c.x : Values<float>(c.x.size(), NAN);
     combine_rows(ctx, {.rows = rows_view(c.rows),
                        .weights = weights_view(),
                        .row_of_choice = c.row_of_choice,
@@ -130,8 +130,8 @@ TEST_P(PermuteTest, CombineWeighsTheRowsOfEachToken) {
 
 TEST_P(PermuteTest, CombineBackwardGivesRowsAndWeightsTheirGradients) {
   for (const bool in_place : {false, true}) {
-    std::vector<float> drows = in_place ? c.rows : std::vector<float>(c.rows.size(), NAN);
-    std::vector<float> dweights(c.weights.size(), NAN);
+    Values<float> drows = in_place ? c.rows : Values<float>(c.rows.size(), NAN);
+    Values<float> dweights(c.weights.size(), NAN);
     combine_rows_backward(ctx, {.dy = tokens_view(c.dy),
                                 .rows = rows_view(in_place ? drows : c.rows),
                                 .weights = weights_view(),
@@ -165,21 +165,21 @@ INSTANTIATE_TEST_SUITE_P(Sizes, PermuteTest,
                                          make_case(64, 2, 17, 5)));
 
 TEST(PermuteRowsTest, RowsWithoutChoiceAreZero) {
-  const std::vector<float> x = {1, 2, 3, 4};  // [2, 2]
+  const Values<float> x = {1, 2, 3, 4};  // [2, 2]
   const std::vector<std::int32_t> choice_of_row = {2, kNoChoiceOfRow, 1, kNoChoiceOfRow};
-  std::vector<float> rows(8, 9.0F);
+  Values<float> rows(8, 9.0F);
   LocalContext ctx;
   gather_rows(ctx,
               {.x = view(x, {2, 2}), .choice_of_row = choice_of_row, .top_k = 2, .rows = view(rows, {4, 2})});
-  EXPECT_EQ(rows, (std::vector<float>{3, 4, 0, 0, 1, 2, 0, 0}));
+  EXPECT_EQ(rows, (Values<float>{3, 4, 0, 0, 1, 2, 0, 0}));
   rows.assign(8, 9.0F);
   clear_rows_without_choice(ctx, choice_of_row, view(rows, {4, 2}));
-  EXPECT_EQ(rows, (std::vector<float>{9, 9, 0, 0, 9, 9, 0, 0}));
+  EXPECT_EQ(rows, (Values<float>{9, 9, 0, 0, 9, 9, 0, 0}));
 }
 
 TEST(PermuteErrorsTest, RefusesShapesThatDoNotFit) {
   const Case c = make_case(4, 2, 3, 0);
-  std::vector<float> y(12);
+  Values<float> y(12);
   LocalContext ctx;
   CombineRowsArgs args{.rows = tensor_view(std::span(c.rows), {8, 3}),
                        .weights = tensor_view(std::span(c.weights), {4, 2}),

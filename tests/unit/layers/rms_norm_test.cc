@@ -23,24 +23,24 @@ class RmsNormTest : public testing::TestWithParam<Case> {
   std::int64_t rows = GetParam().rows;
   std::int64_t width = GetParam().width;
   Shape shape{rows, width};
-  std::vector<float> x = random_values(rows * width, "x");
-  std::vector<float> delta = random_values(rows * width, "delta");
-  std::vector<float> weight = random_values(width, "weight");
-  std::vector<float> dy = random_values(rows * width, "dy");
-  std::vector<float> dresidual = random_values(rows * width, "dresidual");
-  std::vector<float> y = std::vector<float>(x.size());
-  std::vector<float> rstd = std::vector<float>(static_cast<std::size_t>(rows));
+  Values<float> x = random_values(rows * width, "x");
+  Values<float> delta = random_values(rows * width, "delta");
+  Values<float> weight = random_values(width, "weight");
+  Values<float> dy = random_values(rows * width, "dy");
+  Values<float> dresidual = random_values(rows * width, "dresidual");
+  Values<float> y = Values<float>(x.size());
+  Values<float> rstd = Values<float>(static_cast<std::size_t>(rows));
   LocalContext ctx;
 
   // x + delta, rounded as the operator rounds it.
-  std::vector<float> residual_sum() const {
-    std::vector<float> sum = x;
+  Values<float> residual_sum() const {
+    Values<float> sum = x;
     for (std::size_t i = 0; i < sum.size(); ++i) sum[i] += delta[i];
     return sum;
   }
 
   // The sum of squares has a relative error of gamma_D, halved by the root; then four roundings.
-  void expect_forward(const std::vector<float>& input) {
+  void expect_forward(const Values<float>& input) {
     const auto expected = reference::rms_norm(promoted<double>(input), promoted<double>(weight), kEps);
     std::vector<double> bound;
     for (const double value : expected) {
@@ -51,9 +51,9 @@ class RmsNormTest : public testing::TestWithParam<Case> {
 
   // dx = rstd (g - x_hat mean(g x_hat)): the mean sums D products (D roundings), and rstd, with D/2 + 3 of
   // its own, enters each term up to three times.
-  void expect_backward(const std::vector<float>& input, const std::vector<float>& past_the_norm,
-                       const std::vector<float>& dx, const std::vector<float>& dweight,
-                       const std::vector<float>& dweight_before) {
+  void expect_backward(const Values<float>& input, const Values<float>& past_the_norm,
+                       const Values<float>& dx, const Values<float>& dweight,
+                       const Values<float>& dweight_before) {
     const auto loss_by_x = [&](const std::vector<Complex>& at) {
       return weighted_sum(reference::rms_norm(at, promoted<Complex>(weight), kEps), dy);
     };
@@ -114,7 +114,7 @@ TEST_P(RmsNormTest, ResultsInBf16AreThoseOfFp32Rounded) {
     rms_norm(ctx, {view(x, shape), view(weight, {width}), result, view(rstd, {rows}), kEps});
   }
   expect_rounded();
-  std::vector<float> sum(x.size());
+  Values<float> sum(x.size());
   for (const TensorView result : {view(y, shape), in_bf16}) {
     add_rms_norm(ctx, {view(x, shape), view(delta, shape), view(weight, {width}), view(sum, shape), result,
                        view(rstd, {rows}), kEps});
@@ -156,9 +156,9 @@ TEST_P(RmsNormTest, ModuleIsTheOperatorWithItsWeight) {
   ASSERT_EQ(parameters.size(), 1U);
   EXPECT_EQ(parameters[0]->name(), "norm.weight");
   EXPECT_FALSE(parameters[0]->decays);
-  EXPECT_EQ(copy_of(parameters[0]->value()), std::vector<float>(weight.size(), 1.0F));
+  EXPECT_EQ(copy_of(parameters[0]->value()), Values<float>(weight.size(), 1.0F));
   std::ranges::copy(weight, parameters[0]->mutable_value().data<float>());
-  const std::vector<float> zeros(weight.size());
+  const Values<float> zeros(weight.size());
 
   y = copy_of(norm.forward(ctx, view(x, shape)));
   expect_forward(x);
@@ -183,8 +183,8 @@ TEST(RmsNorm, GradientDoesNotDependOnTheNumberOfThreads) {
   LocalContext ctx;
   const auto dweight_with = [&](int threads) {
     const ThreadCount scope(threads);
-    std::vector<float> dx(x.size());
-    std::vector<float> dweight(weight.size());
+    Values<float> dx(x.size());
+    Values<float> dweight(weight.size());
     rms_norm_backward(ctx, {view(dy, shape), view(x, shape), view(weight, {37}), view(rstd, {200}),
                             view(dx, shape), view(dweight, {37})});
     return dweight;
@@ -195,9 +195,9 @@ TEST(RmsNorm, GradientDoesNotDependOnTheNumberOfThreads) {
 
 TEST(RmsNorm, RefusesShapesThatDoNotFit) {
   LocalContext ctx;
-  std::vector<float> matrix(6);
-  std::vector<float> three(3);
-  std::vector<float> two(2);
+  Values<float> matrix(6);
+  Values<float> three(3);
+  Values<float> two(2);
   EXPECT_THROW(
       rms_norm(ctx, {view(matrix, {2, 3}), view(two, {2}), view(matrix, {2, 3}), view(two, {2}), kEps}),
       Error);

@@ -24,7 +24,7 @@ INSTANTIATE_TEST_SUITE_P(Sizes, RotaryTest,
                                          Case{3, 1, 2, 34, 39}, Case{1, 7, 1, 64, 5}));
 
 // Two products, each of a rounded cosine or sine.
-std::vector<double> bounds(const std::vector<float>& x, std::size_t head_dim) {
+std::vector<double> bounds(const Values<float>& x, std::size_t head_dim) {
   std::vector<double> bound(x.size());
   for (std::size_t i = 0; i < x.size(); ++i) {
     const std::size_t partner = i % head_dim < head_dim / 2 ? i + head_dim / 2 : i - head_dim / 2;
@@ -80,7 +80,7 @@ TEST(Rotary, RefusesWhatTheTableDoesNotHold) {
   EXPECT_THROW(RotaryTable(4, 5, kTheta), Error);
   const RotaryTable table(4, 2, kTheta);
   LocalContext ctx;
-  std::vector<float> x(8);
+  Values<float> x(8);
   EXPECT_THROW(rotary(ctx, {view(x, {4, 1, 2}), &table, 4, 1}), Error);   // position 4
   EXPECT_THROW(rotary(ctx, {view(x, {4, 1, 2}), &table, 3, 0}), Error);   // a broken sequence
   EXPECT_THROW(rotary(ctx, {view(x, {2, 1, 4}), &table, 2, 0}), Error);   // head_dim 4

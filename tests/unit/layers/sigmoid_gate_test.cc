@@ -24,9 +24,9 @@ TEST_P(SigmoidGateTest, MatchesTheDefinition) {
   const auto x = random_values(shape.elements(), "x");
   const auto dy = random_values(shape.elements(), "dy");
   LocalContext ctx;
-  std::vector<float> y(x.size());
+  Values<float> y(x.size());
   sigmoid_gate(ctx, {.logits = view(logits, {tokens, 1}), .x = view(x, shape), .y = view(y, shape)});
-  std::vector<float> dlogits(logits.size());
+  Values<float> dlogits(logits.size());
   auto dx = x;  // in place
   sigmoid_gate_backward(ctx, {.logits = view(logits, {tokens, 1}),
                               .x = view(dx, shape),
@@ -52,8 +52,8 @@ TEST_P(SigmoidGateTest, MatchesTheDefinition) {
 
 TEST(SigmoidGate, RefusesShapesThatDoNotFit) {
   LocalContext ctx;
-  std::vector<float> logits(3);
-  std::vector<float> x(6);
+  Values<float> logits(3);
+  Values<float> x(6);
   EXPECT_THROW(
       sigmoid_gate(ctx, {.logits = view(logits, {3, 1}), .x = view(x, {2, 3}), .y = view(x, {2, 3})}), Error);
 }

@@ -13,6 +13,7 @@ namespace {
 
 using test::SigmoidErrors;
 using test::SoftmaxErrors;
+using test::Values;
 using test::view;
 using Complex = std::complex<double>;
 
@@ -28,7 +29,7 @@ struct Options {
 
 // The operator's results for logits [T, E].
 struct Forward : Options {
-  Forward(std::vector<float> values, std::vector<float> biases, const Options& options)
+  Forward(Values<float> values, Values<float> biases, const Options& options)
       : Options(options),
         logits(std::move(values)),
         bias(std::move(biases)),
@@ -52,9 +53,9 @@ struct Forward : Options {
   }
 
   // dprobabilities [G, E], or empty.
-  std::vector<float> backward(const std::vector<float>& dweights, const std::vector<float>& dprobabilities,
-                              float z_coefficient) const {
-    std::vector<float> dlogits(logits.size(), kInfinity);
+  Values<float> backward(const Values<float>& dweights, const Values<float>& dprobabilities,
+                         float z_coefficient) const {
+    Values<float> dlogits(logits.size(), kInfinity);
     const std::int64_t rows = static_cast<std::int64_t>(dprobabilities.size()) / E;
     test::LocalContext ctx;
     sigmoid_top_k_backward(ctx, {.logits = view(logits, {T, E}),
@@ -90,14 +91,14 @@ struct Forward : Options {
     return {static_cast<double>(E), high - low};
   }
 
-  std::vector<float> logits;
-  std::vector<float> bias;
+  Values<float> logits;
+  Values<float> bias;
   std::int64_t T;
-  std::vector<float> probabilities;
-  std::vector<std::int32_t> experts;
-  std::vector<float> weights;
-  std::vector<float> log_sum_exp;
-  std::vector<float> entropy;
+  Values<float> probabilities;
+  Values<std::int32_t> experts;
+  Values<float> weights;
+  Values<float> log_sum_exp;
+  Values<float> entropy;
 };
 
 template <class Check>
@@ -118,8 +119,7 @@ void for_each_case(Check check) {
             const Options options{E, K, normalize, number % 3 == 0 ? 1.0F : 2.5F, groups};
             SCOPED_TRACE(fmt::format("T {} E {} K {} normalize {} offset {} scale {} groups {}", T, E, K,
                                      normalize, values.offset, options.scale, groups.groups));
-            std::vector<float> logits =
-                test::random_values(T * E, fmt::format("l{}", ++number), values.scale);
+            Values<float> logits = test::random_values(T * E, fmt::format("l{}", ++number), values.scale);
             for (float& logit : logits) logit += static_cast<float>(values.offset);
             check(Forward(logits, test::random_values(E, fmt::format("b{}", number), values.bias), options),
                   number);
@@ -163,11 +163,11 @@ TEST(SigmoidTopK, MatchesReference) {
 TEST(SigmoidTopK, BackwardMatchesComplexStep) {
   constexpr double kStep = 1e-40;
   for_each_case([](const Forward& op, int number) {
-    const std::vector<float> dweights = test::random_values(op.T * op.K, fmt::format("dw{}", number));
+    const Values<float> dweights = test::random_values(op.T * op.K, fmt::format("dw{}", number));
     for (const std::int64_t rows : std::set<std::int64_t>{0, 1, op.T % 3 == 0 ? op.T / 3 : 1, op.T}) {
-      const std::vector<float> dprobabilities = test::random_values(rows * op.E, fmt::format("dp{}", number));
+      const Values<float> dprobabilities = test::random_values(rows * op.E, fmt::format("dp{}", number));
       const float z = rows == 1 ? 0.0F : 0.3F;
-      const std::vector<float> dlogits = op.backward(dweights, dprobabilities, z);
+      const Values<float> dlogits = op.backward(dweights, dprobabilities, z);
       for (std::int64_t t = 0; t < op.T; ++t) {
         const std::vector<double> logits = op.row(t);
         const auto chosen = op.chosen(t);
@@ -217,7 +217,7 @@ TEST(SigmoidTopK, BackwardMatchesComplexStep) {
 }
 
 TEST(SigmoidTopK, TheBiasMovesTheChoiceAndNotTheWeights) {
-  const std::vector<float> logits{2, 1, 0, -1};
+  const Values<float> logits{2, 1, 0, -1};
   const Forward plain(logits, {0, 0, 0, 0}, {.E = 4, .K = 2});
   EXPECT_EQ(plain.experts, (std::vector<std::int32_t>{0, 1}));
   const Forward biased(logits, {0, -1, 0, 1}, {.E = 4, .K = 2, .normalize = false});
@@ -228,18 +228,18 @@ TEST(SigmoidTopK, TheBiasMovesTheChoiceAndNotTheWeights) {
 }
 
 TEST(SigmoidTopK, TiesGoToTheLowerExpertAndGroup) {
-  const std::vector<float> zero(8, 0.0F);
-  const Forward equal(std::vector<float>(8, 1.5F), zero, {.E = 8, .K = 3});
+  const Values<float> zero(8, 0.0F);
+  const Forward equal(Values<float>(8, 1.5F), zero, {.E = 8, .K = 3});
   EXPECT_EQ(equal.experts, (std::vector<std::int32_t>{0, 1, 2}));
-  EXPECT_EQ(equal.weights, (std::vector<float>(3, 1.0F / 3)));
-  const Forward grouped(std::vector<float>(8, 1.5F), zero, {.E = 8, .K = 3, .groups = {4, 2}});
+  EXPECT_EQ(equal.weights, (Values<float>(3, 1.0F / 3)));
+  const Forward grouped(Values<float>(8, 1.5F), zero, {.E = 8, .K = 3, .groups = {4, 2}});
   EXPECT_EQ(grouped.experts, (std::vector<std::int32_t>{0, 1, 2}));
 }
 
 // Group 0 has the best expert, group 1 the best pair.
 TEST(SigmoidTopK, AGroupIsAsGoodAsItsTwoBest) {
-  const std::vector<float> logits{3, -3, -3, 1, 1, -3};
-  const std::vector<float> zero(6, 0.0F);
+  const Values<float> logits{3, -3, -3, 1, 1, -3};
+  const Values<float> zero(6, 0.0F);
   EXPECT_EQ(Forward(logits, zero, {.E = 6, .K = 2, .groups = {2, 1}}).experts,
             (std::vector<std::int32_t>{3, 4}));
   EXPECT_EQ(Forward(logits, zero, {.E = 6, .K = 2, .groups = {2, 2}}).experts,
@@ -264,36 +264,36 @@ TEST(SigmoidTopK, SharesSurviveUnderflow) {
 }
 
 TEST(SigmoidTopK, MinusInfinityIsNeverPreferred) {
-  const std::vector<float> logits{-kInfinity, 0.0F, -kInfinity, 0.0F};
-  const std::vector<float> bias{5, -5, 5, -5};
+  const Values<float> logits{-kInfinity, 0.0F, -kInfinity, 0.0F};
+  const Values<float> bias{5, -5, 5, -5};
   for (const bool normalize : {false, true}) {
     const Forward op(logits, bias, {.E = 4, .K = 3, .normalize = normalize});
     EXPECT_EQ(op.experts, (std::vector<std::int32_t>{1, 3, 0}));
-    EXPECT_EQ(op.probabilities, (std::vector<float>{0, 0.5F, 0, 0.5F}));
-    EXPECT_EQ(op.weights, (std::vector<float>{0.5F, 0.5F, 0}));
+    EXPECT_EQ(op.probabilities, (Values<float>{0, 0.5F, 0, 0.5F}));
+    EXPECT_EQ(op.weights, (Values<float>{0.5F, 0.5F, 0}));
     EXPECT_NEAR(op.entropy[0], std::log(2.0), op.errors(0).unit() * 8);
-    const std::vector<float> dlogits = op.backward({2, 5, 7}, {}, 0);
-    EXPECT_EQ(dlogits, normalize ? (std::vector<float>{0, -0.375F, 0, 0.375F})
-                                 : (std::vector<float>{0, 0.5F, 0, 1.25F}));
+    const Values<float> dlogits = op.backward({2, 5, 7}, {}, 0);
+    EXPECT_EQ(dlogits,
+              normalize ? (Values<float>{0, -0.375F, 0, 0.375F}) : (Values<float>{0, 0.5F, 0, 1.25F}));
   }
   // A group without a possible expert comes last, and its experts with it.
   const Forward grouped({-kInfinity, -kInfinity, -9, -kInfinity}, {5, 5, 0, 0},
                         {.E = 4, .K = 2, .groups = {2, 1}});
   EXPECT_EQ(grouped.experts, (std::vector<std::int32_t>{2, 3}));
-  EXPECT_EQ(grouped.weights, (std::vector<float>{1, 0}));
+  EXPECT_EQ(grouped.weights, (Values<float>{1, 0}));
 }
 
 TEST(SigmoidTopK, DivergedTokensGiveNanAndValidExperts) {
   const float nan = std::numeric_limits<float>::quiet_NaN();
   for (const GroupLimit& groups : {GroupLimit{}, GroupLimit{3, 2}})
-    for (const std::vector<float>& bad : {std::vector<float>{nan, 1, 2, 3, 4, 5},
-                                          {3, 2, 5, 1, nan, 0},
-                                          std::vector<float>(6, nan),
-                                          {0, kInfinity, 0, 0, 0, 0},
-                                          std::vector<float>(6, -kInfinity)}) {
-      std::vector<float> logits = bad;
+    for (const Values<float>& bad : {Values<float>{nan, 1, 2, 3, 4, 5},
+                                     {3, 2, 5, 1, nan, 0},
+                                     Values<float>(6, nan),
+                                     {0, kInfinity, 0, 0, 0, 0},
+                                     Values<float>(6, -kInfinity)}) {
+      Values<float> logits = bad;
       logits.insert(logits.end(), {1, 2, 3, 4, 5, 6});  // another token is none the worse
-      const Forward op(logits, std::vector<float>(6, 0.0F), {.E = 6, .K = 3, .groups = groups});
+      const Forward op(logits, Values<float>(6, 0.0F), {.E = 6, .K = 3, .groups = groups});
       const std::set<std::int32_t> chosen(op.experts.begin(), op.experts.begin() + 3);
       EXPECT_EQ(chosen.size(), 3U);
       EXPECT_TRUE(*chosen.begin() >= 0 && *chosen.rbegin() < 6);
@@ -308,14 +308,14 @@ TEST(SigmoidTopK, DivergedTokensGiveNanAndValidExperts) {
 
 TEST(SigmoidTopK, TakesZeroTokens) {
   for (const GroupLimit& groups : {GroupLimit{}, GroupLimit{3, 1}}) {
-    const Forward op({}, std::vector<float>(6, 0.0F), {.E = 6, .K = 2, .groups = groups});
+    const Forward op({}, Values<float>(6, 0.0F), {.E = 6, .K = 2, .groups = groups});
     EXPECT_TRUE(op.backward({}, {}, 0.1F).empty());
     EXPECT_TRUE(op.backward({}, {1, 2, 3, 4, 5, 6}, 0.1F).empty());
   }
 }
 
 TEST(SigmoidTopK, RefusesWhatCannotBeChosen) {
-  const std::vector<float> six{1, 2, 3, 4, 5, 6};
+  const Values<float> six{1, 2, 3, 4, 5, 6};
   EXPECT_THROW(Forward(six, six, {.E = 6, .K = 7}), Error);
   EXPECT_THROW(Forward(six, six, {.E = 6, .K = 0}), Error);
   EXPECT_THROW(Forward(six, {1, 2}, {.E = 6, .K = 1}), Error);

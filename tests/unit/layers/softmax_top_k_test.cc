@@ -14,13 +14,14 @@ namespace conclave {
 namespace {
 
 using test::SoftmaxErrors;
+using test::Values;
 using Complex = std::complex<double>;
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
-std::vector<float> random_values(std::uint64_t seed, std::int64_t count, double scale) {
+Values<float> random_values(std::uint64_t seed, std::int64_t count, double scale) {
   const RandomStream random(seed, "values");
-  std::vector<float> values;
+  Values<float> values;
   for (std::int64_t i = 0; i < count; ++i)
     values.push_back(static_cast<float>(scale) * random.normal(static_cast<std::uint64_t>(i)));
   return values;
@@ -28,8 +29,8 @@ std::vector<float> random_values(std::uint64_t seed, std::int64_t count, double 
 
 // The operator's results for logits [T, E].
 struct Forward {
-  Forward(std::vector<float> values, std::int64_t expert_count, std::int64_t k, bool normalized,
-          float factor = 1, const GroupLimit& limit = {})
+  Forward(Values<float> values, std::int64_t expert_count, std::int64_t k, bool normalized, float factor = 1,
+          const GroupLimit& limit = {})
       : logits(std::move(values)),
         E(expert_count),
         K(k),
@@ -55,9 +56,9 @@ struct Forward {
   }
 
   // dprobabilities [G, E], or empty.
-  std::vector<float> backward(const std::vector<float>& dweights, const std::vector<float>& dprobabilities,
-                              float z_coefficient) const {
-    std::vector<float> dlogits(logits.size(), kInfinity);
+  Values<float> backward(const Values<float>& dweights, const Values<float>& dprobabilities,
+                         float z_coefficient) const {
+    Values<float> dlogits(logits.size(), kInfinity);
     const std::int64_t rows = static_cast<std::int64_t>(dprobabilities.size()) / E;
     test::LocalContext ctx;
     softmax_top_k_backward(ctx, {.probabilities = tensor_view(std::span(probabilities), {T, E}),
@@ -84,18 +85,18 @@ struct Forward {
     return {static_cast<double>(E), high - low};
   }
 
-  std::vector<float> logits;
+  Values<float> logits;
   std::int64_t E;
   std::int64_t K;
   std::int64_t T;
   bool normalize;
   float scale;
   GroupLimit groups;
-  std::vector<float> probabilities;
-  std::vector<std::int32_t> experts;
-  std::vector<float> weights;
-  std::vector<float> log_sum_exp;
-  std::vector<float> entropy;
+  Values<float> probabilities;
+  Values<std::int32_t> experts;
+  Values<float> weights;
+  Values<float> log_sum_exp;
+  Values<float> entropy;
 };
 
 template <class Check>
@@ -198,11 +199,11 @@ LogitGradient reference_gradient(const std::vector<double>& logits, const std::v
 
 TEST(SoftmaxTopK, BackwardMatchesComplexStep) {
   for_each_case([](const Forward& op, std::uint64_t seed) {
-    const std::vector<float> dweights = random_values(seed + 1000, op.T * op.K, 1.0);
+    const Values<float> dweights = random_values(seed + 1000, op.T * op.K, 1.0);
     for (const std::int64_t groups : std::set<std::int64_t>{0, 1, op.T % 3 == 0 ? op.T / 3 : 1, op.T}) {
-      const std::vector<float> dprobabilities = random_values(seed + 2000, groups * op.E, 1.0);
+      const Values<float> dprobabilities = random_values(seed + 2000, groups * op.E, 1.0);
       const float z = groups == 1 ? 0.0F : 0.3F;
-      const std::vector<float> dlogits = op.backward(dweights, dprobabilities, z);
+      const Values<float> dlogits = op.backward(dweights, dprobabilities, z);
       for (std::int64_t t = 0; t < op.T; ++t) {
         std::span<const float> dprobability;
         if (groups > 0) {
@@ -235,17 +236,17 @@ TEST(SoftmaxTopK, BackwardMatchesComplexStep) {
 // Powers of two round nothing: all that a scale does is multiply the weights and their gradients.
 TEST(SoftmaxTopK, TheScaleMultipliesWeightsAndTheirGradients) {
   for (const bool normalize : {false, true}) {
-    const std::vector<float> logits = random_values(1, 5 * 7, 2);
+    const Values<float> logits = random_values(1, 5 * 7, 2);
     const Forward plain(logits, 7, 3, normalize);
     const Forward scaled(logits, 7, 3, normalize, 4);
     EXPECT_EQ(scaled.probabilities, plain.probabilities);
     EXPECT_EQ(scaled.experts, plain.experts);
-    const auto times_four = [](std::vector<float> values) {
+    const auto times_four = [](Values<float> values) {
       for (float& value : values) value *= 4;
       return values;
     };
     EXPECT_EQ(scaled.weights, times_four(plain.weights));
-    const std::vector<float> dweights = random_values(2, 5 * 3, 1);
+    const Values<float> dweights = random_values(2, 5 * 3, 1);
     EXPECT_EQ(scaled.backward(dweights, {}, 0), times_four(plain.backward(dweights, {}, 0)));
     // Without a scale a weight that isn't normalised is the probability itself, to the last bit.
     for (std::size_t i = 0; !normalize && i < plain.weights.size(); ++i) {
@@ -257,14 +258,14 @@ TEST(SoftmaxTopK, TheScaleMultipliesWeightsAndTheirGradients) {
 
 // Group 0 has the most probable expert, group 1 the most probable pair.
 TEST(SoftmaxTopK, AGroupIsAsGoodAsItsTwoBest) {
-  const std::vector<float> logits{3, -3, -3, 2.5F, 2.5F, -3};
-  const auto chosen = [](const std::vector<float>& values, std::int64_t groups, std::int64_t top_groups) {
+  const Values<float> logits{3, -3, -3, 2.5F, 2.5F, -3};
+  const auto chosen = [](const Values<float>& values, std::int64_t groups, std::int64_t top_groups) {
     return Forward(values, 6, 2, true, 1, {groups, top_groups}).experts;
   };
   EXPECT_EQ(chosen(logits, 2, 1), (std::vector<std::int32_t>{3, 4}));
   EXPECT_EQ(chosen(logits, 2, 2), (std::vector<std::int32_t>{0, 3}));
   EXPECT_EQ(chosen(logits, 6, 3), (std::vector<std::int32_t>{0, 3}));
-  EXPECT_EQ(chosen(std::vector<float>(6, 1.0F), 3, 1), (std::vector<std::int32_t>{0, 1}));
+  EXPECT_EQ(chosen(Values<float>(6, 1.0F), 3, 1), (std::vector<std::int32_t>{0, 1}));
   // The same where no fp32 probability is left, and where a group has no possible expert.
   EXPECT_EQ(chosen({-300, -300, 0, 0, -301, -301}, 3, 2), (std::vector<std::int32_t>{2, 3}));
   EXPECT_EQ(Forward({-300, -300, 0, 0, -301, -301}, 6, 4, true, 1, {3, 2}).experts,
@@ -274,7 +275,7 @@ TEST(SoftmaxTopK, AGroupIsAsGoodAsItsTwoBest) {
 }
 
 TEST(SoftmaxTopK, TiesGoToTheLowerExpert) {
-  const Forward equal(std::vector<float>(9, -3.5F), 9, 4, true);
+  const Forward equal(Values<float>(9, -3.5F), 9, 4, true);
   EXPECT_EQ(equal.experts, (std::vector<std::int32_t>{0, 1, 2, 3}));
   for (const float weight : equal.weights) EXPECT_EQ(weight, 0.25F);
   EXPECT_NEAR(equal.entropy[0], std::log(9.0), equal.errors(0).entropy(0));
@@ -287,33 +288,33 @@ TEST(SoftmaxTopK, TiesGoToTheLowerExpert) {
 TEST(SoftmaxTopK, OrdersProbabilitiesThatUnderflow) {
   const Forward op({-300, 0, -200}, 3, 3, true);
   EXPECT_EQ(op.experts, (std::vector<std::int32_t>{1, 2, 0}));
-  EXPECT_EQ(op.weights, (std::vector<float>{1, 0, 0}));
+  EXPECT_EQ(op.weights, (Values<float>{1, 0, 0}));
 }
 
 TEST(SoftmaxTopK, MinusInfinityIsNeverPreferred) {
-  const std::vector<float> logits{-kInfinity, 1.0F, -kInfinity, 1.0F};
+  const Values<float> logits{-kInfinity, 1.0F, -kInfinity, 1.0F};
   for (const bool normalize : {false, true}) {
     const Forward op(logits, 4, 3, normalize);
     EXPECT_EQ(op.experts, (std::vector<std::int32_t>{1, 3, 0}));
-    EXPECT_EQ(op.probabilities, (std::vector<float>{0, 0.5F, 0, 0.5F}));
-    EXPECT_EQ(op.weights, (std::vector<float>{0.5F, 0.5F, 0}));
+    EXPECT_EQ(op.probabilities, (Values<float>{0, 0.5F, 0, 0.5F}));
+    EXPECT_EQ(op.weights, (Values<float>{0.5F, 0.5F, 0}));
     EXPECT_NEAR(op.log_sum_exp[0], 1 + std::log(2.0), SoftmaxErrors(4, 0).log_sum_exp(1));
     EXPECT_NEAR(op.entropy[0], std::log(2.0), SoftmaxErrors(4, 0).entropy(0));
 
     // d = p (g - p.g): g is 2 and 5 more than elsewhere on the two that matter.
-    const std::vector<float> dlogits = op.backward({2, 5, 7}, {}, 0);
-    EXPECT_EQ(dlogits, (std::vector<float>{0, -0.75F, 0, 0.75F}));
+    const Values<float> dlogits = op.backward({2, 5, 7}, {}, 0);
+    EXPECT_EQ(dlogits, (Values<float>{0, -0.75F, 0, 0.75F}));
   }
 }
 
 TEST(SoftmaxTopK, DivergedTokensGiveNanAndValidExperts) {
   const float nan = std::numeric_limits<float>::quiet_NaN();
-  for (const std::vector<float>& bad : {std::vector<float>{nan, 1, 2, 3},
-                                        {3, 2, nan, 1},
-                                        {nan, nan, nan, nan},
-                                        {0, kInfinity, 0, 0},
-                                        {-kInfinity, -kInfinity, -kInfinity, -kInfinity}}) {
-    std::vector<float> logits = bad;
+  for (const Values<float>& bad : {Values<float>{nan, 1, 2, 3},
+                                   {3, 2, nan, 1},
+                                   {nan, nan, nan, nan},
+                                   {0, kInfinity, 0, 0},
+                                   {-kInfinity, -kInfinity, -kInfinity, -kInfinity}}) {
+    Values<float> logits = bad;
     logits.insert(logits.end(), {1, 2, 3, 4});  // another token is none the worse
     const Forward op(logits, 4, 3, true);
     const std::set<std::int32_t> chosen(op.experts.begin(), op.experts.begin() + 3);

@@ -31,7 +31,7 @@ TEST_P(SwigluTest, MatchesTheReference) {
   const auto dh = random_values(shape.elements(), "dh");
   LocalContext ctx;
 
-  std::vector<float> h(dh.size());
+  Values<float> h(dh.size());
   swiglu(ctx, {view(gate_up, double_shape), view(h, shape)});
   const auto expected = reference::swiglu(promoted<double>(gate_up), columns);
   // The exponential has four half-units, the sigmoid two roundings more, then two products.
@@ -57,10 +57,10 @@ TEST_P(SwigluTest, MatchesTheReference) {
 }
 
 TEST(Swiglu, ExtremeGatesStayFinite) {
-  const std::vector<float> gate_up{-1000.0F, 1000.0F, 2.0F, 2.0F};
-  const std::vector<float> dh{1.0F, 1.0F};
-  std::vector<float> h(2);
-  std::vector<float> dgate_up(4);
+  const Values<float> gate_up{-1000.0F, 1000.0F, 2.0F, 2.0F};
+  const Values<float> dh{1.0F, 1.0F};
+  Values<float> h(2);
+  Values<float> dgate_up(4);
   LocalContext ctx;
   swiglu(ctx, {view(gate_up, {1, 4}), view(h, {1, 2})});
   swiglu_backward(ctx, {view(gate_up, {1, 4}), view(dh, {1, 2}), view(dgate_up, {1, 4})});
@@ -72,8 +72,8 @@ TEST(Swiglu, ExtremeGatesStayFinite) {
 
 TEST(Swiglu, RefusesShapesThatDoNotFit) {
   LocalContext ctx;
-  std::vector<float> gate_up(12);
-  std::vector<float> h(6);
+  Values<float> gate_up(12);
+  Values<float> h(6);
   EXPECT_THROW(swiglu(ctx, {view(gate_up, {3, 4}), view(h, {2, 3})}), Error);
 }
 

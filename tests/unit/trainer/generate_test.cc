@@ -116,7 +116,12 @@ class GenerateTest : public testing::Test {
   std::vector<std::int32_t> generated(const std::vector<std::int32_t>& prompt, std::int64_t count,
                                       const SamplingOptions& options) {
     std::vector<std::int32_t> tokens;
-    generate(model_, grid_, kMaxSeq, prompt, count, options,
+    generate({.model = model_,
+              .grid = grid_,
+              .max_seq = kMaxSeq,
+              .prompt = prompt,
+              .count = count,
+              .sampling = options},
              [&](std::int32_t token) { tokens.push_back(token); });
     return tokens;
   }
