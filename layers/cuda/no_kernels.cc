@@ -50,11 +50,13 @@ void softmax_top_k(S, const TopK&) { refuse(); }
 void softmax_top_k_backward(S, const TopKBackward&) { refuse(); }
 void sigmoid_top_k(S, const TopK&, const F*) { refuse(); }
 void sigmoid_top_k_backward(S, const TopKBackward&, const F*) { refuse(); }
-void attention_forward(S, const AttentionProblem&, const F*, const F*, const F*, const U8*, F*, F*) {
+I attention_forward_scratch_bytes(const AttentionProblem&) { refuse(); }
+void attention_forward(S, const AttentionProblem&, const F*, const F*, const F*, const U8*, F*, F*, void*) {
   refuse();
 }
+I attention_backward_scratch_bytes(const AttentionProblem&) { refuse(); }
 void attention_backward(S, const AttentionProblem&, const F*, const F*, const F*, const U8*, const F*,
-                        const F*, const F*, F*, F*, F*, F*) {
+                        const F*, const F*, F*, F*, F*, void*) {
   refuse();
 }
 void cross_entropy_rows(S, F*, const I32*, double*, bool, F, I, I) { refuse(); }

@@ -184,27 +184,26 @@ TEST(AttentionReference, BackwardIsTheComplexStepDerivative) {
   }
 }
 
+// What can be multiplied here.
+std::vector<DType> compute_types(const Context& ctx) {
+  if (ctx.on_gpu() || has_bf16_products()) return {DType::kFloat32, DType::kBFloat16};
+  return {DType::kFloat32};  // this processor has no AVX512-BF16
+}
+
 class AttentionSizes : public testing::TestWithParam<AttentionProblem> {};
 
 TEST_P(AttentionSizes, ForwardAndBackwardMatchTheReference) {
   test::LocalContext ctx;
-  Case c(GetParam());
-  c.forward(ctx);
-  expect_forward(c);
-  c.backward(ctx);
-  expect_backward(c);
-  EXPECT_EQ(ctx.memory.used_bytes(), 0U) << "scratch must be given back";
-}
-
-TEST_P(AttentionSizes, Bf16ProductsMatchTheReference) {
-  if (!has_bf16_products()) GTEST_SKIP() << "this processor has no AVX512-BF16";
-  test::LocalContext ctx;
-  ctx.compute = DType::kBFloat16;
-  Case c(GetParam());
-  c.forward(ctx);
-  expect_forward(c, ctx.compute);
-  c.backward(ctx);
-  expect_backward(c, ctx.compute);
+  for (const DType compute : compute_types(ctx)) {
+    SCOPED_TRACE(name_of(compute));
+    ctx.compute = compute;
+    Case c(GetParam());
+    c.forward(ctx);
+    expect_forward(c, compute);
+    c.backward(ctx);
+    expect_backward(c, compute);
+    EXPECT_EQ(ctx.memory.used_bytes(), 0U) << "scratch must be given back";
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(Shapes, AttentionSizes,
@@ -221,6 +220,16 @@ INSTANTIATE_TEST_SUITE_P(BlockEdges, AttentionSizes,
                                          AttentionProblem{2, 128, 1, 1, 4}, AttentionProblem{1, 129, 2, 2, 4},
                                          AttentionProblem{1, 193, 2, 1, 4}, AttentionProblem{1, 257, 2, 1, 4},
                                          AttentionProblem{1, 129, 1, 1, 4, false}));
+
+// Kernels have blocks, and registers, for some widths of heads; others are widened to the next.
+INSTANTIATE_TEST_SUITE_P(
+    HeadWidths, AttentionSizes,
+    testing::Values(AttentionProblem{1, 31, 2, 1, 20}, AttentionProblem{1, 65, 1, 1, 33},
+                    AttentionProblem{1, 65, 2, 1, 64}, AttentionProblem{1, 65, 2, 2, 80},
+                    AttentionProblem{1, 130, 1, 1, 96}, AttentionProblem{1, 130, 2, 1, 128},
+                    AttentionProblem{1, 33, 2, 1, 130, false}, AttentionProblem{1, 65, 1, 1, 192},
+                    AttentionProblem{1, 65, 2, 1, 255}, AttentionProblem{1, 33, 1, 1, 256},
+                    AttentionProblem{1, 2, 1, 1, 257}));
 
 // Every third token, whole blocks, the end of a sequence, a whole sequence: the first queries of a causal
 // sequence whose begin is padding, and all of one that is padding alone, see nothing.
@@ -239,56 +248,71 @@ INSTANTIATE_TEST_SUITE_P(Padding, AttentionSizes,
                                          padded({3, 5, 2, 1, 4}, {{5, 10}}),
                                          padded({1, 300, 2, 1, 4, false}, {{0, 130}, {256, 300}}),
                                          padded({1, 300, 2, 1, 4, false}, {{1, 2}, {100, 270}}),
-                                         padded({1, 200, 2, 1, 4}, {{0, 129}, {150, 160}})));
+                                         padded({1, 200, 2, 1, 4}, {{0, 129}, {150, 160}}),
+                                         padded({2, 65, 4, 2, 40}, {{0, 33}, {60, 61}, {100, 130}}),
+                                         padded({2, 40, 2, 1, 128}, {{0, 40}, {60, 62}}),
+                                         padded({2, 40, 2, 1, 200}, {{3, 5}, {40, 50}})));
 
 // Not even its value: padding may hold anything finite.
 TEST(Attention, PaddingIsSeenByNobody) {
   test::LocalContext ctx;
-  const AttentionProblem problem = padded({2, 70, 2, 1, 4, false}, {{60, 70}, {75, 76}});
-  Case before(problem);
-  before.forward(ctx);
-  before.backward(ctx);
-  Case after(problem);
-  for (std::int64_t t = 0; t < problem.tokens(); ++t) {
-    if (problem.padding[static_cast<std::size_t>(t)] == 0) continue;
-    for (std::int64_t d = 0; d < problem.head_dim; ++d)
-      after.k[problem.key(t, 0, d)] = after.v[problem.key(t, 0, d)] = 1e3F;
-  }
-  after.forward(ctx);
-  after.backward(ctx);
-  EXPECT_EQ(before.y, after.y);
-  EXPECT_EQ(before.dv, after.dv);
-  for (std::int64_t d = 0; d < problem.head_dim; ++d) {
-    EXPECT_EQ(after.dk[problem.key(65, 0, d)], 0.0F);
-    EXPECT_EQ(after.dv[problem.key(65, 0, d)], 0.0F);
+  for (const DType compute : compute_types(ctx)) {
+    SCOPED_TRACE(name_of(compute));
+    ctx.compute = compute;
+    const AttentionProblem problem = padded({2, 70, 2, 1, 4, false}, {{60, 70}, {75, 76}});
+    Case before(problem);
+    before.forward(ctx);
+    before.backward(ctx);
+    Case after(problem);
+    for (std::int64_t t = 0; t < problem.tokens(); ++t) {
+      if (problem.padding[static_cast<std::size_t>(t)] == 0) continue;
+      for (std::int64_t d = 0; d < problem.head_dim; ++d)
+        after.k[problem.key(t, 0, d)] = after.v[problem.key(t, 0, d)] = 1e3F;
+    }
+    after.forward(ctx);
+    after.backward(ctx);
+    EXPECT_EQ(before.y, after.y);
+    EXPECT_EQ(before.dv, after.dv);
+    for (std::int64_t d = 0; d < problem.head_dim; ++d) {
+      EXPECT_EQ(after.dk[problem.key(65, 0, d)], 0.0F);
+      EXPECT_EQ(after.dv[problem.key(65, 0, d)], 0.0F);
+    }
   }
 }
 
 // Scores of several hundreds: exp would overflow without the running maximum.
 TEST(Attention, LargeScoresStayFinite) {
   test::LocalContext ctx;
-  Case c({.sequences = 1, .sequence_length = 200, .heads = 2, .kv_heads = 1, .head_dim = 8}, 100.0F);
-  c.forward(ctx);
-  expect_forward(c);
-  c.backward(ctx);
-  expect_backward(c);
+  for (const DType compute : compute_types(ctx)) {
+    SCOPED_TRACE(name_of(compute));
+    ctx.compute = compute;
+    Case c({.sequences = 1, .sequence_length = 200, .heads = 2, .kv_heads = 1, .head_dim = 8}, 100.0F);
+    c.forward(ctx);
+    expect_forward(c, compute);
+    c.backward(ctx);
+    expect_backward(c, compute);
+  }
 }
 
 TEST(Attention, CausalResultsIgnoreTheFuture) {
   test::LocalContext ctx;
-  const AttentionProblem problem{
-      .sequences = 1, .sequence_length = 140, .heads = 2, .kv_heads = 1, .head_dim = 4};
-  Case before(problem);
-  before.forward(ctx);
-  Case after(problem);
-  constexpr std::int64_t kChanged = 130;  // in the middle of a block
-  for (auto* values : {&after.k, &after.v}) {
-    std::fill(values->begin() + static_cast<std::ptrdiff_t>(problem.key(kChanged, 0, 0)), values->end(),
-              1e3F);
+  for (const DType compute : compute_types(ctx)) {
+    SCOPED_TRACE(name_of(compute));
+    ctx.compute = compute;
+    const AttentionProblem problem{
+        .sequences = 1, .sequence_length = 140, .heads = 2, .kv_heads = 1, .head_dim = 4};
+    Case before(problem);
+    before.forward(ctx);
+    Case after(problem);
+    constexpr std::int64_t kChanged = 130;  // in the middle of a block
+    for (auto* values : {&after.k, &after.v}) {
+      std::fill(values->begin() + static_cast<std::ptrdiff_t>(problem.key(kChanged, 0, 0)), values->end(),
+                1e3F);
+    }
+    after.forward(ctx);
+    for (std::size_t i = 0; i < problem.query(kChanged, 0, 0); ++i) ASSERT_EQ(before.y[i], after.y[i]) << i;
+    EXPECT_NE(before.y[problem.query(kChanged, 0, 0)], after.y[problem.query(kChanged, 0, 0)]);
   }
-  after.forward(ctx);
-  for (std::size_t i = 0; i < problem.query(kChanged, 0, 0); ++i) ASSERT_EQ(before.y[i], after.y[i]) << i;
-  EXPECT_NE(before.y[problem.query(kChanged, 0, 0)], after.y[problem.query(kChanged, 0, 0)]);
 }
 
 TEST(Attention, ResultsDoNotDependOnTheNumberOfThreads) {
@@ -316,22 +340,26 @@ TEST(Attention, ResultsDoNotDependOnTheNumberOfThreads) {
 // The last N of L positions, whatever N, against the reference of all L.
 TEST(Attention, DecodeMatchesTheReference) {
   test::LocalContext ctx;
-  for (const std::int64_t positions : {1, 5, 128, 129, 200}) {
-    Case c({.sequences = 1, .sequence_length = positions, .heads = 4, .kv_heads = 2, .head_dim = 6});
-    const auto expected = test::reference_attention(c.problem, promoted<double>(c.q), promoted<double>(c.k),
-                                                    promoted<double>(c.v));
-    const Bounds bounds(c);
-    for (const std::int64_t count : {std::int64_t{1}, std::int64_t{3}, std::int64_t{70}, positions}) {
-      if (count > positions) continue;
-      std::fill(c.y.begin(), c.y.end(), std::nanf(""));
-      attention_decode(ctx, {.shape = c.shape(),
-                             .q = view(c.q, c.queries()).rows(positions - count, positions),
-                             .k = view(c.k, c.keys()),
-                             .v = view(c.v, c.keys()),
-                             .y = view(c.y, c.queries()).rows(positions - count, positions)});
-      for (std::size_t i = c.problem.query(positions - count, 0, 0); i < c.y.size(); ++i) {
-        ASSERT_NEAR(c.y[i], expected.y[i], bounds.y * expected.y_magnitude[i])
-            << count << " of " << positions << " positions, element " << i;
+  for (const DType compute : compute_types(ctx)) {
+    SCOPED_TRACE(name_of(compute));
+    ctx.compute = compute;
+    for (const std::int64_t positions : {1, 5, 128, 129, 200}) {
+      Case c({.sequences = 1, .sequence_length = positions, .heads = 4, .kv_heads = 2, .head_dim = 6});
+      const auto expected = test::reference_attention(c.problem, promoted<double>(c.q), promoted<double>(c.k),
+                                                      promoted<double>(c.v));
+      const Bounds bounds(c, compute);
+      for (const std::int64_t count : {std::int64_t{1}, std::int64_t{3}, std::int64_t{70}, positions}) {
+        if (count > positions) continue;
+        std::fill(c.y.begin(), c.y.end(), std::nanf(""));
+        attention_decode(ctx, {.shape = c.shape(),
+                               .q = view(c.q, c.queries()).rows(positions - count, positions),
+                               .k = view(c.k, c.keys()),
+                               .v = view(c.v, c.keys()),
+                               .y = view(c.y, c.queries()).rows(positions - count, positions)});
+        for (std::size_t i = c.problem.query(positions - count, 0, 0); i < c.y.size(); ++i) {
+          ASSERT_NEAR(c.y[i], expected.y[i], bounds.y * expected.y_magnitude[i])
+              << count << " of " << positions << " positions, element " << i;
+        }
       }
     }
   }
