@@ -60,6 +60,12 @@ struct Case {
   }
   Shape rows() const { return {problem.tokens(), problem.heads}; }
 
+  void round_operands_to_bf16() {
+    for (auto* operand : {&q, &k, &v, &dy}) {
+      for (float& value : *operand) value = static_cast<float>(bfloat16(value));
+    }
+  }
+
   void forward(Context& ctx) {
     attention_forward(ctx, {.shape = shape(),
                             .sequence_length = problem.sequence_length,
@@ -88,6 +94,10 @@ struct Case {
   }
 };
 
+// Whether operands are exact in bf16. If they are, nothing but the weights and their gradients is rounded,
+// and the bounds are tight enough to miss a single key.
+enum class Factors : char { kAny, kExactInBf16 };
+
 // What rounding can do, to first order in the unit roundoff, relative to sums of magnitudes.
 struct Bounds {
   double weight = 0.0;       // relative error of a softmax weight, and absolute error of log_sum_exp
@@ -95,8 +105,9 @@ struct Bounds {
   double gradient = 0.0;     // of dq, dk, dv, relative to their magnitudes
   double log_sum_exp = 0.0;  // absolute
 
-  explicit Bounds(const Case& c, DType compute = DType::kFloat32) {
-    const double factor = compute == DType::kBFloat16 ? kBf16Roundoff : 0.0;  // of each factor of a product
+  explicit Bounds(const Case& c, DType compute = DType::kFloat32, Factors factors = Factors::kAny) {
+    const double weight_factor = compute == DType::kBFloat16 ? kBf16Roundoff : 0.0;  // p and ds
+    const double factor = factors == Factors::kAny ? weight_factor : 0.0;            // q, k, v, dy
     const AttentionProblem& p = c.problem;
     double score = 0.0;  // largest sum of magnitudes of a score
     for (std::int64_t t = 0; t < p.tokens(); ++t) {
@@ -119,10 +130,11 @@ struct Bounds {
     // product. The denominator is a sum of S.
     weight = 2.0 * (score_error + blocks * (2.0 * score + 6.0) * kRoundoff) + dot_bound(s, 1.0);
     log_sum_exp = weight + (score + std::log(s) + 2.0) * kRoundoff;
-    y = weight + dot_bound(s, 1.0, blocks) + 2.0 * factor;  // p and v
+    y = weight + dot_bound(s, 1.0, blocks) + weight_factor + factor;  // p and v
     // p comes from log_sum_exp; ds needs dp (a sum of hd) and dy . y (a sum of hd over y's own error); dk and
     // dv sum over S positions of each query head of the group. In bf16: dy and v of dp, ds, and q or k.
-    gradient = (weight + log_sum_exp) + y + dot_bound(2 * hd + s * group, 1.0, 10) + 4.0 * factor;
+    gradient =
+        (weight + log_sum_exp) + y + dot_bound(2 * hd + s * group, 1.0, 10) + weight_factor + 3.0 * factor;
   }
 };
 
@@ -135,8 +147,8 @@ void expect_near(const std::vector<float>& actual, const std::vector<double>& ex
   }
 }
 
-void expect_forward(const Case& c, DType compute = DType::kFloat32) {
-  const Bounds bounds(c, compute);
+void expect_forward(const Case& c, DType compute = DType::kFloat32, Factors factors = Factors::kAny) {
+  const Bounds bounds(c, compute, factors);
   const auto expected = test::reference_attention(c.problem, promoted<double>(c.q), promoted<double>(c.k),
                                                   promoted<double>(c.v));
   expect_near(c.y, expected.y, bounds.y, expected.y_magnitude, "y");
@@ -144,8 +156,8 @@ void expect_forward(const Case& c, DType compute = DType::kFloat32) {
               std::vector<double>(c.log_sum_exp.size(), 1.0), "log_sum_exp");
 }
 
-void expect_backward(const Case& c, DType compute = DType::kFloat32) {
-  const Bounds bounds(c, compute);
+void expect_backward(const Case& c, DType compute = DType::kFloat32, Factors factors = Factors::kAny) {
+  const Bounds bounds(c, compute, factors);
   const auto expected = test::reference_attention_backward(
       c.problem, promoted<double>(c.q), promoted<double>(c.k), promoted<double>(c.v), promoted<double>(c.dy));
   expect_near(c.dq, expected.dq.value, bounds.gradient, expected.dq.magnitude, "dq");
@@ -204,6 +216,32 @@ TEST_P(AttentionSizes, ForwardAndBackwardMatchTheReference) {
     expect_backward(c, compute);
     EXPECT_EQ(ctx.memory.used_bytes(), 0U) << "scratch must be given back";
   }
+}
+
+TEST_P(AttentionSizes, Bf16ProductsOfExactFactorsMissNothing) {
+  test::LocalContext ctx;
+  ctx.compute = compute_types(ctx).back();
+  if (ctx.compute != DType::kBFloat16) GTEST_SKIP() << "this processor has no AVX512-BF16";
+  Case c(GetParam());
+  c.round_operands_to_bf16();
+  c.forward(ctx);
+  expect_forward(c, ctx.compute, Factors::kExactInBf16);
+  c.backward(ctx);
+  expect_backward(c, ctx.compute, Factors::kExactInBf16);
+}
+
+// Operands are rounded before they meet.
+TEST(Attention, Bf16ProductsSeeRoundedFactors) {
+  test::LocalContext ctx;
+  ctx.compute = compute_types(ctx).back();
+  if (ctx.compute != DType::kBFloat16) GTEST_SKIP() << "this processor has no AVX512-BF16";
+  Case c({.sequences = 2, .sequence_length = 70, .heads = 2, .kv_heads = 1, .head_dim = 20});
+  Case rounded = c;
+  rounded.round_operands_to_bf16();
+  c.forward(ctx);
+  rounded.forward(ctx);
+  EXPECT_EQ(c.y, rounded.y);
+  EXPECT_EQ(c.log_sum_exp, rounded.log_sum_exp);
 }
 
 INSTANTIATE_TEST_SUITE_P(Shapes, AttentionSizes,
