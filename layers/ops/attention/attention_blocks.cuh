@@ -44,7 +44,7 @@ __device__ Rows<Element> rows_of(Element* tensor, std::int64_t first_token, std:
 
 // `rows` queries (blockIdx.x) of one head (blockIdx.y) of one sequence (blockIdx.z).
 struct QueryBlock {
-  std::int64_t first_query;
+  int first_query;
   std::int64_t head;
   std::int64_t kv_head;
   std::int64_t first_token;      // of the sequence's queries
@@ -55,7 +55,7 @@ struct QueryBlock {
 __device__ inline QueryBlock query_block(const AttentionProblem& p, const std::uint8_t* padding, int rows) {
   const std::int64_t head = blockIdx.y;
   const std::int64_t first_key_token = blockIdx.z * p.keys;
-  return {static_cast<std::int64_t>(gridDim.x - 1 - blockIdx.x) * rows,
+  return {static_cast<int>(gridDim.x - 1 - blockIdx.x) * rows,
           head,
           head / (p.heads / p.kv_heads),
           blockIdx.z * p.queries,
@@ -66,14 +66,14 @@ __device__ inline QueryBlock query_block(const AttentionProblem& p, const std::u
 // `rows` keys (blockIdx.x) of one key/value head (blockIdx.y) of one sequence (blockIdx.z), whose queries
 // are as many.
 struct KeyBlock {
-  std::int64_t first_key;
+  int first_key;
   std::int64_t kv_head;
   std::int64_t first_token;
   const std::uint8_t* padding;  // of the sequence's keys; null: there is none
 };
 __device__ inline KeyBlock key_block(const AttentionProblem& p, const std::uint8_t* padding, int rows) {
   const std::int64_t first_token = blockIdx.z * p.keys;
-  return {static_cast<std::int64_t>(blockIdx.x) * rows, blockIdx.y, first_token,
+  return {static_cast<int>(blockIdx.x) * rows, blockIdx.y, first_token,
           padding == nullptr ? nullptr : padding + first_token};
 }
 
@@ -86,13 +86,17 @@ __device__ inline float scale_of_scores(const AttentionProblem& p) {
   return 1.0F / sqrtf(static_cast<float>(p.head_dim));
 }
 
+// Positions within a sequence are ints, of which kernels hold many.
+__device__ inline int queries_of(const AttentionProblem& p) { return static_cast<int>(p.queries); }
+__device__ inline int keys_of(const AttentionProblem& p) { return static_cast<int>(p.keys); }
 // Query `query`, which may lie beyond the end, sees those of the keys [0, count) that are no padding.
-__device__ inline std::int64_t keys_of(const AttentionProblem& p, std::int64_t query) {
-  if (!p.causal) return p.keys;
-  const std::int64_t count = query + 1 + (p.keys - p.queries);
-  return count < p.keys ? count : p.keys;
+__device__ inline int keys_seen(const AttentionProblem& p, int query) {
+  const int keys = keys_of(p);
+  if (!p.causal) return keys;
+  const int count = query + 1 + (keys - queries_of(p));
+  return count < keys ? count : keys;
 }
-__device__ inline bool is_padding(const std::uint8_t* padding, std::int64_t key) {
+__device__ inline bool is_padding(const std::uint8_t* padding, int key) {
   return padding != nullptr && padding[key] != 0;
 }
 

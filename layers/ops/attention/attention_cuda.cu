@@ -36,8 +36,7 @@ __device__ int row_of_thread() { return static_cast<int>(threadIdx.x) / kLanesOf
 __device__ int lane_of_row() { return static_cast<int>(threadIdx.x) % kLanesOfRow; }
 
 // Rows of one head into a tile, zeros beyond `count`.
-__device__ void load_tile(const Tiles& tiles, int tile, Rows<const float> rows, std::int64_t first,
-                          std::int64_t count) {
+__device__ void load_tile(const Tiles& tiles, int tile, Rows<const float> rows, int first, int count) {
   for (int i = static_cast<int>(threadIdx.x); i < kTile * tiles.head_dim;
        i += static_cast<int>(kThreadsOfTile)) {
     const int r = i / tiles.head_dim;
@@ -87,27 +86,27 @@ __global__ void attention_forward_kernel(AttentionProblem p, const float* all_q,
   const Rows k = rows_of(all_k, block.first_key_token, block.kv_head, p.kv_heads, p.head_dim);
   const Rows v = rows_of(all_v, block.first_key_token, block.kv_head, p.kv_heads, p.head_dim);
   const int row = row_of_thread();
-  const std::int64_t query = block.first_query + row;
-  const std::int64_t visible = keys_of(p, query);
+  const int query = block.first_query + row;
+  const int visible = keys_seen(p, query);
   const float scale = scale_of_scores(p);
 
-  load_tile(tiles, kQ, q, block.first_query, p.queries);
+  load_tile(tiles, kQ, q, block.first_query, queries_of(p));
   float* weights = tiles.scores(kOperands, 0, row);
   float result[kColumnsOfLane] = {};
   float maximum = -INFINITY;  // of the scores so far
   float sum = 0;              // of exp(score - maximum)
-  const std::int64_t end = keys_of(p, block.first_query + kTile - 1);
-  for (std::int64_t first_key = 0; first_key < end; first_key += kTile) {
+  const int end = keys_seen(p, block.first_query + kTile - 1);
+  for (int first_key = 0; first_key < end; first_key += kTile) {
     __syncthreads();  // the tiles of before are read
-    load_tile(tiles, kK, k, first_key, p.keys);
-    load_tile(tiles, kV, v, first_key, p.keys);
+    load_tile(tiles, kK, k, first_key, keys_of(p));
+    load_tile(tiles, kV, v, first_key, keys_of(p));
     __syncthreads();
     float scores[kScoresOfLane];
     float tile_maximum = -INFINITY;
 #pragma unroll
     for (int i = 0; i < kScoresOfLane; ++i) {
       const int column = i * kLanesOfRow + lane_of_row();
-      const std::int64_t key = first_key + column;
+      const int key = first_key + column;
       scores[i] = key < visible && !is_padding(block.padding, key)
                       ? scale * dot(tiles.operand(kQ, row), tiles.operand(kK, column), tiles.head_dim)
                       : -INFINITY;
@@ -129,7 +128,7 @@ __global__ void attention_forward_kernel(AttentionProblem p, const float* all_q,
     __syncwarp();  // a row's weights are its own warp's
     add_product(result, shrink, weights, tiles, kV);
   }
-  if (query >= p.queries) return;
+  if (query >= queries_of(p)) return;
   const bool sees_nothing = maximum == -INFINITY;
   const Rows y = rows_of(all_y, block.first_token, block.head, p.heads, p.head_dim);
   store_row(y.at(query), result, sees_nothing ? 0.0F : 1.0F / sum, tiles.head_dim);
@@ -141,7 +140,7 @@ __global__ void attention_forward_kernel(AttentionProblem p, const float* all_q,
 // dy . y of each token's heads, a warp each: what the softmax's backward subtracts.
 __global__ void attention_dot_kernel(const float* dy, const float* y, float* dots, std::int64_t rows,
                                      std::int64_t head_dim) {
-  const std::int64_t row = global_thread() / kWarp;
+  const int row = global_thread() / kWarp;
   if (row >= rows) return;
   const float sum = dot_of_warp(dy + row * head_dim, y + row * head_dim, head_dim);
   if (threadIdx.x % kWarp == 0) dots[row] = sum;
@@ -161,28 +160,28 @@ __global__ void attention_dq_kernel(AttentionProblem p, const float* all_q, cons
   const Rows k = rows_of(all_k, block.first_key_token, block.kv_head, p.kv_heads, p.head_dim);
   const Rows v = rows_of(all_v, block.first_key_token, block.kv_head, p.kv_heads, p.head_dim);
   const int row = row_of_thread();
-  const std::int64_t query = block.first_query + row;
-  const std::int64_t visible = keys_of(p, query);
+  const int query = block.first_query + row;
+  const int visible = keys_seen(p, query);
   const float scale = scale_of_scores(p);
-  const bool exists = query < p.queries;
+  const bool exists = query < queries_of(p);
   const std::int64_t at = (block.first_token + query) * p.heads + block.head;
   const float lse = exists ? log_sum_exp[at] : 0.0F;
   const float dot_of_query = exists ? dots[at] : 0.0F;
 
-  load_tile(tiles, kQ, q, block.first_query, p.queries);
-  load_tile(tiles, kDy, dy, block.first_query, p.queries);
+  load_tile(tiles, kQ, q, block.first_query, queries_of(p));
+  load_tile(tiles, kDy, dy, block.first_query, queries_of(p));
   float* ds = tiles.scores(kOperands, 0, row);
   float result[kColumnsOfLane] = {};
-  const std::int64_t end = keys_of(p, block.first_query + kTile - 1);
-  for (std::int64_t first_key = 0; first_key < end; first_key += kTile) {
+  const int end = keys_seen(p, block.first_query + kTile - 1);
+  for (int first_key = 0; first_key < end; first_key += kTile) {
     __syncthreads();  // the tiles of before are read
-    load_tile(tiles, kK, k, first_key, p.keys);
-    load_tile(tiles, kV, v, first_key, p.keys);
+    load_tile(tiles, kK, k, first_key, keys_of(p));
+    load_tile(tiles, kV, v, first_key, keys_of(p));
     __syncthreads();
 #pragma unroll
     for (int i = 0; i < kScoresOfLane; ++i) {
       const int column = i * kLanesOfRow + lane_of_row();
-      const std::int64_t key = first_key + column;
+      const int key = first_key + column;
       ds[column] = 0;
       if (key >= visible || is_padding(block.padding, key)) continue;
       const float score = scale * dot(tiles.operand(kQ, row), tiles.operand(kK, column), tiles.head_dim);
@@ -210,33 +209,33 @@ __global__ void attention_dkv_kernel(AttentionProblem p, const float* all_q, con
   const Rows k = rows_of(all_k, block.first_token, block.kv_head, p.kv_heads, p.head_dim);
   const Rows v = rows_of(all_v, block.first_token, block.kv_head, p.kv_heads, p.head_dim);
   const int row = row_of_thread();
-  const std::int64_t key = block.first_key + row;
-  const bool is_seen = key < p.keys && !is_padding(block.padding, key);
+  const int key = block.first_key + row;
+  const bool is_seen = key < keys_of(p) && !is_padding(block.padding, key);
   const float scale = scale_of_scores(p);
 
-  load_tile(tiles, kK, k, block.first_key, p.keys);
-  load_tile(tiles, kV, v, block.first_key, p.keys);
+  load_tile(tiles, kK, k, block.first_key, keys_of(p));
+  load_tile(tiles, kV, v, block.first_key, keys_of(p));
   float* weights = tiles.scores(kOperands, 0, row);  // by query
   float* ds = tiles.scores(kOperands, 1, row);       // by query
   float dk_result[kColumnsOfLane] = {};
   float dv_result[kColumnsOfLane] = {};
-  const std::int64_t first_seeing = p.causal ? block.first_key : 0;  // earlier queries see none of these keys
+  const int first_seeing = p.causal ? block.first_key : 0;  // earlier queries see none of these keys
   const std::int64_t heads_of_group = p.heads / p.kv_heads;
   for (std::int64_t head = block.kv_head * heads_of_group; head < (block.kv_head + 1) * heads_of_group;
        ++head) {
     const Rows q = rows_of(all_q, block.first_token, head, p.heads, p.head_dim);
     const Rows dy = rows_of(all_dy, block.first_token, head, p.heads, p.head_dim);
-    for (std::int64_t first_query = first_seeing; first_query < p.queries; first_query += kTile) {
+    for (int first_query = first_seeing; first_query < queries_of(p); first_query += kTile) {
       __syncthreads();  // the tiles of before are read
-      load_tile(tiles, kQ, q, first_query, p.queries);
-      load_tile(tiles, kDy, dy, first_query, p.queries);
+      load_tile(tiles, kQ, q, first_query, queries_of(p));
+      load_tile(tiles, kDy, dy, first_query, queries_of(p));
       __syncthreads();
 #pragma unroll
       for (int i = 0; i < kScoresOfLane; ++i) {
         const int column = i * kLanesOfRow + lane_of_row();
-        const std::int64_t query = first_query + column;
+        const int query = first_query + column;
         weights[column] = ds[column] = 0;
-        if (!is_seen || query >= p.queries || key >= keys_of(p, query)) continue;
+        if (!is_seen || query >= queries_of(p) || key >= keys_seen(p, query)) continue;
         const std::int64_t at = (block.first_token + query) * p.heads + head;
         const float score = scale * dot(tiles.operand(kQ, column), tiles.operand(kK, row), tiles.head_dim);
         const float dp = dot(tiles.operand(kDy, column), tiles.operand(kV, row), tiles.head_dim);
@@ -248,7 +247,7 @@ __global__ void attention_dkv_kernel(AttentionProblem p, const float* all_q, con
       add_product(dv_result, 1.0F, weights, tiles, kDy);
     }
   }
-  if (key >= p.keys) return;
+  if (key >= keys_of(p)) return;
   const Rows dk = rows_of(all_dk, block.first_token, block.kv_head, p.kv_heads, p.head_dim);
   const Rows dv = rows_of(all_dv, block.first_token, block.kv_head, p.kv_heads, p.head_dim);
   store_row(dk.at(key), dk_result, 1.0F, tiles.head_dim);

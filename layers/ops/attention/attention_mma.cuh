@@ -90,11 +90,11 @@ struct Tile {
 
 // Begins to copy the kRows rows from `first` on, zeros from row `count` on.
 template <int kRows, int kWidth>
-__device__ void fill(Tile<kWidth> tile, Rows<const Bf16> rows, std::int64_t first, std::int64_t count) {
+__device__ void fill(Tile<kWidth> tile, Rows<const Bf16> rows, int first, int count) {
   constexpr int kPieces = kWidth / 8;  // of 16 bytes, in a row
 #pragma unroll 1
   for (int i = static_cast<int>(threadIdx.x); i < kRows * kPieces; i += kThreadsOfBlock) {
-    const std::int64_t row = first + i / kPieces;
+    const int row = first + i / kPieces;
     const int column = i % kPieces * 8;
     const bool exists = row < count;
     copy_async_16(tile.at(i / kPieces, column), rows.at(exists ? row : 0) + column, exists ? 16 : 0);
@@ -170,13 +170,12 @@ __device__ void multiply(float (&sums)[kRowTiles][kWidth / 8][4], const Left<kRo
 // Scores [16 kRowTiles queries, 8 kColumnTiles keys] of keys that their query does not see become -inf.
 template <int kRowTiles, int kColumnTiles>
 __device__ void hide_invisible(float (&scores)[kRowTiles][kColumnTiles][4], const AttentionProblem& p,
-                               const std::uint8_t* padding, std::int64_t first_query,
-                               std::int64_t first_key) {
+                               const std::uint8_t* padding, int first_query, int first_key) {
 #pragma unroll
   for (int r = 0; r < kRowTiles; ++r) {
 #pragma unroll
     for (int i = 0; i < 4; i += 2) {
-      const std::int64_t end = keys_of(p, first_query + 16 * r + row_of_sum(i)) - first_key;
+      const int end = keys_seen(p, first_query + 16 * r + row_of_sum(i)) - first_key;
 #pragma unroll
       for (int c = 0; c < kColumnTiles; ++c) {
         const int column = 8 * c + column_of_sum(i);
@@ -190,8 +189,8 @@ __device__ void hide_invisible(float (&scores)[kRowTiles][kColumnTiles][4], cons
   for (int c = 0; c < kColumnTiles; ++c) {
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
-      const std::int64_t key = first_key + 8 * c + column_of_sum(i);
-      if (key >= p.keys || padding[key] == 0) continue;
+      const int key = first_key + 8 * c + column_of_sum(i);
+      if (key >= keys_of(p) || padding[key] == 0) continue;
 #pragma unroll
       for (int r = 0; r < kRowTiles; ++r) scores[r][c][i] = scores[r][c][i + 2] = -INFINITY;
     }
@@ -200,15 +199,15 @@ __device__ void hide_invisible(float (&scores)[kRowTiles][kColumnTiles][4], cons
 
 // Writes the warp's sums to the rows from `first` on, as far as there are `count`.
 template <int kRowTiles, int kColumnTiles>
-__device__ void store(const float (&sums)[kRowTiles][kColumnTiles][4], Rows<float> rows, std::int64_t first,
-                      std::int64_t count, int head_dim) {
+__device__ void store(const float (&sums)[kRowTiles][kColumnTiles][4], Rows<float> rows, int first, int count,
+                      int head_dim) {
   const bool in_pairs =
       head_dim % 2 == 0 && reinterpret_cast<std::uintptr_t>(rows.first) % sizeof(float2) == 0;
 #pragma unroll
   for (int r = 0; r < kRowTiles; ++r) {
 #pragma unroll
     for (int i = 0; i < 4; i += 2) {
-      const std::int64_t row = first + 16 * r + row_of_sum(i);
+      const int row = first + 16 * r + row_of_sum(i);
       if (row >= count) continue;
       float* to = rows.at(row);
 #pragma unroll

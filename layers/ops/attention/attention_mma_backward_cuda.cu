@@ -21,7 +21,7 @@ std::int64_t stride_of_terms(const AttentionProblem& p) {
 // A warp for each head of each token.
 __global__ void attention_terms_kernel(AttentionProblem p, const float* dy, const float* y,
                                        const float* log_sum_exp, QueryTerms* terms, std::int64_t stride) {
-  const std::int64_t row = global_thread() / kWarp;
+  const int row = global_thread() / kWarp;
   if (row >= p.sequences * p.queries * p.heads) return;
   const float dot = dot_of_warp(dy + row * p.head_dim, y + row * p.head_dim, p.head_dim);
   if (lane() != 0) return;
@@ -31,10 +31,10 @@ __global__ void attention_terms_kernel(AttentionProblem p, const float* dy, cons
 }
 
 // Begins to copy the terms of kColumns queries from `first` on, zeros from `count` on.
-__device__ void fill_terms(QueryTerms* to, const QueryTerms* from, std::int64_t first, std::int64_t count) {
+__device__ void fill_terms(QueryTerms* to, const QueryTerms* from, int first, int count) {
   if (threadIdx.x >= kColumns / kTermsOfPiece) return;
   const int i = static_cast<int>(threadIdx.x) * kTermsOfPiece;
-  const std::int64_t there = count - first - i;
+  const int there = count - first - i;
   const int bytes =
       static_cast<int>(sizeof(QueryTerms)) * static_cast<int>(there < 0               ? 0
                                                               : there < kTermsOfPiece ? there
@@ -82,18 +82,18 @@ __global__ void __launch_bounds__(kThreadsOfBlock)
     return rows_of(all, block.first_key_token, block.kv_head, p.kv_heads, kWidth);
   };
   const int first_row = warp() * Of::kRowsOfWarp;
-  const std::int64_t first_query = block.first_query + first_row;  // of the warp
+  const int first_query = block.first_query + first_row;  // of the warp
   const float scale = scale_of_scores(p);
   const float log2_scale = scale * kLog2E;
 
-  const std::int64_t end = keys_of(p, block.first_query + Of::kRows - 1);
-  const auto fill_keys = [&](std::int64_t first_key, int buffer) {
-    fill<kColumns>(k_tiles.from(buffer * kColumns), keys(packed.k), first_key, p.keys);
-    fill<kColumns>(v_tiles.from(buffer * kColumns), keys(packed.v), first_key, p.keys);
+  const int end = keys_seen(p, block.first_query + Of::kRows - 1);
+  const auto fill_keys = [&](int first_key, int buffer) {
+    fill<kColumns>(k_tiles.from(buffer * kColumns), keys(packed.k), first_key, keys_of(p));
+    fill<kColumns>(v_tiles.from(buffer * kColumns), keys(packed.v), first_key, keys_of(p));
     commit_copies();
   };
-  fill<Of::kRows>(q_tile, queries(packed.q), block.first_query, p.queries);
-  fill<Of::kRows>(dy_tile, queries(packed.dy), block.first_query, p.queries);
+  fill<Of::kRows>(q_tile, queries(packed.q), block.first_query, queries_of(p));
+  fill<Of::kRows>(dy_tile, queries(packed.dy), block.first_query, queries_of(p));
   fill_keys(0, 0);
 
   QueryTerms of_row[Of::kRowTiles][2];
@@ -101,9 +101,9 @@ __global__ void __launch_bounds__(kThreadsOfBlock)
   for (int r = 0; r < Of::kRowTiles; ++r) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      const std::int64_t query = first_query + 16 * r + row_of_sum(2 * half);
+      const int query = first_query + 16 * r + row_of_sum(2 * half);
       of_row[r][half] = {0, 0};
-      if (query < p.queries) {
+      if (query < queries_of(p)) {
         of_row[r][half] = terms[(blockIdx.z * p.heads + block.head) * stride_of_terms + query];
       }
     }
@@ -111,15 +111,15 @@ __global__ void __launch_bounds__(kThreadsOfBlock)
 
   float result[Of::kRowTiles][kWidth / 8][4] = {};
   int buffer = 0;
-  for (std::int64_t first_key = 0; first_key < end; first_key += kColumns, buffer ^= 1) {
+  for (int first_key = 0; first_key < end; first_key += kColumns, buffer ^= 1) {
     wait_for_copies<0>();
     __syncthreads();  // this tile is there, the one before is read
     if (first_key + kColumns < end) fill_keys(first_key + kColumns, buffer ^ 1);
-    const bool hides = block.padding != nullptr || first_key + kColumns > keys_of(p, first_query);
+    const bool hides = block.padding != nullptr || first_key + kColumns > keys_seen(p, first_query);
 #pragma unroll 1
     for (int column = 0; column < kColumns; column += Of::kColumnsAtOnce) {
-      const std::int64_t key = first_key + column;
-      if (key >= keys_of(p, first_query + Of::kRowsOfWarp - 1)) break;
+      const int key = first_key + column;
+      if (key >= keys_seen(p, first_query + Of::kRowsOfWarp - 1)) break;
       const int in_tiles = buffer * kColumns + column;
       typename Of::Sums scores = {};
       typename Of::Sums dp = {};
@@ -142,7 +142,7 @@ __global__ void __launch_bounds__(kThreadsOfBlock)
       multiply(result, as_left(ds), k_tiles, in_tiles);
     }
   }
-  store(result, rows_of(dq, block.first_token, block.head, p.heads, p.head_dim), first_query, p.queries,
+  store(result, rows_of(dq, block.first_token, block.head, p.heads, p.head_dim), first_query, queries_of(p),
         static_cast<int>(p.head_dim));
 }
 
@@ -164,24 +164,24 @@ __global__ void __launch_bounds__(kThreadsOfBlock)
     return rows_of(all, block.first_token, block.kv_head, p.kv_heads, width);
   };
   const int first_row = warp() * Of::kRowsOfWarp;
-  const std::int64_t first_key = block.first_key + first_row;  // of the warp
+  const int first_key = block.first_key + first_row;  // of the warp
   const float scale = scale_of_scores(p);
   const float log2_scale = scale * kLog2E;
 
   const std::int64_t heads_of_group = p.heads / p.kv_heads;
-  const std::int64_t first_seeing = p.causal ? block.first_key : 0;  // earlier queries see none of these keys
-  const auto fill_queries = [&](std::int64_t head, std::int64_t first_query, int buffer) {
+  const int first_seeing = p.causal ? block.first_key : 0;  // earlier queries see none of these keys
+  const auto fill_queries = [&](std::int64_t head, int first_query, int buffer) {
     const auto queries = [&](const Bf16* all) {
       return rows_of(all, block.first_token, head, p.heads, kWidth);
     };
-    fill<kColumns>(q_tiles.from(buffer * kColumns), queries(packed.q), first_query, p.queries);
-    fill<kColumns>(dy_tiles.from(buffer * kColumns), queries(packed.dy), first_query, p.queries);
+    fill<kColumns>(q_tiles.from(buffer * kColumns), queries(packed.q), first_query, queries_of(p));
+    fill<kColumns>(dy_tiles.from(buffer * kColumns), queries(packed.dy), first_query, queries_of(p));
     fill_terms(tile_terms + buffer * kColumns, terms + (blockIdx.z * p.heads + head) * stride_of_terms,
-               first_query, p.queries);
+               first_query, queries_of(p));
     commit_copies();
   };
-  fill<Of::kRows>(k_tile, keys(static_cast<const Bf16*>(packed.k), kWidth), block.first_key, p.keys);
-  fill<Of::kRows>(v_tile, keys(static_cast<const Bf16*>(packed.v), kWidth), block.first_key, p.keys);
+  fill<Of::kRows>(k_tile, keys(static_cast<const Bf16*>(packed.k), kWidth), block.first_key, keys_of(p));
+  fill<Of::kRows>(v_tile, keys(static_cast<const Bf16*>(packed.v), kWidth), block.first_key, keys_of(p));
   fill_queries(block.kv_head * heads_of_group, first_seeing, 0);
 
   float dk_result[Of::kRowTiles][kWidth / 8][4] = {};
@@ -189,20 +189,19 @@ __global__ void __launch_bounds__(kThreadsOfBlock)
   int buffer = 0;
   const std::int64_t end_of_heads = (block.kv_head + 1) * heads_of_group;
   for (std::int64_t head = block.kv_head * heads_of_group; head < end_of_heads; ++head) {
-    for (std::int64_t first_query = first_seeing; first_query < p.queries;
-         first_query += kColumns, buffer ^= 1) {
+    for (int first_query = first_seeing; first_query < queries_of(p); first_query += kColumns, buffer ^= 1) {
       wait_for_copies<0>();
       __syncthreads();  // this tile is there, the one before is read
-      if (first_query + kColumns < p.queries) {
+      if (first_query + kColumns < queries_of(p)) {
         fill_queries(head, first_query + kColumns, buffer ^ 1);
       } else if (head + 1 < end_of_heads) {
         fill_queries(head + 1, first_seeing, buffer ^ 1);
       }
-      const std::int64_t last_key = first_key + Of::kRowsOfWarp - 1;
+      const int last_key = first_key + Of::kRowsOfWarp - 1;
       const bool hides = p.causal && last_key > first_query;
 #pragma unroll 1
       for (int column = 0; column < kColumns; column += Of::kColumnsAtOnce) {
-        const std::int64_t query = first_query + column;
+        const int query = first_query + column;
         if (p.causal && query + Of::kColumnsAtOnce <= first_key) continue;
         const int in_tiles = buffer * kColumns + column;
         typename Of::Sums weights = {};  // first the scores
@@ -234,15 +233,15 @@ __global__ void __launch_bounds__(kThreadsOfBlock)
   for (int r = 0; r < Of::kRowTiles; ++r) {
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      const std::int64_t key = first_key + 16 * r + row_of_sum(i);
-      if (key >= p.keys || !is_padding(block.padding, key)) continue;
+      const int key = first_key + 16 * r + row_of_sum(i);
+      if (key >= keys_of(p) || !is_padding(block.padding, key)) continue;
 #pragma unroll
       for (int c = 0; c < kWidth / 8; ++c) dk_result[r][c][i] = dv_result[r][c][i] = 0;
     }
   }
   const int head_dim = static_cast<int>(p.head_dim);
-  if constexpr (kOfKeys) store(dk_result, keys(dk, p.head_dim), first_key, p.keys, head_dim);
-  if constexpr (kOfValues) store(dv_result, keys(dv, p.head_dim), first_key, p.keys, head_dim);
+  if constexpr (kOfKeys) store(dk_result, keys(dk, p.head_dim), first_key, keys_of(p), head_dim);
+  if constexpr (kOfValues) store(dv_result, keys(dv, p.head_dim), first_key, keys_of(p), head_dim);
 }
 
 }  // namespace

@@ -83,29 +83,29 @@ __global__ void __launch_bounds__(kThreadsOfBlock)
   const Rows<const Bf16> v =
       rows_of<const Bf16>(packed.v, block.first_key_token, block.kv_head, p.kv_heads, kWidth);
   const int first_row = warp() * Of::kQueriesOfWarp;
-  const std::int64_t first_query = block.first_query + first_row;  // of the warp
+  const int first_query = block.first_query + first_row;  // of the warp
   const float scale = scale_of_scores(p);
 
-  fill<Of::kQueries>(q_tile, q, block.first_query, p.queries);
-  fill<Of::kKeys>(k_tile, k, 0, p.keys);
+  fill<Of::kQueries>(q_tile, q, block.first_query, queries_of(p));
+  fill<Of::kKeys>(k_tile, k, 0, keys_of(p));
   commit_copies();
   float result[Of::kRowTiles][kWidth / 8][4] = {};
   OnlineSoftmax<Of::kRowTiles> softmax;
-  const std::int64_t end = keys_of(p, block.first_query + Of::kQueries - 1);
-  for (std::int64_t first_key = 0; first_key < end; first_key += Of::kKeys) {
+  const int end = keys_seen(p, block.first_query + Of::kQueries - 1);
+  for (int first_key = 0; first_key < end; first_key += Of::kKeys) {
     wait_for_copies<0>();
     __syncthreads();  // k is there, the v of before is read
-    fill<Of::kKeys>(v_tile, v, first_key, p.keys);
+    fill<Of::kKeys>(v_tile, v, first_key, keys_of(p));
     commit_copies();
     float scores[Of::kRowTiles][Of::kKeys / 8][4] = {};
     multiply_by_transposed(scores, q_tile, first_row, k_tile, 0);
-    const std::int64_t last_key = first_key + Of::kKeys - 1;
-    if (block.padding != nullptr || last_key >= keys_of(p, first_query)) {
+    const int last_key = first_key + Of::kKeys - 1;
+    if (block.padding != nullptr || last_key >= keys_seen(p, first_query)) {
       hide_invisible(scores, p, block.padding, first_query, first_key);
     }
     wait_for_copies<0>();
     __syncthreads();  // v is there, k is read
-    if (first_key + Of::kKeys < end) fill<Of::kKeys>(k_tile, k, first_key + Of::kKeys, p.keys);
+    if (first_key + Of::kKeys < end) fill<Of::kKeys>(k_tile, k, first_key + Of::kKeys, keys_of(p));
     commit_copies();
     softmax.absorb(scores, scale * kLog2E, result);
     multiply(result, as_left(scores), v_tile, 0);
@@ -123,14 +123,14 @@ __global__ void __launch_bounds__(kThreadsOfBlock)
         result[r][c][2 * half] *= factor;
         result[r][c][2 * half + 1] *= factor;
       }
-      const std::int64_t query = first_query + 16 * r + row_of_sum(2 * half);
-      if (log_sum_exp != nullptr && query < p.queries && lane() % kLanesOfRow == 0) {
+      const int query = first_query + 16 * r + row_of_sum(2 * half);
+      if (log_sum_exp != nullptr && query < queries_of(p) && lane() % kLanesOfRow == 0) {
         log_sum_exp[(block.first_token + query) * p.heads + block.head] =
             sees_nothing ? 0.0F : scale * softmax.maximum[r][half] + logf(sum);
       }
     }
   }
-  store(result, rows_of(y, block.first_token, block.head, p.heads, p.head_dim), first_query, p.queries,
+  store(result, rows_of(y, block.first_token, block.head, p.heads, p.head_dim), first_query, queries_of(p),
         static_cast<int>(p.head_dim));
 }
 
