@@ -135,8 +135,8 @@ void sigmoid_top_k_backward(StreamHandle stream, const TopKBackward& args, const
 inline constexpr std::int64_t kMaxHeadDim = 256;
 struct AttentionProblem {
   std::int64_t sequences = 0;
-  std::int64_t queries = 0;  // of a sequence
-  std::int64_t keys = 0;     // of a sequence
+  std::int64_t queries = 0;  // of a sequence; fits into an int
+  std::int64_t keys = 0;     // likewise
   std::int64_t heads = 0;
   std::int64_t kv_heads = 0;
   std::int64_t head_dim = 0;  // at most kMaxHeadDim

@@ -1,5 +1,7 @@
 #include "layers/ops/attention/attention.h"
 
+#include <limits>
+
 #include "layers/cuda/arguments.h"
 #include "layers/ops/check_shape.h"
 
@@ -29,6 +31,8 @@ bool has_kernel(const AttentionShape& shape) { return shape.head_dim <= cuda::kM
 
 cuda::AttentionProblem problem_of(const Context& ctx, const AttentionShape& shape, std::int64_t sequences,
                                   std::int64_t sequence_length, bool causal) {
+  CONCLAVE_CHECK(sequence_length <= std::numeric_limits<int>::max(),
+                 "attention on a GPU: a sequence of {} tokens is too long", sequence_length);
   return {.sequences = sequences,
           .queries = sequence_length,
           .keys = sequence_length,

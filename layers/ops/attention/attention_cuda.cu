@@ -230,7 +230,7 @@ __global__ void attention_dkv_kernel(AttentionProblem p, const float* all_q, con
       load_tile(tiles, kQ, q, first_query, queries_of(p));
       load_tile(tiles, kDy, dy, first_query, queries_of(p));
       __syncthreads();
-#pragma unroll
+#pragma unroll 1
       for (int i = 0; i < kScoresOfLane; ++i) {
         const int column = i * kLanesOfRow + lane_of_row();
         const int query = first_query + column;

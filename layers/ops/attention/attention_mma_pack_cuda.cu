@@ -11,17 +11,14 @@ struct Tensor {
   std::int64_t rows;
   bool is_aligned;  // rows of `from` are, to 16 bytes
 };
-struct Tensors {
-  Tensor tensors[4];
-};
 
 struct alignas(16) Piece {
   unsigned pairs[kPiece / 2];
 };
 
-// blockIdx.y: the tensor.
-__global__ void attention_pack_kernel(Tensors all, int head_dim, int width) {
-  const Tensor& tensor = all.tensors[blockIdx.y];
+// blockIdx.y: which tensor.
+__global__ void attention_pack_kernel(Tensor q, Tensor k, Tensor v, Tensor dy, int head_dim, int width) {
+  const Tensor tensor = blockIdx.y == 0 ? q : blockIdx.y == 1 ? k : blockIdx.y == 2 ? v : dy;
   const int pieces = width / kPiece;
   const std::int64_t row = global_thread() / pieces;
   if (row >= tensor.rows) return;
@@ -78,11 +75,10 @@ PackedHeads pack(StreamHandle stream, const AttentionProblem& p, const float* q,
     return Tensor{from, to, rows,
                   p.head_dim % 4 == 0 && reinterpret_cast<std::uintptr_t>(from) % sizeof(float4) == 0};
   };
-  const Tensors tensors{
-      {tensor(q, to_q, queries), tensor(k, to_k, keys), tensor(v, to_v, keys), tensor(dy, to_dy, queries)}};
   dim3 grid = blocks_for((queries > keys ? queries : keys) * (width / kPiece));
   grid.y = dy == nullptr ? 3 : 4;
-  launch("attention_pack", stream, grid, kThreads, 0, attention_pack_kernel, tensors,
+  launch("attention_pack", stream, grid, kThreads, 0, attention_pack_kernel, tensor(q, to_q, queries),
+         tensor(k, to_k, keys), tensor(v, to_v, keys), tensor(dy, to_dy, queries),
          static_cast<int>(p.head_dim), static_cast<int>(width));
   return {to_q, to_k, to_v, to_dy};
 }
