@@ -273,9 +273,7 @@ std::string forced_balance_lines(const Trainer& trainer) {
 }
 
 std::string device_lines(const Trainer& trainer) {
-  std::string text =
-      fmt::format("device     {}{}\n", describe_device(trainer.gpu),
-                  trainer.gpu != nullptr ? "; dispatch plans and balance terms on the host" : "");
+  std::string text = fmt::format("device     {}\n", describe_device(trainer.gpu));
   const std::optional<Placement>& placement = trainer.device.placement;
   if (placement && placement->ranks.size() > 1) text += describe(*placement);
   return text;

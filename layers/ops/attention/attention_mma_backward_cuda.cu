@@ -21,7 +21,7 @@ std::int64_t stride_of_terms(const AttentionProblem& p) {
 // A warp for each head of each token.
 __global__ void attention_terms_kernel(AttentionProblem p, const float* dy, const float* y,
                                        const float* log_sum_exp, QueryTerms* terms, std::int64_t stride) {
-  const int row = global_thread() / kWarp;
+  const std::int64_t row = global_thread() / kWarp;
   if (row >= p.sequences * p.queries * p.heads) return;
   const float dot = dot_of_warp(dy + row * p.head_dim, y + row * p.head_dim, p.head_dim);
   if (lane() != 0) return;
