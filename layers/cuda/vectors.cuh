@@ -56,7 +56,7 @@ void with_vectors(std::int64_t width, Function function, const Pointers*... poin
   }
 }
 
-// Of which 16 bytes hold this many.
+// As many as 16 bytes hold.
 template <class Element>
 inline constexpr int kElementsOfAccess = 16 / sizeof(Element);
 
