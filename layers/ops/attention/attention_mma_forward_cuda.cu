@@ -5,7 +5,9 @@ namespace {
 
 template <int kWidth>
 struct Tiling {
-  static constexpr int kRowTiles = kWidth <= 128 ? 2 : 1;  // as the registers allow
+  // As many rows of a warp, and keys, as registers hold without spills: more rows share what is read of k and
+  // v, more keys the shrinking of results.
+  static constexpr int kRowTiles = kWidth <= 128 ? 2 : 1;
   static constexpr int kQueriesOfWarp = 16 * kRowTiles;
   static constexpr int kQueries = kWarpsOfBlock * kQueriesOfWarp;
   static constexpr int kKeys = kWidth == 128 ? 32 : 64;

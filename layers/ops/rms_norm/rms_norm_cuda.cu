@@ -1,5 +1,5 @@
-#include "layers/cuda/elements.cuh"
 #include "layers/cuda/launch.cuh"
+#include "layers/cuda/vectors.cuh"
 
 namespace conclave::cuda {
 namespace {
@@ -8,7 +8,7 @@ constexpr std::int64_t kRowsOfBlock = 32;
 constexpr std::int64_t kMaxRowBlocks = 128;
 
 // A warp a row. y may be x, residual_sum may be x or delta: each element is read before it is written.
-template <class Element>
+template <int kCount, class Element>
 __global__ void rms_norm_kernel(const float* all_x, const float* all_delta, const float* weight,
                                 float* all_residual_sum, Element* all_y, float* rstd, float eps,
                                 std::int64_t rows, std::int64_t width) {
@@ -16,22 +16,40 @@ __global__ void rms_norm_kernel(const float* all_x, const float* all_delta, cons
   if (row >= rows) return;
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
   const float* x = all_x + row * width;
-  if (all_delta != nullptr) {
-    const float* delta = all_delta + row * width;
-    float* residual_sum = all_residual_sum + row * width;
-    for (std::int64_t d = lane; d < width; d += kWarp) residual_sum[d] = x[d] + delta[d];
-    x = residual_sum;  // each lane reads what it wrote itself
-  }
+  const float* delta = all_delta == nullptr ? nullptr : all_delta + row * width;
+  float* residual_sum = all_delta == nullptr ? nullptr : all_residual_sum + row * width;
   float sum_of_squares = 0;
-  for (std::int64_t d = lane; d < width; d += kWarp) sum_of_squares += x[d] * x[d];
+  for (std::int64_t d = lane * kCount; d < width; d += kWarp * kCount) {
+    float values[kCount];
+    load(values, x + d);
+    if (delta != nullptr) {
+      float changes[kCount];
+      load(changes, delta + d);
+#pragma unroll
+      for (int j = 0; j < kCount; ++j) values[j] += changes[j];
+      store(residual_sum + d, values);
+    }
+#pragma unroll
+    for (int j = 0; j < kCount; ++j) sum_of_squares += values[j] * values[j];
+  }
   sum_of_squares = sum_of_warp(sum_of_squares);
   const float r = 1.0F / sqrtf(sum_of_squares / static_cast<float>(width) + eps);
+  if (delta != nullptr) x = residual_sum;  // each lane reads what it wrote itself
   Element* y = all_y + row * width;
-  for (std::int64_t d = lane; d < width; d += kWarp) set(y[d], x[d] * r * weight[d]);
+  for (std::int64_t d = lane * kCount; d < width; d += kWarp * kCount) {
+    float values[kCount];
+    float weights[kCount];
+    load(values, x + d);
+    load(weights, weight + d);
+#pragma unroll
+    for (int j = 0; j < kCount; ++j) values[j] = values[j] * r * weights[j];
+    store(y + d, values);
+  }
   if (lane == 0) rstd[row] = r;
 }
 
 // With x_hat = x rstd and g = dy weight: dx = rstd (g - x_hat mean(g x_hat)). dx may be dy or dresidual.
+template <int kCount>
 __global__ void rms_norm_dx_kernel(const float* all_dy, const float* all_x, const float* weight,
                                    const float* rstd, const float* all_dresidual, float* all_dx,
                                    std::int64_t rows, std::int64_t width) {
@@ -40,14 +58,29 @@ __global__ void rms_norm_dx_kernel(const float* all_dy, const float* all_x, cons
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
   const float* dy = all_dy + row * width;
   const float* x = all_x + row * width;
-  float* dx = all_dx + row * width;
   const float r = rstd[row];
+  float gradients[kCount];
+  float values[kCount];
+  float weights[kCount];
   float projection = 0;
-  for (std::int64_t d = lane; d < width; d += kWarp) projection += dy[d] * (x[d] * r) * weight[d];
+  for (std::int64_t d = lane * kCount; d < width; d += kWarp * kCount) {
+    load(gradients, dy + d);
+    load(values, x + d);
+    load(weights, weight + d);
+#pragma unroll
+    for (int j = 0; j < kCount; ++j) projection += gradients[j] * (values[j] * r) * weights[j];
+  }
   const float mean = sum_of_warp(projection) / static_cast<float>(width);
-  for (std::int64_t d = lane; d < width; d += kWarp) {
-    const float past_the_norm = all_dresidual == nullptr ? 0.0F : all_dresidual[row * width + d];
-    dx[d] = past_the_norm + r * (dy[d] * weight[d] - x[d] * r * mean);
+  for (std::int64_t d = lane * kCount; d < width; d += kWarp * kCount) {
+    float past_the_norm[kCount] = {};
+    if (all_dresidual != nullptr) load(past_the_norm, all_dresidual + row * width + d);
+    load(gradients, dy + d);
+    load(values, x + d);
+    load(weights, weight + d);
+#pragma unroll
+    for (int j = 0; j < kCount; ++j)
+      gradients[j] = past_the_norm[j] + r * (gradients[j] * weights[j] - values[j] * r * mean);
+    store(all_dx + row * width + d, gradients);
   }
 }
 
@@ -79,8 +112,14 @@ void rms_norm(StreamHandle stream, const float* x, const float* delta, const flo
               float* residual_sum, Elements y, float* rstd, float eps, std::int64_t T, std::int64_t D) {
   if (T == 0) return;
   visit(y, [&]<class Element>(Element* result) {
-    launch("rms_norm", stream, blocks_for(T * kWarp), kThreads, 0, rms_norm_kernel<Element>, x, delta, weight,
-           residual_sum, result, rstd, eps, T, D);
+    with_vectors<kElementsOfAccess<Element>>(
+        D,
+        [&]<class Number>(Number) {
+          launch("rms_norm", stream, blocks_for(T * kWarp), kThreads, 0,
+                 rms_norm_kernel<Number::value, Element>, x, delta, weight, residual_sum, result, rstd, eps,
+                 T, D);
+        },
+        x, delta, weight, residual_sum, result);
   });
 }
 
@@ -100,8 +139,13 @@ void rms_norm_backward(StreamHandle stream, const float* dy, const float* x, con
   launch("rms_norm_partial", stream, grid, kThreads, 0, rms_norm_partial_kernel, dy, x, rstd, partial, T, D);
   launch("rms_norm_dweight", stream, blocks_for(D), kThreads, 0, rms_norm_dweight_kernel, partial, dweight,
          blocks, D);
-  launch("rms_norm_dx", stream, blocks_for(T * kWarp), kThreads, 0, rms_norm_dx_kernel, dy, x, weight, rstd,
-         dresidual, dx, T, D);
+  with_vectors<kElementsOfAccess<float>>(
+      D,
+      [&]<class Number>(Number) {
+        launch("rms_norm_dx", stream, blocks_for(T * kWarp), kThreads, 0, rms_norm_dx_kernel<Number::value>,
+               dy, x, weight, rstd, dresidual, dx, T, D);
+      },
+      dy, x, weight, dresidual, dx);
 }
 
 }  // namespace conclave::cuda

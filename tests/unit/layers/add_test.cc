@@ -9,7 +9,7 @@ using namespace test;
 
 TEST(Add, SumsElements) {
   LocalContext ctx;
-  for (const std::int64_t count : {0, 1, 33}) {
+  for (const std::int64_t count : {0, 1, 32, 33}) {
     const auto a = random_values(count, "a");
     const auto b = random_values(count, "b");
     Values<float> expected;

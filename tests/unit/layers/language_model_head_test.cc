@@ -112,7 +112,7 @@ class LinearCrossEntropyTest : public testing::TestWithParam<Case> {
 
 INSTANTIATE_TEST_SUITE_P(Sizes, LinearCrossEntropyTest,
                          testing::Values(Case{0, 3, 5}, Case{1, 1, 1}, Case{1, 4, 2}, Case{7, 5, 19},
-                                         Case{13, 3, 33}));
+                                         Case{13, 3, 33}, Case{5, 3, 36}, Case{3, 2, 1100}));
 
 TEST_P(LinearCrossEntropyTest, LossesAndGradients) {
   for (std::size_t t = 2; t < targets.size(); t += 3) targets[t] = LinearCrossEntropyArgs::kIgnore;

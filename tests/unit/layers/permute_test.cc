@@ -162,7 +162,8 @@ TEST_P(PermuteTest, CombineBackwardGivesRowsAndWeightsTheirGradients) {
 INSTANTIATE_TEST_SUITE_P(Sizes, PermuteTest,
                          testing::Values(make_case(7, 2, 5, 0), make_case(7, 3, 33, 4), make_case(1, 1, 1, 0),
                                          make_case(0, 2, 5, 0), make_case(3, 2, 8, 1),
-                                         make_case(64, 2, 17, 5)));
+                                         make_case(64, 2, 17, 5), make_case(5, 2, 24, 3),
+                                         make_case(3, 2, 1040, 4)));  // several elements at a time
 
 TEST(PermuteRowsTest, RowsWithoutChoiceAreZero) {
   const Values<float> x = {1, 2, 3, 4};  // [2, 2]

@@ -96,7 +96,7 @@ class RmsNormTest : public testing::TestWithParam<Case> {
 // One row, one column, widths beside the vector width, more rows than one block of the weight's gradient.
 INSTANTIATE_TEST_SUITE_P(Sizes, RmsNormTest,
                          testing::Values(Case{0, 5}, Case{1, 1}, Case{3, 17}, Case{1, 64}, Case{4, 33},
-                                         Case{131, 5}));
+                                         Case{131, 5}, Case{5, 24}, Case{3, 1040}));
 
 TEST_P(RmsNormTest, Forward) {
   rms_norm(ctx, {view(x, shape), view(weight, {width}), view(y, shape), view(rstd, {rows}), kEps});

@@ -280,6 +280,9 @@ TEST(SoftmaxTopK, TiesGoToTheLowerExpert) {
   for (const float weight : equal.weights) EXPECT_EQ(weight, 0.25F);
   EXPECT_NEAR(equal.entropy[0], std::log(9.0), equal.errors(0).entropy(0));
 
+  const Forward many(std::vector<float>(70, 1.0F), 70, 40, true);  // more than a GPU's warp has lanes
+  for (std::size_t k = 0; k < 40; ++k) EXPECT_EQ(many.experts[k], static_cast<std::int32_t>(k));
+
   const Forward some({1, 2, 1, 2, 0, 2}, 6, 5, false);
   EXPECT_EQ(some.experts, (std::vector<std::int32_t>{1, 3, 5, 0, 2}));
 }
