@@ -158,7 +158,7 @@ constexpr Types kBf16ToFp32{DType::kBFloat16, DType::kFloat32};
 
 // Few rows an expert: small tiles; some without rows, and one with more than a tile.
 TEST_P(GroupedGemmGpuTest, WidthsOfAllKinds) {
-  for (const auto& [n, k] : {std::pair(1, 1), {7, 64}, {64, 7}, {136, 24}, {24, 136}, {64, 136}}) {
+  for (const auto& [n, k] : {std::pair(1, 1), {7, 64}, {136, 7}, {64, 136}}) {
     for (const Types types : {kFp32, kBf16, kBf16ToFp32}) {
       expect_matches_reference({.offsets = {0, 3, 3, 20, 65, 65}, .rows = 70, .n = n, .k = k}, types);
     }
@@ -177,7 +177,8 @@ TEST_P(GroupedGemmGpuTest, MoreRowTilesThanABand) {
 
 TEST_P(GroupedGemmGpuTest, MoreGroupsThanBlocksAndLanes) {
   std::vector<std::int64_t> offsets{0};
-  for (std::int64_t e = 0; e < 70; ++e) offsets.push_back(offsets.back() + (e % 3 == 1 ? e % 5 : 0));
+  for (std::int64_t e = 0; e < 70; ++e)  // groups 32 and 64, where a warp looks at the next ones, have rows
+    offsets.push_back(offsets.back() + (e % 3 == 1 || e % 8 == 0 ? e % 5 : 0));
   for (const Types types : {kFp32, kBf16})
     expect_matches_reference({.offsets = offsets, .rows = offsets.back() + 2, .n = 8, .k = 16}, types);
 }
