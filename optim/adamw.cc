@@ -12,6 +12,10 @@ namespace {
 // Below this, waking threads costs more than the update.
 constexpr std::int64_t kParallelElements = 32 * 1024;
 
+std::int64_t kind_of(const Parameter& parameter) {
+  return (parameter.sharding() == Sharding::kExpert ? 2 : 0) + (parameter.decays ? 1 : 0);
+}
+
 }  // namespace
 
 struct AdamW::Coefficients : cuda::AdamWCoefficients {
@@ -49,31 +53,31 @@ AdamW::AdamW(const config::Optim& options, const Ownership& ownership)
   }
 }
 
-void AdamW::update(double learning_rate, double gradient_scale) {
-  ++updates_;
+AdamW::Coefficients AdamW::coefficients_of(const Group& group, bool decays, double learning_rate,
+                                           double gradient_scale) const {
   const auto t = static_cast<double>(updates_);
-  Coefficients coefficients{{
+  const double rate = learning_rate * group.lr_multiplier;
+  return {{
       .gradient_scale = static_cast<float>(gradient_scale),
       .beta1 = static_cast<float>(beta1_),
       .one_minus_beta1 = static_cast<float>(1.0 - beta1_),
       .beta2 = static_cast<float>(beta2_),
       .one_minus_beta2 = static_cast<float>(1.0 - beta2_),
-      .step_size = 0.0F,
+      .step_size = static_cast<float>(rate / (1.0 - std::pow(beta1_, t))),
       .second_moment_root_scale = static_cast<float>(1.0 / std::sqrt(1.0 - std::pow(beta2_, t))),
       .eps = static_cast<float>(eps_),
-      .kept = 1.0F,
+      .kept = decays ? static_cast<float>(1.0 - rate * group.weight_decay) : 1.0F,
   }};
+}
+
+void AdamW::update(double learning_rate, double gradient_scale) {
+  ++updates_;
+  if (gpu_ != nullptr) return update_on_gpu(learning_rate, gradient_scale);
   for (Slot& slot : slots_) {
     const OwnedParameter& owned = *slot.owned;
     Parameter& parameter = *owned.parameter;
-    const Group& group = parameter.sharding() == Sharding::kExpert ? experts_ : dense_;
-    const double rate = learning_rate * group.lr_multiplier;
-    coefficients.step_size = static_cast<float>(rate / (1.0 - std::pow(beta1_, t)));
-    coefficients.kept = parameter.decays ? static_cast<float>(1.0 - rate * group.weight_decay) : 1.0F;
-    if (gpu_ != nullptr) {
-      update_on_gpu(slot, coefficients);
-      continue;
-    }
+    const Coefficients coefficients =
+        coefficients_of(group_of(parameter), parameter.decays, learning_rate, gradient_scale);
     begin_update(parameter);
     const TensorView value = parameter.mutable_value();
     for (const Range& rows : owned.trained) update_rows(slot, rows, coefficients, value);
@@ -81,16 +85,44 @@ void AdamW::update(double learning_rate, double gradient_scale) {
   }
 }
 
-void AdamW::update_on_gpu(const Slot& slot, const Coefficients& coefficients) const {
-  const OwnedParameter& owned = *slot.owned;
-  const ConstTensorView gradient = owned.parameter->gradient();
-  const TensorView value = owned.parameter->mutable_value();
-  for (const Range& rows : owned.trained) {
-    const std::int64_t offset = (rows.begin - owned.mine.begin) * owned.columns;  // in the state
-    cuda::adamw(gpu_->stream().handle(), coefficients, owned.elements(gradient, rows).data(),
-                owned.elements(value, rows).data(), slot.first_moment.view().data<float>() + offset,
-                slot.second_moment.view().data<float>() + offset, rows.size() * owned.columns);
+void AdamW::update_on_gpu(double learning_rate, double gradient_scale) {
+  if (pieces_.view().raw() == nullptr) lay_out_pieces();
+  cuda::AdamWCoefficientsByKind coefficients{};
+  for (Slot& slot : slots_) {
+    Parameter& parameter = *slot.owned->parameter;
+    parameter.gradient();  // writes zeros that are due
+    parameter.mutable_value();
+    coefficients.of_kind[kind_of(parameter)] =
+        coefficients_of(group_of(parameter), parameter.decays, learning_rate, gradient_scale);
   }
+  cuda::adamw(gpu_->stream().handle(), coefficients,
+              static_cast<const cuda::AdamWPiece*>(pieces_.view().raw()), pieces_count_);
+}
+
+// Values, gradients and moments stay where they are from now on.
+void AdamW::lay_out_pieces() {
+  std::vector<cuda::AdamWPiece> pieces;
+  for (const Slot& slot : slots_) {
+    const OwnedParameter& owned = *slot.owned;
+    const ConstTensorView gradient = owned.parameter->gradient();
+    const TensorView value = owned.parameter->mutable_value();
+    for (const Range& rows : owned.trained) {
+      const float* g = owned.elements(gradient, rows).data();
+      float* p = owned.elements(value, rows).data();
+      const std::int64_t offset = (rows.begin - owned.mine.begin) * owned.columns;  // in the state
+      float* m = slot.first_moment.view().data<float>() + offset;
+      float* v = slot.second_moment.view().data<float>() + offset;
+      const std::int64_t count = rows.size() * owned.columns;
+      for (std::int64_t at = 0; at < count; at += cuda::kAdamWElementsOfPiece) {
+        pieces.push_back({g + at, p + at, m + at, v + at, std::min(cuda::kAdamWElementsOfPiece, count - at),
+                          kind_of(*owned.parameter)});
+      }
+    }
+  }
+  const std::size_t bytes = pieces.size() * sizeof(cuda::AdamWPiece);
+  pieces_ = Buffer({static_cast<std::int64_t>(bytes)}, DType::kUInt8, gpu_->device());
+  gpu_->staging().upload(pieces_.view().raw(), pieces.data(), bytes);
+  pieces_count_ = std::ssize(pieces);
 }
 
 void AdamW::begin_update(const Parameter& parameter) {

@@ -46,7 +46,15 @@ class AdamW final : public Optimizer {
 
   // Followers of the parameter that take part in its coming update.
   void begin_update(const Parameter& parameter);
-  void update_on_gpu(const Slot& slot, const Coefficients& coefficients) const;
+  // Update t of the parameters of a group.
+  Coefficients coefficients_of(const Group& group, bool decays, double learning_rate,
+                               double gradient_scale) const;
+  const Group& group_of(const Parameter& parameter) const {
+    return parameter.sharding() == Sharding::kExpert ? experts_ : dense_;
+  }
+  void update_on_gpu(double learning_rate, double gradient_scale);
+  // Pieces of all that this rank trains, for the one launch of an update.
+  void lay_out_pieces();
   void update_rows(const Slot& slot, Range rows, const Coefficients& coefficients, TensorView value);
 
   bool sharded_;
@@ -59,6 +67,8 @@ class AdamW final : public Optimizer {
   Group dense_;
   Group experts_;
   std::int64_t updates_ = 0;
+  Buffer pieces_;  // cuda::AdamWPiece [pieces_count_], on the GPU
+  std::int64_t pieces_count_ = 0;
 };
 
 }  // namespace conclave

@@ -65,7 +65,7 @@ GradientNorm::Part GradientNorm::part_of(Sharding sharding) const {
   return part;
 }
 
-void GradientNorm::sum_blocks_on_gpu(Part& part) const {
+void GradientNorm::start_sums_on_gpu(Part& part) const {
   const auto count = static_cast<std::int64_t>(part.blocks.size());
   if (count == 0) return;
   if (part.sums_on_gpu.view().raw() == nullptr) {
@@ -80,17 +80,23 @@ void GradientNorm::sum_blocks_on_gpu(Part& part) const {
     std::memcpy(part.blocks_on_gpu.view().raw(), blocks.data(), static_cast<std::size_t>(bytes));
     part.sums_on_gpu = Buffer({count}, DType::kFloat64, ownership_->gpu()->device());
   }
-  const std::span<const double> sums = part.sums_on_gpu.view().values<double>();
   cuda::sums_of_squares(ownership_->gpu()->stream().handle(),
                         static_cast<const cuda::SquaresBlock*>(part.blocks_on_gpu.view().raw()),
                         part.sums_on_gpu.view().data<double>(), count);
+}
+
+void GradientNorm::sum_blocks_on_gpu() {
+  start_sums_on_gpu(replicated_);
+  start_sums_on_gpu(experts_);
   ownership_->gpu()->stream().synchronize();
-  for (std::size_t i = 0; i < sums.size(); ++i) part.sums[part.blocks[i].place] = sums[i];
+  for (Part* part : {&replicated_, &experts_}) {
+    if (part->blocks.empty()) continue;
+    const std::span<const double> sums = part->sums_on_gpu.view().values<double>();
+    for (std::size_t i = 0; i < sums.size(); ++i) part->sums[part->blocks[i].place] = sums[i];
+  }
 }
 
 void GradientNorm::sum_blocks(Part& part) const {
-  std::ranges::fill(part.sums, 0.0);  // those of others came in by the reduction before
-  if (ownership_->gpu() != nullptr) return sum_blocks_on_gpu(part);
 #pragma omp parallel for schedule(static) if (part.blocks.size() > 16)
   for (std::size_t i = 0; i < part.blocks.size(); ++i) {
     const Block& block = part.blocks[i];
@@ -118,8 +124,14 @@ double GradientNorm::sum_units(const Part& part) const {
 double GradientNorm::compute() {
   // A gradient that nobody has touched is zeros that are still to be written: not by several threads at once.
   for (const OwnedParameter& owned : ownership_->parameters()) owned.parameter->gradient();
-  sum_blocks(replicated_);
-  sum_blocks(experts_);
+  for (Part* part : {&replicated_, &experts_})
+    std::ranges::fill(part->sums, 0.0);  // those of others came in by the reduction before
+  if (ownership_->gpu() != nullptr) {
+    sum_blocks_on_gpu();
+  } else {
+    sum_blocks(replicated_);
+    sum_blocks(experts_);
+  }
   const ProcessGrid& grid = ownership_->grid();
   // Each block is filled in by one rank of the group that adds up; the zeros of the others change nothing.
   if (ownership_->sharded()) grid.world().all_reduce(buffer_view(std::span(replicated_.sums)));

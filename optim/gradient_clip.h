@@ -41,7 +41,8 @@ class GradientNorm {
   };
   Part part_of(Sharding sharding) const;
   void sum_blocks(Part& part) const;
-  void sum_blocks_on_gpu(Part& part) const;
+  void start_sums_on_gpu(Part& part) const;
+  void sum_blocks_on_gpu();  // of both parts, with one wait
   double sum_units(const Part& part) const;
 
   const Ownership* ownership_;

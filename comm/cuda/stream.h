@@ -1,6 +1,7 @@
 // Work that a GPU does in order, beside the host and other streams.
 #pragma once
 
+#include <cstdint>
 #include <functional>
 #include <utility>
 
@@ -28,6 +29,9 @@ class Stream {
   // processes, and that it may fail or never end. Replaces the one before.
   void before_synchronize(std::function<void()> action) { before_synchronize_ = std::move(action); }
 
+  // How often somebody has waited for this stream so far.
+  std::int64_t waits() const { return waits_; }
+
   StreamHandle handle() const { return handle_; }
   Device device() const { return device_; }
 
@@ -35,6 +39,7 @@ class Stream {
   Device device_;
   StreamHandle handle_ = nullptr;
   std::function<void()> before_synchronize_;
+  mutable std::int64_t waits_ = 0;
 };
 
 // A place in a stream's work.

@@ -30,6 +30,7 @@ Stream::~Stream() {
 }
 
 void Stream::synchronize() const {
+  ++waits_;
   if (before_synchronize_) before_synchronize_();
   check(cudaStreamSynchronize(native(handle_)), "the work of a stream");
 }

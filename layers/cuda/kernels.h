@@ -157,20 +157,24 @@ void grouped_gemm_weight_gradient(StreamHandle stream, const GroupedProblem& pro
 inline constexpr std::int64_t kMaxHeadDim = 256;
 struct AttentionProblem {
   std::int64_t sequences = 0;
-  std::int64_t queries = 0;  // of a sequence
-  std::int64_t keys = 0;     // of a sequence
+  std::int64_t queries = 0;  // of a sequence; fits into an int
+  std::int64_t keys = 0;     // likewise
   std::int64_t heads = 0;
   std::int64_t kv_heads = 0;
   std::int64_t head_dim = 0;  // at most kMaxHeadDim
   bool causal = true;
-  bool in_bf16 = false;  // factors of products are rounded to bf16
+  bool in_bf16 = false;  // factors of products are rounded to bf16, for tensor cores
 };
+// Each needs scratch of as many bytes as the function before it says, aligned to 16.
+std::int64_t attention_forward_scratch_bytes(const AttentionProblem& problem);
 void attention_forward(StreamHandle stream, const AttentionProblem& problem, const float* q, const float* k,
-                       const float* v, const std::uint8_t* padding, float* y, float* log_sum_exp);
-// queries == keys. `dots` is scratch [T, H].
+                       const float* v, const std::uint8_t* padding, float* y, float* log_sum_exp,
+                       void* scratch);
+// queries == keys.
+std::int64_t attention_backward_scratch_bytes(const AttentionProblem& problem);
 void attention_backward(StreamHandle stream, const AttentionProblem& problem, const float* q, const float* k,
                         const float* v, const std::uint8_t* padding, const float* y, const float* log_sum_exp,
-                        const float* dy, float* dots, float* dq, float* dk, float* dv);
+                        const float* dy, float* dq, float* dk, float* dv, void* scratch);
 
 void cross_entropy_rows(StreamHandle stream, float* logits, const std::int32_t* targets, double* losses,
                         bool gradients, float scale, std::int64_t rows, std::int64_t V);

@@ -53,11 +53,13 @@ void sigmoid_top_k_backward(S, const TopKBackward&, const F*) { refuse(); }
 void grouped_gemm(S, const GroupedProblem&, C, C, E) { refuse(); }
 void grouped_gemm_input_gradient(S, const GroupedProblem&, C, C, E) { refuse(); }
 void grouped_gemm_weight_gradient(S, const GroupedProblem&, C, C, F*) { refuse(); }
-void attention_forward(S, const AttentionProblem&, const F*, const F*, const F*, const U8*, F*, F*) {
+I attention_forward_scratch_bytes(const AttentionProblem&) { refuse(); }
+void attention_forward(S, const AttentionProblem&, const F*, const F*, const F*, const U8*, F*, F*, void*) {
   refuse();
 }
+I attention_backward_scratch_bytes(const AttentionProblem&) { refuse(); }
 void attention_backward(S, const AttentionProblem&, const F*, const F*, const F*, const U8*, const F*,
-                        const F*, const F*, F*, F*, F*, F*) {
+                        const F*, const F*, F*, F*, F*, void*) {
   refuse();
 }
 void cross_entropy_rows(S, F*, const I32*, double*, bool, F, I, I) { refuse(); }

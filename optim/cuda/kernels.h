@@ -7,7 +7,7 @@
 
 namespace conclave::cuda {
 
-// One update of AdamW (optim/adamw.h), as its elements need it.
+// One update of AdamW (optim/adamw.h), as the elements of a tensor need it.
 struct AdamWCoefficients {
   float gradient_scale;
   float beta1;
@@ -19,8 +19,25 @@ struct AdamWCoefficients {
   float eps;
   float kept;  // 1 - learning rate * weight decay
 };
-void adamw(StreamHandle stream, const AdamWCoefficients& coefficients, const float* gradient, float* value,
-           float* m, float* v, std::int64_t count);
+// Tensors differ in their coefficients by kind: dense or of experts, with weight decay or without.
+inline constexpr int kAdamWKinds = 4;
+struct AdamWCoefficientsByKind {
+  AdamWCoefficients of_kind[kAdamWKinds];
+};
+// Elements that lie side by side, a piece of one tensor.
+struct AdamWPiece {
+  const float* gradient;
+  float* value;
+  float* m;
+  float* v;
+  std::int64_t count;
+  std::int64_t kind;
+};
+// All pieces by one launch, a block each: few enough elements that none is waited for. `pieces` lie in the
+// memory of the stream's GPU.
+inline constexpr std::int64_t kAdamWElementsOfPiece = std::int64_t{1} << 14;
+void adamw(StreamHandle stream, const AdamWCoefficientsByKind& coefficients, const AdamWPiece* pieces,
+           std::int64_t count);
 
 // Numbers whose squares are summed.
 struct SquaresBlock {

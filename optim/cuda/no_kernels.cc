@@ -5,7 +5,7 @@
 
 namespace conclave::cuda {
 
-void adamw(StreamHandle, const AdamWCoefficients&, const float*, float*, float*, float*, std::int64_t) {
+void adamw(StreamHandle, const AdamWCoefficientsByKind&, const AdamWPiece*, std::int64_t) {
   throw Error(description());
 }
 void sums_of_squares(StreamHandle, const SquaresBlock*, double*, std::int64_t) { throw Error(description()); }

@@ -17,6 +17,7 @@
 #include "tests/support/test_gpu.h"
 #include "tests/support/tiny_experiment.h"
 #include "tests/support/trainer_state.h"
+#include "trainer/compute_device.h"
 #include "trainer/train_step.h"
 #include "trainer/trainer.h"
 
@@ -137,6 +138,22 @@ TEST_F(GpuTrainingTest, Bf16IsAsNearToFp32AsOnTheCpu) {
   EXPECT_LE(of_gpu.norm, kFactor * of_cpu.norm);
   EXPECT_LE(of_gpu.gradient, kFactor * of_cpu.gradient);
   EXPECT_GT(of_gpu.gradient, kUnit * 100) << "this was no training in bf16";
+}
+
+// Alone, a rank waits for the loss of each micro-batch, for the norm of the gradients, and for the update.
+// Where tokens travel, it waits for the counts of each layer's rows, and the ranks of one GPU for all that
+// goes through the host.
+TEST_F(GpuTrainingTest, WaitsForNothingWithinAMicroBatch) {
+  if (test::world().size() > 1) GTEST_SKIP() << "of one rank alone";
+  for (const char* variant : {"", "switch", "pad_to_capacity", "drops", "jitter", "masked", "recompute"}) {
+    Trainer trainer(on(config::Run::cuda, experiment_of(variant)), test::world());
+    train_step(trainer, 0);
+    const std::int64_t before = trainer.gpu->stream().waits();
+    train_step(trainer, 1);
+    EXPECT_EQ(trainer.gpu->stream().waits() - before, batch_cut(trainer.experiment, 1).micro_steps() + 2)
+        << variant;
+    EXPECT_TRUE(trainer.gpu->calls_on_host().empty()) << describe_calls_on_host(*trainer.gpu);
+  }
 }
 
 TEST_F(GpuTrainingTest, RepeatsBitByBit) {

@@ -1,5 +1,7 @@
 #include "layers/ops/attention/attention.h"
 
+#include <limits>
+
 #include "layers/cuda/arguments.h"
 #include "layers/ops/check_shape.h"
 
@@ -29,6 +31,8 @@ bool has_kernel(const AttentionShape& shape) { return shape.head_dim <= cuda::kM
 
 cuda::AttentionProblem problem_of(const Context& ctx, const AttentionShape& shape, std::int64_t sequences,
                                   std::int64_t sequence_length, bool causal) {
+  CONCLAVE_CHECK(sequence_length <= std::numeric_limits<int>::max(),
+                 "attention on a GPU: a sequence of {} tokens is too long", sequence_length);
   return {.sequences = sequences,
           .queries = sequence_length,
           .keys = sequence_length,
@@ -41,6 +45,10 @@ cuda::AttentionProblem problem_of(const Context& ctx, const AttentionShape& shap
 
 const std::uint8_t* padding_on_gpu(Context& ctx, const ConstTensorView& padding) {
   return padding.elements() > 0 ? cuda::upload<std::uint8_t>(ctx, padding) : nullptr;
+}
+
+void* scratch_of(Context& ctx, std::int64_t bytes) {
+  return ctx.arena->allocate({bytes}, DType::kUInt8).data<std::uint8_t>();
 }
 
 }  // namespace
@@ -63,11 +71,12 @@ void attention_forward(Context& ctx, const AttentionForwardArgs& args) {
   if (!has_kernel(shape))
     return cuda::on_host(ctx, "attention of wide heads", [&] { cpu::attention_forward(ctx, args); });
   const Arena::Mark scratch(*ctx.arena);
-  cuda::attention_forward(
-      cuda::stream_of(ctx),
-      problem_of(ctx, shape, tokens / args.sequence_length, args.sequence_length, args.causal),
-      args.q.data<float>(), args.k.data<float>(), args.v.data<float>(), padding_on_gpu(ctx, args.padding),
-      args.y.data<float>(), args.log_sum_exp.data<float>());
+  const cuda::AttentionProblem problem =
+      problem_of(ctx, shape, tokens / args.sequence_length, args.sequence_length, args.causal);
+  cuda::attention_forward(cuda::stream_of(ctx), problem, args.q.data<float>(), args.k.data<float>(),
+                          args.v.data<float>(), padding_on_gpu(ctx, args.padding), args.y.data<float>(),
+                          args.log_sum_exp.data<float>(),
+                          scratch_of(ctx, cuda::attention_forward_scratch_bytes(problem)));
 }
 
 void attention_backward(Context& ctx, const AttentionBackwardArgs& args) {
@@ -94,13 +103,13 @@ void attention_backward(Context& ctx, const AttentionBackwardArgs& args) {
   if (!has_kernel(shape))
     return cuda::on_host(ctx, "attention of wide heads", [&] { cpu::attention_backward(ctx, args); });
   const Arena::Mark scratch(*ctx.arena);
-  cuda::attention_backward(
-      cuda::stream_of(ctx),
-      problem_of(ctx, shape, tokens / args.sequence_length, args.sequence_length, args.causal),
-      args.q.data<float>(), args.k.data<float>(), args.v.data<float>(), padding_on_gpu(ctx, args.padding),
-      args.y.data<float>(), args.log_sum_exp.data<float>(), args.dy.data<float>(),
-      ctx.arena->allocate({tokens, shape.heads}).data<float>(), args.dq.data<float>(), args.dk.data<float>(),
-      args.dv.data<float>());
+  const cuda::AttentionProblem problem =
+      problem_of(ctx, shape, tokens / args.sequence_length, args.sequence_length, args.causal);
+  cuda::attention_backward(cuda::stream_of(ctx), problem, args.q.data<float>(), args.k.data<float>(),
+                           args.v.data<float>(), padding_on_gpu(ctx, args.padding), args.y.data<float>(),
+                           args.log_sum_exp.data<float>(), args.dy.data<float>(), args.dq.data<float>(),
+                           args.dk.data<float>(), args.dv.data<float>(),
+                           scratch_of(ctx, cuda::attention_backward_scratch_bytes(problem)));
 }
 
 void attention_decode(Context& ctx, const AttentionDecodeArgs& args) {
@@ -123,8 +132,10 @@ void attention_decode(Context& ctx, const AttentionDecodeArgs& args) {
     return cuda::on_host(ctx, "attention of wide heads", [&] { cpu::attention_decode(ctx, args); });
   cuda::AttentionProblem problem = problem_of(ctx, shape, 1, positions, /*causal=*/true);
   problem.queries = new_positions;
+  const Arena::Mark scratch(*ctx.arena);
   cuda::attention_forward(cuda::stream_of(ctx), problem, args.q.data<float>(), args.k.data<float>(),
-                          args.v.data<float>(), nullptr, args.y.data<float>(), nullptr);
+                          args.v.data<float>(), nullptr, args.y.data<float>(), nullptr,
+                          scratch_of(ctx, cuda::attention_forward_scratch_bytes(problem)));
 }
 
 }  // namespace conclave

@@ -1,41 +1,47 @@
-// Attention in tiles with an online softmax (Dao, "FlashAttention-2", 2023), in fp32 arithmetic: no tensor
-// cores yet.
+// Attention in fp32: in tiles with an online softmax (Dao, "FlashAttention-2", 2023), by plain arithmetic.
+// Problems in bf16 go to tensor cores (attention_mma.cuh).
 //
 // A block of 128 threads has a tile of 32 rows (queries, or keys for their gradients) and walks over tiles of
-// the other side. Four neighbouring lanes share a row: they compute the row's scores in turn, and hold the
-// columns of its result in registers (hence the unrolled loops), lane l those with column % 4 == l.
-#include "layers/cuda/elements.cuh"
+// the other side. The lanes that share a row compute its scores in turn, and hold the columns of its result
+// in registers (hence the unrolled loops), lane l those with column % 4 == l.
 #include "layers/cuda/launch.cuh"
+#include "layers/ops/attention/attention_blocks.cuh"
+#include "layers/ops/attention/attention_mma.cuh"
 
 namespace conclave::cuda {
 namespace {
 
 constexpr int kTile = 32;
-constexpr int kLanesOfRow = 4;
 constexpr unsigned kThreadsOfTile = kTile * kLanesOfRow;
 constexpr int kScoresOfLane = kTile / kLanesOfRow;
 
-// Rows of one head within [tokens, heads head_dim].
-struct Rows {
-  const float* first;
-  std::int64_t stride;
-};
+// Tiles in shared memory: of operands, rows head_dim + 1 apart so that lanes of different rows meet different
+// banks, and of scores, likewise.
+struct Tiles {
+  float* memory;
+  int head_dim;
 
-__device__ Rows rows_of(const float* tensor, std::int64_t first_token, std::int64_t head, std::int64_t heads,
-                        std::int64_t head_dim) {
-  return {tensor + (first_token * heads + head) * head_dim, heads * head_dim};
+  __device__ float* operand(int tile, int row = 0) const {
+    return memory + (tile * kTile + row) * (head_dim + 1);
+  }
+  __device__ float* scores(int operands, int tile, int row) const {
+    return operand(operands) + (tile * kTile + row) * (kTile + 1);
+  }
+};
+std::size_t shared_bytes(std::int64_t head_dim, int operands, int scores) {
+  return static_cast<std::size_t>(kTile * (operands * (head_dim + 1) + scores * (kTile + 1))) * sizeof(float);
 }
 
-// tile[r][d], rows head_dim + 1 apart so that lanes of different rows meet different banks; zeros beyond
-// `count`.
-__device__ void load_tile(float* tile, Rows rows, std::int64_t first, std::int64_t count, int head_dim,
-                          bool in_bf16) {
-  for (int i = static_cast<int>(threadIdx.x); i < kTile * head_dim; i += static_cast<int>(kThreadsOfTile)) {
-    const int r = i / head_dim;
-    const int d = i % head_dim;
-    float value = 0;
-    if (first + r < count) value = rows.first[(first + r) * rows.stride + d];
-    tile[r * (head_dim + 1) + d] = in_bf16 ? rounded_to_bf16(value) : value;
+__device__ int row_of_thread() { return static_cast<int>(threadIdx.x) / kLanesOfRow; }
+__device__ int lane_of_row() { return static_cast<int>(threadIdx.x) % kLanesOfRow; }
+
+// Rows of one head into a tile, zeros beyond `count`.
+__device__ void load_tile(const Tiles& tiles, int tile, Rows<const float> rows, int first, int count) {
+  for (int i = static_cast<int>(threadIdx.x); i < kTile * tiles.head_dim;
+       i += static_cast<int>(kThreadsOfTile)) {
+    const int r = i / tiles.head_dim;
+    const int d = i % tiles.head_dim;
+    tiles.operand(tile, r)[d] = first + r < count ? rows.at(first + r)[d] : 0.0F;
   }
 }
 
@@ -45,72 +51,64 @@ __device__ float dot(const float* a, const float* b, int head_dim) {
   return sum;
 }
 
-__device__ float sum_of_row(float value) {
-  value += __shfl_xor_sync(kAllLanes, value, 1);
-  return value + __shfl_xor_sync(kAllLanes, value, 2);
-}
-__device__ float max_of_row(float value) {
-  value = fmaxf(value, __shfl_xor_sync(kAllLanes, value, 1));
-  return fmaxf(value, __shfl_xor_sync(kAllLanes, value, 2));
-}
-
-__device__ bool is_visible(const AttentionProblem& p, const std::uint8_t* padding, std::int64_t query,
-                           std::int64_t key) {
-  if (query >= p.queries || key >= p.keys) return false;
-  if (p.causal && key > query + (p.keys - p.queries)) return false;
-  return padding == nullptr || padding[key] == 0;
-}
-
-// Keys that a tile of queries may see end here.
-__device__ std::int64_t end_of_keys(const AttentionProblem& p, std::int64_t first_query) {
-  if (!p.causal) return p.keys;
-  const std::int64_t end = first_query + kTile + (p.keys - p.queries);
-  return end < p.keys ? end : p.keys;
-}
-
-// One block: kTile queries (blockIdx.x) of one head (blockIdx.y) of one sequence (blockIdx.z).
+// result = result * shrink + weights [kTile] values [kTile, head_dim], in the columns of this lane.
 template <int kColumnsOfLane>
-__global__ void attention_forward_kernel(AttentionProblem p, const float* q, const float* k, const float* v,
-                                         const std::uint8_t* all_padding, float* y, float* log_sum_exp) {
-  float* tiles = shared_memory();
-  const int head_dim = static_cast<int>(p.head_dim);
-  const int tile_elements = kTile * (head_dim + 1);
-  float* q_tile = tiles;
-  float* k_tile = q_tile + tile_elements;
-  float* v_tile = k_tile + tile_elements;
-  float* p_tile = v_tile + tile_elements;  // [kTile][kTile + 1]
+__device__ void add_product(float (&result)[kColumnsOfLane], float shrink, const float* weights,
+                            const Tiles& tiles, int values) {
+#pragma unroll
+  for (int j = 0; j < kColumnsOfLane; ++j) {
+    const int d = j * kLanesOfRow + lane_of_row();
+    if (d >= tiles.head_dim) continue;
+    float of_tile = 0;
+#pragma unroll 4
+    for (int c = 0; c < kTile; ++c) of_tile += weights[c] * tiles.operand(values, c)[d];
+    result[j] = result[j] * shrink + of_tile;
+  }
+}
 
-  const std::int64_t first_query = static_cast<std::int64_t>(blockIdx.x) * kTile;
-  const std::int64_t head = blockIdx.y;
-  const std::int64_t kv_head = head / (p.heads / p.kv_heads);
-  const std::int64_t first_token = blockIdx.z * p.queries;
-  const std::int64_t first_key_token = blockIdx.z * p.keys;
-  const std::uint8_t* padding = all_padding == nullptr ? nullptr : all_padding + first_key_token;
-  const int row = static_cast<int>(threadIdx.x) / kLanesOfRow;
-  const int lane = static_cast<int>(threadIdx.x) % kLanesOfRow;
-  const std::int64_t query = first_query + row;
-  const float scale = 1.0F / sqrtf(static_cast<float>(head_dim));
+template <int kColumnsOfLane>
+__device__ void store_row(float* row, const float (&result)[kColumnsOfLane], float factor, int head_dim) {
+#pragma unroll
+  for (int j = 0; j < kColumnsOfLane; ++j) {
+    const int d = j * kLanesOfRow + lane_of_row();
+    if (d < head_dim) row[d] = result[j] * factor;
+  }
+}
 
-  load_tile(q_tile, rows_of(q, first_token, head, p.heads, p.head_dim), first_query, p.queries, head_dim,
-            p.in_bf16);
-  const Rows keys = rows_of(k, first_key_token, kv_head, p.kv_heads, p.head_dim);
-  const Rows values = rows_of(v, first_key_token, kv_head, p.kv_heads, p.head_dim);
+template <int kColumnsOfLane>
+__global__ void attention_forward_kernel(AttentionProblem p, const float* all_q, const float* all_k,
+                                         const float* all_v, const std::uint8_t* padding, float* all_y,
+                                         float* log_sum_exp) {
+  enum Operand : int { kQ, kK, kV, kOperands };
+  const Tiles tiles{shared_memory(), static_cast<int>(p.head_dim)};
+  const QueryBlock block = query_block(p, padding, kTile);
+  const Rows q = rows_of(all_q, block.first_token, block.head, p.heads, p.head_dim);
+  const Rows k = rows_of(all_k, block.first_key_token, block.kv_head, p.kv_heads, p.head_dim);
+  const Rows v = rows_of(all_v, block.first_key_token, block.kv_head, p.kv_heads, p.head_dim);
+  const int row = row_of_thread();
+  const int query = block.first_query + row;
+  const int visible = keys_seen(p, query);
+  const float scale = scale_of_scores(p);
+
+  load_tile(tiles, kQ, q, block.first_query, queries_of(p));
+  float* weights = tiles.scores(kOperands, 0, row);
   float result[kColumnsOfLane] = {};
   float maximum = -INFINITY;  // of the scores so far
   float sum = 0;              // of exp(score - maximum)
-  const std::int64_t end = end_of_keys(p, first_query);
-  for (std::int64_t first_key = 0; first_key < end; first_key += kTile) {
+  const int end = keys_seen(p, block.first_query + kTile - 1);
+  for (int first_key = 0; first_key < end; first_key += kTile) {
     __syncthreads();  // the tiles of before are read
-    load_tile(k_tile, keys, first_key, p.keys, head_dim, p.in_bf16);
-    load_tile(v_tile, values, first_key, p.keys, head_dim, p.in_bf16);
+    load_tile(tiles, kK, k, first_key, keys_of(p));
+    load_tile(tiles, kV, v, first_key, keys_of(p));
     __syncthreads();
     float scores[kScoresOfLane];
     float tile_maximum = -INFINITY;
 #pragma unroll
     for (int i = 0; i < kScoresOfLane; ++i) {
-      const int column = i * kLanesOfRow + lane;
-      scores[i] = is_visible(p, padding, query, first_key + column)
-                      ? scale * dot(q_tile + row * (head_dim + 1), k_tile + column * (head_dim + 1), head_dim)
+      const int column = i * kLanesOfRow + lane_of_row();
+      const int key = first_key + column;
+      scores[i] = key < visible && !is_padding(block.padding, key)
+                      ? scale * dot(tiles.operand(kQ, row), tiles.operand(kK, column), tiles.head_dim)
                       : -INFINITY;
       tile_maximum = fmaxf(tile_maximum, scores[i]);
     }
@@ -123,215 +121,140 @@ __global__ void attention_forward_kernel(AttentionProblem p, const float* q, con
     for (int i = 0; i < kScoresOfLane; ++i) {
       const float weight = expf(scores[i] - shift);
       tile_sum += weight;
-      p_tile[row * (kTile + 1) + i * kLanesOfRow + lane] = p.in_bf16 ? rounded_to_bf16(weight) : weight;
+      weights[i * kLanesOfRow + lane_of_row()] = weight;
     }
     sum = sum * shrink + sum_of_row(tile_sum);
     maximum = new_maximum;
     __syncwarp();  // a row's weights are its own warp's
-#pragma unroll
-    for (int j = 0; j < kColumnsOfLane; ++j) {
-      const int d = j * kLanesOfRow + lane;
-      if (d >= head_dim) continue;
-      float of_tile = 0;
-      for (int c = 0; c < kTile; ++c)
-        of_tile += p_tile[row * (kTile + 1) + c] * v_tile[c * (head_dim + 1) + d];
-      result[j] = result[j] * shrink + of_tile;
-    }
+    add_product(result, shrink, weights, tiles, kV);
   }
-  if (query >= p.queries) return;
+  if (query >= queries_of(p)) return;
   const bool sees_nothing = maximum == -INFINITY;
-  float* y_row = y + ((first_token + query) * p.heads + head) * p.head_dim;
-#pragma unroll
-  for (int j = 0; j < kColumnsOfLane; ++j) {
-    const int d = j * kLanesOfRow + lane;
-    if (d < head_dim) y_row[d] = sees_nothing ? 0.0F : result[j] / sum;
-  }
-  if (lane == 0 && log_sum_exp != nullptr)
-    log_sum_exp[(first_token + query) * p.heads + head] = sees_nothing ? 0.0F : maximum + logf(sum);
+  const Rows y = rows_of(all_y, block.first_token, block.head, p.heads, p.head_dim);
+  store_row(y.at(query), result, sees_nothing ? 0.0F : 1.0F / sum, tiles.head_dim);
+  if (lane_of_row() == 0 && log_sum_exp != nullptr)
+    log_sum_exp[(block.first_token + query) * p.heads + block.head] =
+        sees_nothing ? 0.0F : maximum + logf(sum);
 }
 
 // dy . y of each token's heads, a warp each: what the softmax's backward subtracts.
 __global__ void attention_dot_kernel(const float* dy, const float* y, float* dots, std::int64_t rows,
                                      std::int64_t head_dim) {
-  const std::int64_t row = global_thread() / kWarp;
+  const int row = global_thread() / kWarp;
   if (row >= rows) return;
-  float sum = 0;
-  for (std::int64_t d = threadIdx.x % kWarp; d < head_dim; d += kWarp)
-    sum += dy[row * head_dim + d] * y[row * head_dim + d];
-  sum = sum_of_warp(sum);
+  const float sum = dot_of_warp(dy + row * head_dim, y + row * head_dim, head_dim);
   if (threadIdx.x % kWarp == 0) dots[row] = sum;
 }
 
 // dq[i] = sum_j ds[i, j] k[j], with ds = p (dy[i] . v[j] - dots[i]) scale and p = exp(score -
-// log_sum_exp[i]). Blocks as in the forward.
+// log_sum_exp[i]).
 template <int kColumnsOfLane>
-__global__ void attention_dq_kernel(AttentionProblem p, const float* q, const float* k, const float* v,
-                                    const std::uint8_t* all_padding, const float* log_sum_exp,
-                                    const float* dots, const float* dy, float* dq) {
-  float* tiles = shared_memory();
-  const int head_dim = static_cast<int>(p.head_dim);
-  const int tile_elements = kTile * (head_dim + 1);
-  float* q_tile = tiles;
-  float* dy_tile = q_tile + tile_elements;
-  float* k_tile = dy_tile + tile_elements;
-  float* v_tile = k_tile + tile_elements;
-  float* ds_tile = v_tile + tile_elements;  // [kTile][kTile + 1]
+__global__ void attention_dq_kernel(AttentionProblem p, const float* all_q, const float* all_k,
+                                    const float* all_v, const std::uint8_t* padding, const float* log_sum_exp,
+                                    const float* dots, const float* all_dy, float* all_dq) {
+  enum Operand : int { kQ, kDy, kK, kV, kOperands };
+  const Tiles tiles{shared_memory(), static_cast<int>(p.head_dim)};
+  const QueryBlock block = query_block(p, padding, kTile);
+  const Rows q = rows_of(all_q, block.first_token, block.head, p.heads, p.head_dim);
+  const Rows dy = rows_of(all_dy, block.first_token, block.head, p.heads, p.head_dim);
+  const Rows k = rows_of(all_k, block.first_key_token, block.kv_head, p.kv_heads, p.head_dim);
+  const Rows v = rows_of(all_v, block.first_key_token, block.kv_head, p.kv_heads, p.head_dim);
+  const int row = row_of_thread();
+  const int query = block.first_query + row;
+  const int visible = keys_seen(p, query);
+  const float scale = scale_of_scores(p);
+  const bool exists = query < queries_of(p);
+  const std::int64_t at = (block.first_token + query) * p.heads + block.head;
+  const float lse = exists ? log_sum_exp[at] : 0.0F;
+  const float dot_of_query = exists ? dots[at] : 0.0F;
 
-  const std::int64_t first_query = static_cast<std::int64_t>(blockIdx.x) * kTile;
-  const std::int64_t head = blockIdx.y;
-  const std::int64_t kv_head = head / (p.heads / p.kv_heads);
-  const std::int64_t first_token = blockIdx.z * p.queries;
-  const std::uint8_t* padding = all_padding == nullptr ? nullptr : all_padding + first_token;
-  const int row = static_cast<int>(threadIdx.x) / kLanesOfRow;
-  const int lane = static_cast<int>(threadIdx.x) % kLanesOfRow;
-  const std::int64_t query = first_query + row;
-  const float scale = 1.0F / sqrtf(static_cast<float>(head_dim));
-  const bool exists = query < p.queries;
-  const float lse = exists ? log_sum_exp[(first_token + query) * p.heads + head] : 0.0F;
-  const float dot_of_row = exists ? dots[(first_token + query) * p.heads + head] : 0.0F;
-
-  load_tile(q_tile, rows_of(q, first_token, head, p.heads, p.head_dim), first_query, p.queries, head_dim,
-            p.in_bf16);
-  load_tile(dy_tile, rows_of(dy, first_token, head, p.heads, p.head_dim), first_query, p.queries, head_dim,
-            p.in_bf16);
-  const Rows keys = rows_of(k, first_token, kv_head, p.kv_heads, p.head_dim);
-  const Rows values = rows_of(v, first_token, kv_head, p.kv_heads, p.head_dim);
+  load_tile(tiles, kQ, q, block.first_query, queries_of(p));
+  load_tile(tiles, kDy, dy, block.first_query, queries_of(p));
+  float* ds = tiles.scores(kOperands, 0, row);
   float result[kColumnsOfLane] = {};
-  const std::int64_t end = end_of_keys(p, first_query);
-  for (std::int64_t first_key = 0; first_key < end; first_key += kTile) {
-    __syncthreads();
-    load_tile(k_tile, keys, first_key, p.keys, head_dim, p.in_bf16);
-    load_tile(v_tile, values, first_key, p.keys, head_dim, p.in_bf16);
+  const int end = keys_seen(p, block.first_query + kTile - 1);
+  for (int first_key = 0; first_key < end; first_key += kTile) {
+    __syncthreads();  // the tiles of before are read
+    load_tile(tiles, kK, k, first_key, keys_of(p));
+    load_tile(tiles, kV, v, first_key, keys_of(p));
     __syncthreads();
 #pragma unroll
     for (int i = 0; i < kScoresOfLane; ++i) {
-      const int column = i * kLanesOfRow + lane;
-      float ds = 0;
-      if (is_visible(p, padding, query, first_key + column)) {
-        const float score =
-            scale * dot(q_tile + row * (head_dim + 1), k_tile + column * (head_dim + 1), head_dim);
-        const float dp = dot(dy_tile + row * (head_dim + 1), v_tile + column * (head_dim + 1), head_dim);
-        ds = expf(score - lse) * (dp - dot_of_row) * scale;
-      }
-      ds_tile[row * (kTile + 1) + column] = p.in_bf16 ? rounded_to_bf16(ds) : ds;
+      const int column = i * kLanesOfRow + lane_of_row();
+      const int key = first_key + column;
+      ds[column] = 0;
+      if (key >= visible || is_padding(block.padding, key)) continue;
+      const float score = scale * dot(tiles.operand(kQ, row), tiles.operand(kK, column), tiles.head_dim);
+      const float dp = dot(tiles.operand(kDy, row), tiles.operand(kV, column), tiles.head_dim);
+      ds[column] = expf(score - lse) * (dp - dot_of_query) * scale;
     }
     __syncwarp();
-#pragma unroll
-    for (int j = 0; j < kColumnsOfLane; ++j) {
-      const int d = j * kLanesOfRow + lane;
-      if (d >= head_dim) continue;
-      float of_tile = 0;
-      for (int c = 0; c < kTile; ++c)
-        of_tile += ds_tile[row * (kTile + 1) + c] * k_tile[c * (head_dim + 1) + d];
-      result[j] += of_tile;
-    }
+    add_product(result, 1.0F, ds, tiles, kK);
   }
   if (!exists) return;
-  float* dq_row = dq + ((first_token + query) * p.heads + head) * p.head_dim;
-#pragma unroll
-  for (int j = 0; j < kColumnsOfLane; ++j) {
-    const int d = j * kLanesOfRow + lane;
-    if (d < head_dim) dq_row[d] = result[j];
-  }
+  const Rows dq = rows_of(all_dq, block.first_token, block.head, p.heads, p.head_dim);
+  store_row(dq.at(query), result, 1.0F, tiles.head_dim);
 }
 
 // dk[j] = sum_i ds[i, j] q[i], dv[j] = sum_i p[i, j] dy[i], over the queries of all heads of the group, head
-// by head. One block: kTile keys (blockIdx.x) of one key/value head (blockIdx.y) of one sequence
-// (blockIdx.z).
+// by head.
 template <int kColumnsOfLane>
-__global__ void attention_dkv_kernel(AttentionProblem p, const float* q, const float* k, const float* v,
-                                     const std::uint8_t* all_padding, const float* log_sum_exp,
-                                     const float* dots, const float* dy, float* dk, float* dv) {
-  float* tiles = shared_memory();
-  const int head_dim = static_cast<int>(p.head_dim);
-  const int tile_elements = kTile * (head_dim + 1);
-  float* q_tile = tiles;
-  float* dy_tile = q_tile + tile_elements;
-  float* k_tile = dy_tile + tile_elements;
-  float* v_tile = k_tile + tile_elements;
-  float* p_tile = v_tile + tile_elements;         // [key][query], rows kTile + 1 apart
-  float* ds_tile = p_tile + kTile * (kTile + 1);  // likewise
+__global__ void attention_dkv_kernel(AttentionProblem p, const float* all_q, const float* all_k,
+                                     const float* all_v, const std::uint8_t* padding,
+                                     const float* log_sum_exp, const float* dots, const float* all_dy,
+                                     float* all_dk, float* all_dv) {
+  enum Operand : int { kQ, kDy, kK, kV, kOperands };
+  const Tiles tiles{shared_memory(), static_cast<int>(p.head_dim)};
+  const KeyBlock block = key_block(p, padding, kTile);
+  const Rows k = rows_of(all_k, block.first_token, block.kv_head, p.kv_heads, p.head_dim);
+  const Rows v = rows_of(all_v, block.first_token, block.kv_head, p.kv_heads, p.head_dim);
+  const int row = row_of_thread();
+  const int key = block.first_key + row;
+  const bool is_seen = key < keys_of(p) && !is_padding(block.padding, key);
+  const float scale = scale_of_scores(p);
 
-  const std::int64_t first_key = static_cast<std::int64_t>(blockIdx.x) * kTile;
-  const std::int64_t kv_head = blockIdx.y;
-  const std::int64_t heads_of_group = p.heads / p.kv_heads;
-  const std::int64_t first_token = blockIdx.z * p.queries;
-  const std::uint8_t* padding = all_padding == nullptr ? nullptr : all_padding + first_token;
-  const int row = static_cast<int>(threadIdx.x) / kLanesOfRow;
-  const int lane = static_cast<int>(threadIdx.x) % kLanesOfRow;
-  const std::int64_t key = first_key + row;
-  const float scale = 1.0F / sqrtf(static_cast<float>(head_dim));
-
-  load_tile(k_tile, rows_of(k, first_token, kv_head, p.kv_heads, p.head_dim), first_key, p.keys, head_dim,
-            p.in_bf16);
-  load_tile(v_tile, rows_of(v, first_token, kv_head, p.kv_heads, p.head_dim), first_key, p.keys, head_dim,
-            p.in_bf16);
+  load_tile(tiles, kK, k, block.first_key, keys_of(p));
+  load_tile(tiles, kV, v, block.first_key, keys_of(p));
+  float* weights = tiles.scores(kOperands, 0, row);  // by query
+  float* ds = tiles.scores(kOperands, 1, row);       // by query
   float dk_result[kColumnsOfLane] = {};
   float dv_result[kColumnsOfLane] = {};
-  const std::int64_t first_seeing = p.causal ? first_key : 0;  // earlier queries see none of these keys
-  for (std::int64_t head = kv_head * heads_of_group; head < (kv_head + 1) * heads_of_group; ++head) {
-    const Rows queries = rows_of(q, first_token, head, p.heads, p.head_dim);
-    const Rows dys = rows_of(dy, first_token, head, p.heads, p.head_dim);
-    for (std::int64_t first_query = first_seeing; first_query < p.queries; first_query += kTile) {
+  const int first_seeing = p.causal ? block.first_key : 0;  // earlier queries see none of these keys
+  const std::int64_t heads_of_group = p.heads / p.kv_heads;
+  for (std::int64_t head = block.kv_head * heads_of_group; head < (block.kv_head + 1) * heads_of_group;
+       ++head) {
+    const Rows q = rows_of(all_q, block.first_token, head, p.heads, p.head_dim);
+    const Rows dy = rows_of(all_dy, block.first_token, head, p.heads, p.head_dim);
+    for (int first_query = first_seeing; first_query < queries_of(p); first_query += kTile) {
+      __syncthreads();  // the tiles of before are read
+      load_tile(tiles, kQ, q, first_query, queries_of(p));
+      load_tile(tiles, kDy, dy, first_query, queries_of(p));
       __syncthreads();
-      load_tile(q_tile, queries, first_query, p.queries, head_dim, p.in_bf16);
-      load_tile(dy_tile, dys, first_query, p.queries, head_dim, p.in_bf16);
-      __syncthreads();
-#pragma unroll
+#pragma unroll 1
       for (int i = 0; i < kScoresOfLane; ++i) {
-        const int column = i * kLanesOfRow + lane;
-        const std::int64_t query = first_query + column;
-        float weight = 0;
-        float ds = 0;
-        if (is_visible(p, padding, query, key)) {
-          const std::int64_t at = (first_token + query) * p.heads + head;
-          const float score =
-              scale * dot(q_tile + column * (head_dim + 1), k_tile + row * (head_dim + 1), head_dim);
-          const float dp = dot(dy_tile + column * (head_dim + 1), v_tile + row * (head_dim + 1), head_dim);
-          weight = expf(score - log_sum_exp[at]);
-          ds = weight * (dp - dots[at]) * scale;
-        }
-        p_tile[row * (kTile + 1) + column] = p.in_bf16 ? rounded_to_bf16(weight) : weight;
-        ds_tile[row * (kTile + 1) + column] = p.in_bf16 ? rounded_to_bf16(ds) : ds;
+        const int column = i * kLanesOfRow + lane_of_row();
+        const int query = first_query + column;
+        weights[column] = ds[column] = 0;
+        if (!is_seen || query >= queries_of(p) || key >= keys_seen(p, query)) continue;
+        const std::int64_t at = (block.first_token + query) * p.heads + head;
+        const float score = scale * dot(tiles.operand(kQ, column), tiles.operand(kK, row), tiles.head_dim);
+        const float dp = dot(tiles.operand(kDy, column), tiles.operand(kV, row), tiles.head_dim);
+        weights[column] = expf(score - log_sum_exp[at]);
+        ds[column] = weights[column] * (dp - dots[at]) * scale;
       }
       __syncwarp();
-#pragma unroll
-      for (int j = 0; j < kColumnsOfLane; ++j) {
-        const int d = j * kLanesOfRow + lane;
-        if (d >= head_dim) continue;
-        float dk_of_tile = 0;
-        float dv_of_tile = 0;
-        for (int c = 0; c < kTile; ++c) {
-          dk_of_tile += ds_tile[row * (kTile + 1) + c] * q_tile[c * (head_dim + 1) + d];
-          dv_of_tile += p_tile[row * (kTile + 1) + c] * dy_tile[c * (head_dim + 1) + d];
-        }
-        dk_result[j] += dk_of_tile;
-        dv_result[j] += dv_of_tile;
-      }
+      add_product(dk_result, 1.0F, ds, tiles, kQ);
+      add_product(dv_result, 1.0F, weights, tiles, kDy);
     }
   }
-  if (key >= p.keys) return;
-  const std::int64_t at = ((first_token + key) * p.kv_heads + kv_head) * p.head_dim;
-#pragma unroll
-  for (int j = 0; j < kColumnsOfLane; ++j) {
-    const int d = j * kLanesOfRow + lane;
-    if (d >= head_dim) continue;
-    dk[at + d] = dk_result[j];
-    dv[at + d] = dv_result[j];
-  }
+  if (key >= keys_of(p)) return;
+  const Rows dk = rows_of(all_dk, block.first_token, block.kv_head, p.kv_heads, p.head_dim);
+  const Rows dv = rows_of(all_dv, block.first_token, block.kv_head, p.kv_heads, p.head_dim);
+  store_row(dk.at(key), dk_result, 1.0F, tiles.head_dim);
+  store_row(dv.at(key), dv_result, 1.0F, tiles.head_dim);
 }
 
-dim3 grid_of(std::int64_t rows, std::int64_t heads, std::int64_t sequences) {
-  return {static_cast<unsigned>((rows + kTile - 1) / kTile), static_cast<unsigned>(heads),
-          static_cast<unsigned>(sequences)};
-}
-
-std::size_t shared_bytes(std::int64_t head_dim, int tiles, int score_tiles) {
-  const std::int64_t floats = tiles * kTile * (head_dim + 1) + score_tiles * kTile * (kTile + 1);
-  return static_cast<std::size_t>(floats) * sizeof(float);
-}
-
-// Calls function(std::integral_constant of the columns that a lane holds).
+// Calls function(the columns that a lane holds).
 template <int kColumns>
 struct Columns {
   static constexpr int value = kColumns;
@@ -347,30 +270,47 @@ void with_columns(std::int64_t head_dim, Function function) {
   }
 }
 
+std::int64_t rows_of_queries(const AttentionProblem& p) { return p.sequences * p.queries * p.heads; }
+
 }  // namespace
 
+std::int64_t attention_forward_scratch_bytes(const AttentionProblem& p) {
+  return p.in_bf16 ? mma::attention_forward_scratch_bytes(p) : 0;
+}
+
 void attention_forward(StreamHandle stream, const AttentionProblem& p, const float* q, const float* k,
-                       const float* v, const std::uint8_t* padding, float* y, float* log_sum_exp) {
-  if (p.sequences * p.queries == 0) return;
+                       const float* v, const std::uint8_t* padding, float* y, float* log_sum_exp,
+                       void* scratch) {
+  if (rows_of_queries(p) == 0) return;
+  if (p.in_bf16) return mma::attention_forward(stream, p, q, k, v, padding, y, log_sum_exp, scratch);
   with_columns(p.head_dim, [&]<class Width>(Width) {
-    launch("attention_forward", stream, grid_of(p.queries, p.heads, p.sequences), kThreadsOfTile,
-           shared_bytes(p.head_dim, 3, 1), attention_forward_kernel<Width::value>, p, q, k, v, padding, y,
-           log_sum_exp);
+    launch("attention_forward", stream, attention_grid(p.queries, kTile, p.heads, p.sequences),
+           kThreadsOfTile, shared_bytes(p.head_dim, 3, 1), attention_forward_kernel<Width::value>, p, q, k, v,
+           padding, y, log_sum_exp);
   });
+}
+
+std::int64_t attention_backward_scratch_bytes(const AttentionProblem& p) {
+  if (p.in_bf16) return mma::attention_backward_scratch_bytes(p);
+  return rows_of_queries(p) * static_cast<std::int64_t>(sizeof(float));  // dots
 }
 
 void attention_backward(StreamHandle stream, const AttentionProblem& p, const float* q, const float* k,
                         const float* v, const std::uint8_t* padding, const float* y, const float* log_sum_exp,
-                        const float* dy, float* dots, float* dq, float* dk, float* dv) {
-  const std::int64_t rows = p.sequences * p.queries * p.heads;
+                        const float* dy, float* dq, float* dk, float* dv, void* scratch) {
+  const std::int64_t rows = rows_of_queries(p);
   if (rows == 0) return;
+  if (p.in_bf16) {
+    return mma::attention_backward(stream, p, q, k, v, padding, y, log_sum_exp, dy, dq, dk, dv, scratch);
+  }
+  auto* dots = static_cast<float*>(scratch);  // [T, H]
   launch("attention_dot", stream, blocks_for(rows * kWarp), kThreads, 0, attention_dot_kernel, dy, y, dots,
          rows, p.head_dim);
   with_columns(p.head_dim, [&]<class Width>(Width) {
-    launch("attention_dq", stream, grid_of(p.queries, p.heads, p.sequences), kThreadsOfTile,
+    launch("attention_dq", stream, attention_grid(p.queries, kTile, p.heads, p.sequences), kThreadsOfTile,
            shared_bytes(p.head_dim, 4, 1), attention_dq_kernel<Width::value>, p, q, k, v, padding,
            log_sum_exp, dots, dy, dq);
-    launch("attention_dkv", stream, grid_of(p.keys, p.kv_heads, p.sequences), kThreadsOfTile,
+    launch("attention_dkv", stream, attention_grid(p.keys, kTile, p.kv_heads, p.sequences), kThreadsOfTile,
            shared_bytes(p.head_dim, 4, 2), attention_dkv_kernel<Width::value>, p, q, k, v, padding,
            log_sum_exp, dots, dy, dk, dv);
   });

@@ -59,8 +59,9 @@ struct OnlineSoftmax {
 };
 
 // The score of a key that is padding. Finite, so that a block of padding alone makes no NaN: what it adds
-// vanishes with the first real score, and a row that ends with this maximum has seen no key.
-constexpr float kHidden = -1e30F;
+// vanishes with the first real score, and a row that ends with this maximum has seen no key. A power of two,
+// whose product with any scale is exact: else a fused kHidden * scale - maximum is a large number, not 0.
+constexpr float kHidden = -0x1p100F;
 
 void hide_padding(float* scores, const std::uint8_t* padding, std::int64_t columns) {
 #pragma omp simd

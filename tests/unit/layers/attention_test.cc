@@ -61,6 +61,12 @@ struct Case {
   }
   Shape rows() const { return {problem.tokens(), problem.heads}; }
 
+  void round_operands_to_bf16() {
+    for (auto* operand : {&q, &k, &v, &dy}) {
+      for (float& value : *operand) value = static_cast<float>(bfloat16(value));
+    }
+  }
+
   void forward(Context& ctx) {
     attention_forward(ctx, {.shape = shape(),
                             .sequence_length = problem.sequence_length,
@@ -89,6 +95,10 @@ struct Case {
   }
 };
 
+// Whether operands are exact in bf16. If they are, nothing but the weights and their gradients is rounded,
+// and the bounds are tight enough to miss a single key.
+enum class Factors : char { kAny, kExactInBf16 };
+
 // What rounding can do, to first order in the unit roundoff, relative to sums of magnitudes.
 struct Bounds {
   double weight = 0.0;       // relative error of a softmax weight, and absolute error of log_sum_exp
@@ -96,8 +106,9 @@ struct Bounds {
   double gradient = 0.0;     // of dq, dk, dv, relative to their magnitudes
   double log_sum_exp = 0.0;  // absolute
 
-  explicit Bounds(const Case& c, DType compute = DType::kFloat32) {
-    const double factor = compute == DType::kBFloat16 ? kBf16Roundoff : 0.0;  // of each factor of a product
+  explicit Bounds(const Case& c, DType compute = DType::kFloat32, Factors factors = Factors::kAny) {
+    const double weight_factor = compute == DType::kBFloat16 ? kBf16Roundoff : 0.0;  // p and ds
+    const double factor = factors == Factors::kAny ? weight_factor : 0.0;            // q, k, v, dy
     const AttentionProblem& p = c.problem;
     double score = 0.0;  // largest sum of magnitudes of a score
     for (std::int64_t t = 0; t < p.tokens(); ++t) {
@@ -120,10 +131,11 @@ struct Bounds {
     // product. The denominator is a sum of S.
     weight = 2.0 * (score_error + blocks * (2.0 * score + 6.0) * kRoundoff) + dot_bound(s, 1.0);
     log_sum_exp = weight + (score + std::log(s) + 2.0) * kRoundoff;
-    y = weight + dot_bound(s, 1.0, blocks) + 2.0 * factor;  // p and v
+    y = weight + dot_bound(s, 1.0, blocks) + weight_factor + factor;  // p and v
     // p comes from log_sum_exp; ds needs dp (a sum of hd) and dy . y (a sum of hd over y's own error); dk and
     // dv sum over S positions of each query head of the group. In bf16: dy and v of dp, ds, and q or k.
-    gradient = (weight + log_sum_exp) + y + dot_bound(2 * hd + s * group, 1.0, 10) + 4.0 * factor;
+    gradient =
+        (weight + log_sum_exp) + y + dot_bound(2 * hd + s * group, 1.0, 10) + weight_factor + 3.0 * factor;
   }
 };
 
@@ -136,8 +148,8 @@ void expect_near(const Values<float>& actual, const std::vector<double>& expecte
   }
 }
 
-void expect_forward(const Case& c, DType compute = DType::kFloat32) {
-  const Bounds bounds(c, compute);
+void expect_forward(const Case& c, DType compute = DType::kFloat32, Factors factors = Factors::kAny) {
+  const Bounds bounds(c, compute, factors);
   const auto expected = test::reference_attention(c.problem, promoted<double>(c.q), promoted<double>(c.k),
                                                   promoted<double>(c.v));
   expect_near(c.y, expected.y, bounds.y, expected.y_magnitude, "y");
@@ -145,8 +157,8 @@ void expect_forward(const Case& c, DType compute = DType::kFloat32) {
               std::vector<double>(c.log_sum_exp.size(), 1.0), "log_sum_exp");
 }
 
-void expect_backward(const Case& c, DType compute = DType::kFloat32) {
-  const Bounds bounds(c, compute);
+void expect_backward(const Case& c, DType compute = DType::kFloat32, Factors factors = Factors::kAny) {
+  const Bounds bounds(c, compute, factors);
   const auto expected = test::reference_attention_backward(
       c.problem, promoted<double>(c.q), promoted<double>(c.k), promoted<double>(c.v), promoted<double>(c.dy));
   expect_near(c.dq, expected.dq.value, bounds.gradient, expected.dq.magnitude, "dq");
@@ -185,27 +197,52 @@ TEST(AttentionReference, BackwardIsTheComplexStepDerivative) {
   }
 }
 
+// What can be multiplied here.
+std::vector<DType> compute_types(const Context& ctx) {
+  if (ctx.on_gpu() || has_bf16_products()) return {DType::kFloat32, DType::kBFloat16};
+  return {DType::kFloat32};  // this processor has no AVX512-BF16
+}
+
 class AttentionSizes : public testing::TestWithParam<AttentionProblem> {};
 
 TEST_P(AttentionSizes, ForwardAndBackwardMatchTheReference) {
   test::LocalContext ctx;
-  Case c(GetParam());
-  c.forward(ctx);
-  expect_forward(c);
-  c.backward(ctx);
-  expect_backward(c);
-  EXPECT_EQ(ctx.memory.used_bytes(), 0U) << "scratch must be given back";
+  for (const DType compute : compute_types(ctx)) {
+    SCOPED_TRACE(name_of(compute));
+    ctx.compute = compute;
+    Case c(GetParam());
+    c.forward(ctx);
+    expect_forward(c, compute);
+    c.backward(ctx);
+    expect_backward(c, compute);
+    EXPECT_EQ(ctx.memory.used_bytes(), 0U) << "scratch must be given back";
+  }
 }
 
-TEST_P(AttentionSizes, Bf16ProductsMatchTheReference) {
-  if (!has_bf16_products()) GTEST_SKIP() << "this processor has no AVX512-BF16";
+TEST_P(AttentionSizes, Bf16ProductsOfExactFactorsMissNothing) {
   test::LocalContext ctx;
-  ctx.compute = DType::kBFloat16;
+  ctx.compute = compute_types(ctx).back();
+  if (ctx.compute != DType::kBFloat16) GTEST_SKIP() << "this processor has no AVX512-BF16";
   Case c(GetParam());
+  c.round_operands_to_bf16();
   c.forward(ctx);
-  expect_forward(c, ctx.compute);
+  expect_forward(c, ctx.compute, Factors::kExactInBf16);
   c.backward(ctx);
-  expect_backward(c, ctx.compute);
+  expect_backward(c, ctx.compute, Factors::kExactInBf16);
+}
+
+// Operands are rounded before they meet.
+TEST(Attention, Bf16ProductsSeeRoundedFactors) {
+  test::LocalContext ctx;
+  ctx.compute = compute_types(ctx).back();
+  if (ctx.compute != DType::kBFloat16) GTEST_SKIP() << "this processor has no AVX512-BF16";
+  Case c({.sequences = 2, .sequence_length = 70, .heads = 2, .kv_heads = 1, .head_dim = 20});
+  Case rounded = c;
+  rounded.round_operands_to_bf16();
+  c.forward(ctx);
+  rounded.forward(ctx);
+  EXPECT_EQ(c.y, rounded.y);
+  EXPECT_EQ(c.log_sum_exp, rounded.log_sum_exp);
 }
 
 INSTANTIATE_TEST_SUITE_P(Shapes, AttentionSizes,
@@ -222,6 +259,16 @@ INSTANTIATE_TEST_SUITE_P(BlockEdges, AttentionSizes,
                                          AttentionProblem{2, 128, 1, 1, 4}, AttentionProblem{1, 129, 2, 2, 4},
                                          AttentionProblem{1, 193, 2, 1, 4}, AttentionProblem{1, 257, 2, 1, 4},
                                          AttentionProblem{1, 129, 1, 1, 4, false}));
+
+// Kernels have blocks, and registers, for some widths of heads; others are widened to the next.
+INSTANTIATE_TEST_SUITE_P(
+    HeadWidths, AttentionSizes,
+    testing::Values(AttentionProblem{1, 31, 2, 1, 20}, AttentionProblem{1, 65, 1, 1, 33},
+                    AttentionProblem{1, 65, 2, 1, 64}, AttentionProblem{1, 65, 2, 2, 80},
+                    AttentionProblem{1, 130, 1, 1, 96}, AttentionProblem{1, 130, 2, 1, 128},
+                    AttentionProblem{1, 33, 2, 1, 130, false}, AttentionProblem{1, 65, 1, 1, 192},
+                    AttentionProblem{1, 65, 2, 1, 255}, AttentionProblem{1, 33, 1, 1, 256},
+                    AttentionProblem{1, 2, 1, 1, 257}));
 
 // Every third token, whole blocks, the end of a sequence, a whole sequence: the first queries of a causal
 // sequence whose begin is padding, and all of one that is padding alone, see nothing.
@@ -240,56 +287,71 @@ INSTANTIATE_TEST_SUITE_P(Padding, AttentionSizes,
                                          padded({3, 5, 2, 1, 4}, {{5, 10}}),
                                          padded({1, 300, 2, 1, 4, false}, {{0, 130}, {256, 300}}),
                                          padded({1, 300, 2, 1, 4, false}, {{1, 2}, {100, 270}}),
-                                         padded({1, 200, 2, 1, 4}, {{0, 129}, {150, 160}})));
+                                         padded({1, 200, 2, 1, 4}, {{0, 129}, {150, 160}}),
+                                         padded({2, 65, 4, 2, 40}, {{0, 33}, {60, 61}, {100, 130}}),
+                                         padded({2, 40, 2, 1, 128}, {{0, 40}, {60, 62}}),
+                                         padded({2, 40, 2, 1, 200}, {{3, 5}, {40, 50}})));
 
 // Not even its value: padding may hold anything finite.
 TEST(Attention, PaddingIsSeenByNobody) {
   test::LocalContext ctx;
-  const AttentionProblem problem = padded({2, 70, 2, 1, 4, false}, {{60, 70}, {75, 76}});
-  Case before(problem);
-  before.forward(ctx);
-  before.backward(ctx);
-  Case after(problem);
-  for (std::int64_t t = 0; t < problem.tokens(); ++t) {
-    if (problem.padding[static_cast<std::size_t>(t)] == 0) continue;
-    for (std::int64_t d = 0; d < problem.head_dim; ++d)
-      after.k[problem.key(t, 0, d)] = after.v[problem.key(t, 0, d)] = 1e3F;
-  }
-  after.forward(ctx);
-  after.backward(ctx);
-  EXPECT_EQ(before.y, after.y);
-  EXPECT_EQ(before.dv, after.dv);
-  for (std::int64_t d = 0; d < problem.head_dim; ++d) {
-    EXPECT_EQ(after.dk[problem.key(65, 0, d)], 0.0F);
-    EXPECT_EQ(after.dv[problem.key(65, 0, d)], 0.0F);
+  for (const DType compute : compute_types(ctx)) {
+    SCOPED_TRACE(name_of(compute));
+    ctx.compute = compute;
+    const AttentionProblem problem = padded({2, 70, 2, 1, 4, false}, {{60, 70}, {75, 76}});
+    Case before(problem);
+    before.forward(ctx);
+    before.backward(ctx);
+    Case after(problem);
+    for (std::int64_t t = 0; t < problem.tokens(); ++t) {
+      if (problem.padding[static_cast<std::size_t>(t)] == 0) continue;
+      for (std::int64_t d = 0; d < problem.head_dim; ++d)
+        after.k[problem.key(t, 0, d)] = after.v[problem.key(t, 0, d)] = 1e3F;
+    }
+    after.forward(ctx);
+    after.backward(ctx);
+    EXPECT_EQ(before.y, after.y);
+    EXPECT_EQ(before.dv, after.dv);
+    for (std::int64_t d = 0; d < problem.head_dim; ++d) {
+      EXPECT_EQ(after.dk[problem.key(65, 0, d)], 0.0F);
+      EXPECT_EQ(after.dv[problem.key(65, 0, d)], 0.0F);
+    }
   }
 }
 
 // Scores of several hundreds: exp would overflow without the running maximum.
 TEST(Attention, LargeScoresStayFinite) {
   test::LocalContext ctx;
-  Case c({.sequences = 1, .sequence_length = 200, .heads = 2, .kv_heads = 1, .head_dim = 8}, 100.0F);
-  c.forward(ctx);
-  expect_forward(c);
-  c.backward(ctx);
-  expect_backward(c);
+  for (const DType compute : compute_types(ctx)) {
+    SCOPED_TRACE(name_of(compute));
+    ctx.compute = compute;
+    Case c({.sequences = 1, .sequence_length = 200, .heads = 2, .kv_heads = 1, .head_dim = 8}, 100.0F);
+    c.forward(ctx);
+    expect_forward(c, compute);
+    c.backward(ctx);
+    expect_backward(c, compute);
+  }
 }
 
 TEST(Attention, CausalResultsIgnoreTheFuture) {
   test::LocalContext ctx;
-  const AttentionProblem problem{
-      .sequences = 1, .sequence_length = 140, .heads = 2, .kv_heads = 1, .head_dim = 4};
-  Case before(problem);
-  before.forward(ctx);
-  Case after(problem);
-  constexpr std::int64_t kChanged = 130;  // in the middle of a block
-  for (auto* values : {&after.k, &after.v}) {
-    std::fill(values->begin() + static_cast<std::ptrdiff_t>(problem.key(kChanged, 0, 0)), values->end(),
-              1e3F);
+  for (const DType compute : compute_types(ctx)) {
+    SCOPED_TRACE(name_of(compute));
+    ctx.compute = compute;
+    const AttentionProblem problem{
+        .sequences = 1, .sequence_length = 140, .heads = 2, .kv_heads = 1, .head_dim = 4};
+    Case before(problem);
+    before.forward(ctx);
+    Case after(problem);
+    constexpr std::int64_t kChanged = 130;  // in the middle of a block
+    for (auto* values : {&after.k, &after.v}) {
+      std::fill(values->begin() + static_cast<std::ptrdiff_t>(problem.key(kChanged, 0, 0)), values->end(),
+                1e3F);
+    }
+    after.forward(ctx);
+    for (std::size_t i = 0; i < problem.query(kChanged, 0, 0); ++i) ASSERT_EQ(before.y[i], after.y[i]) << i;
+    EXPECT_NE(before.y[problem.query(kChanged, 0, 0)], after.y[problem.query(kChanged, 0, 0)]);
   }
-  after.forward(ctx);
-  for (std::size_t i = 0; i < problem.query(kChanged, 0, 0); ++i) ASSERT_EQ(before.y[i], after.y[i]) << i;
-  EXPECT_NE(before.y[problem.query(kChanged, 0, 0)], after.y[problem.query(kChanged, 0, 0)]);
 }
 
 TEST(Attention, ResultsDoNotDependOnTheNumberOfThreads) {
@@ -317,22 +379,26 @@ TEST(Attention, ResultsDoNotDependOnTheNumberOfThreads) {
 // The last N of L positions, whatever N, against the reference of all L.
 TEST(Attention, DecodeMatchesTheReference) {
   test::LocalContext ctx;
-  for (const std::int64_t positions : {1, 5, 128, 129, 200}) {
-    Case c({.sequences = 1, .sequence_length = positions, .heads = 4, .kv_heads = 2, .head_dim = 6});
-    const auto expected = test::reference_attention(c.problem, promoted<double>(c.q), promoted<double>(c.k),
-                                                    promoted<double>(c.v));
-    const Bounds bounds(c);
-    for (const std::int64_t count : {std::int64_t{1}, std::int64_t{3}, std::int64_t{70}, positions}) {
-      if (count > positions) continue;
-      std::fill(c.y.begin(), c.y.end(), std::nanf(""));
-      attention_decode(ctx, {.shape = c.shape(),
-                             .q = view(c.q, c.queries()).rows(positions - count, positions),
-                             .k = view(c.k, c.keys()),
-                             .v = view(c.v, c.keys()),
-                             .y = view(c.y, c.queries()).rows(positions - count, positions)});
-      for (std::size_t i = c.problem.query(positions - count, 0, 0); i < c.y.size(); ++i) {
-        ASSERT_NEAR(c.y[i], expected.y[i], bounds.y * expected.y_magnitude[i])
-            << count << " of " << positions << " positions, element " << i;
+  for (const DType compute : compute_types(ctx)) {
+    SCOPED_TRACE(name_of(compute));
+    ctx.compute = compute;
+    for (const std::int64_t positions : {1, 5, 128, 129, 200}) {
+      Case c({.sequences = 1, .sequence_length = positions, .heads = 4, .kv_heads = 2, .head_dim = 6});
+      const auto expected = test::reference_attention(c.problem, promoted<double>(c.q), promoted<double>(c.k),
+                                                      promoted<double>(c.v));
+      const Bounds bounds(c, compute);
+      for (const std::int64_t count : {std::int64_t{1}, std::int64_t{3}, std::int64_t{70}, positions}) {
+        if (count > positions) continue;
+        std::fill(c.y.begin(), c.y.end(), std::nanf(""));
+        attention_decode(ctx, {.shape = c.shape(),
+                               .q = view(c.q, c.queries()).rows(positions - count, positions),
+                               .k = view(c.k, c.keys()),
+                               .v = view(c.v, c.keys()),
+                               .y = view(c.y, c.queries()).rows(positions - count, positions)});
+        for (std::size_t i = c.problem.query(positions - count, 0, 0); i < c.y.size(); ++i) {
+          ASSERT_NEAR(c.y[i], expected.y[i], bounds.y * expected.y_magnitude[i])
+              << count << " of " << positions << " positions, element " << i;
+        }
       }
     }
   }
