@@ -84,19 +84,18 @@ std::vector<Row> bench_grouped_gemm(const Job& job) {
   for (const std::int64_t per_expert : {8, 16, 32, 128, 512, 2048}) {
     const std::int64_t R = n * per_expert;
     if (R > kMostRows) break;
-    std::vector<std::int64_t> offsets;
-    for (std::int64_t e = 0; e <= n; ++e) offsets.push_back(e * per_expert);
+    const Buffer offsets = even_offsets(job, n, per_expert);
     const Buffer x = random_tensor({R, D}, dtype, "x", job.memory());
     const Buffer dy = random_tensor({R, inputs}, dtype, "dy", job.memory());
     const Buffer y({R, inputs}, dtype, job.memory());
     const Buffer dx({R, D}, dtype, job.memory());
     const std::vector<double> laps = job.median_laps([&](Stopwatch& watch) {
       w.zero_gradient();
-      weight.forward(ctx, x.view(), y.view(), offsets);
+      weight.forward(ctx, x.view(), y.view(), offsets.view());
       watch.lap();
-      weight.input_gradient(ctx, dy.view(), dx.view(), offsets);
+      weight.input_gradient(ctx, dy.view(), dx.view(), offsets.view());
       watch.lap();
-      weight.weight_gradient(ctx, dy.view(), x.view(), offsets);
+      weight.weight_gradient(ctx, dy.view(), x.view(), offsets.view());
       watch.lap();
     });
     const std::string shape = fmt::format("{} experts x {} rows, N {} K {}", n, per_expert, inputs, D);

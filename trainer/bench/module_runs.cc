@@ -49,6 +49,12 @@ void move_to_memory(const Job& job, Module& module) {
   for (Parameter* parameter : parameters) move_to_memory(job, *parameter);
 }
 
+Buffer even_offsets(const Job& job, std::int64_t experts, std::int64_t rows_per_expert) {
+  Buffer offsets({experts + 1}, DType::kInt64, job.memory());
+  for (std::int64_t e = 0; e <= experts; ++e) offsets.view().data<std::int64_t>()[e] = e * rows_per_expert;
+  return offsets;
+}
+
 ExpertsRun::ExpertsRun(const Job& job)
     : job_(&job),
       grid_(grid_of(job)),
@@ -68,8 +74,7 @@ double ExpertsRun::forward_flops(std::int64_t rows_per_expert) const {
 PassSeconds ExpertsRun::measure(std::int64_t rows_per_expert) const {
   const std::int64_t R = local_.size() * rows_per_expert;
   const std::int64_t D = job_->experiment.model().d_model();
-  std::vector<std::int64_t> offsets;
-  for (std::int64_t e = 0; e <= local_.size(); ++e) offsets.push_back(e * rows_per_expert);
+  const Buffer offsets = even_offsets(*job_, local_.size(), rows_per_expert);
   const DType dtype = compute_dtype(job_->compute());
   const Buffer rows = random_tensor({R, D}, dtype, "rows", job_->memory());
   const Buffer dy = random_tensor({R, D}, dtype, "dy", job_->memory());
@@ -80,7 +85,7 @@ PassSeconds ExpertsRun::measure(std::int64_t rows_per_expert) const {
     ctx.grid = &grid_;
     for (Parameter* parameter : parameters_) parameter->zero_gradient();  // as a step does
     watch.restart();
-    experts_.forward(ctx, rows.view(), offsets);
+    experts_.forward(ctx, rows.view(), offsets.view());
     watch.lap();
     experts_.backward(ctx, dy.view());
     watch.lap();

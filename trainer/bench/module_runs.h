@@ -19,6 +19,9 @@ BatchPosition full_micro_batch(const Job& job);
 void move_to_memory(const Job& job, Parameter& parameter);
 void move_to_memory(const Job& job, Module& module);
 
+// Of experts with as many rows each: int64 [experts + 1], where a dispatch plan has them.
+Buffer even_offsets(const Job& job, std::int64_t experts, std::int64_t rows_per_expert);
+
 struct PassSeconds {
   double forward = 0;
   double backward = 0;

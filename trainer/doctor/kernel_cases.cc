@@ -4,10 +4,14 @@
 
 #include <algorithm>
 #include <memory>
+#include <utility>
 
 #include "comm/cuda/memory.h"
+#include "comm/gpu/gpu_communicator.h"
 #include "comm/self/self_communicator.h"
+#include "configs/load.h"
 #include "layers/cuda/factor.h"
+#include "layers/model/transformer_block.h"
 #include "layers/ops/attention/attention.h"
 #include "layers/ops/gemm/gemm.h"
 #include "layers/ops/grouped_gemm/grouped_gemm.h"
@@ -226,6 +230,45 @@ KernelCase adamw_case(std::int64_t M, std::int64_t N) {
           }};
 }
 
+constexpr const char* kBlock =
+    "run: {name: doctor}\n"
+    "model: {layers: 1, d_model: 48, heads: 4, kv_heads: 2, max_seq: 40, qk_norm: true, init_std: 0.2}\n"
+    "moe: {experts: 6, top_k: 2, d_ff: 40, shared_experts: 1}\n"
+    "data: {train: [{name: random, path: none}]}\n";
+
+// A block with an MoE layer: the operators above in one another's company, the dispatch plan and the router.
+// In fp32 alone: roundings to bf16 would decide near ties between experts.
+KernelCase block_case() {
+  const config::Experiment experiment = config::parse_experiment(kBlock, "the block of conclave doctor", {});
+  constexpr std::int64_t kSequences = 3;
+  const std::int64_t S = experiment.model().max_seq();
+  const Shape tokens{kSequences * S, experiment.model().d_model()};
+  return {.name = fmt::format("a block with an MoE layer, {} tokens", tokens[0]),
+          .operands = {tokens, tokens},
+          .run = [=](Context& ctx, Operands in) -> Results {
+            std::unique_ptr<Communicator> alone = make_self_communicator();
+            if (ctx.on_gpu()) alone = make_gpu_communicator(std::move(alone), ctx.gpu->stream());
+            const ProcessGrid grid(*alone, 1);
+            TransformerBlock block(experiment, 0, grid);
+            std::vector<Parameter*> parameters;
+            block.collect_parameters(parameters);
+            if (ctx.on_gpu()) {
+              for (Parameter* parameter : parameters) parameter->move_to(ctx.gpu->stream());
+            }
+            Context in_step = ctx;
+            in_step.grid = &grid;
+            in_step.batch = {.sequences = kSequences,
+                             .sequence_length = S,
+                             .most_sequences = kSequences,
+                             .global_sequences = kSequences};
+            Results results{{"y", copied(ctx, block.forward(in_step, in[0]))},
+                            {"dx", copied(ctx, block.backward(in_step, in[1]))}};
+            for (const Parameter* parameter : parameters)
+              results.push_back({"the gradient of " + parameter->name(), copied(ctx, parameter->gradient())});
+            return results;
+          }};
+}
+
 }  // namespace
 
 std::vector<KernelCase> kernel_cases() {
@@ -243,6 +286,7 @@ std::vector<KernelCase> kernel_cases() {
   }
   cases.push_back(top_k_case(65, 16, 4));
   cases.push_back(adamw_case(33, 65));
+  cases.push_back(block_case());
   return cases;
 }
 

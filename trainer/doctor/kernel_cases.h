@@ -25,7 +25,8 @@ struct KernelCase {
   std::function<std::vector<Result>(Context& ctx, std::span<const TensorView> operands)> run;
 };
 
-// Sizes that tiles divide and sizes that they don't, an expert without rows, an ignored target.
+// Sizes that tiles divide and sizes that they don't, an expert without rows, an ignored target; and a block
+// of a model.
 std::vector<KernelCase> kernel_cases();
 
 }  // namespace conclave

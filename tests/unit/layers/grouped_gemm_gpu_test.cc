@@ -4,7 +4,9 @@
 
 #include <cmath>
 #include <cstring>
+#include <optional>
 
+#include "comm/cuda/runtime.h"
 #include "layers/ops/grouped_gemm/grouped_gemm.h"
 #include "tests/support/dot_sum.h"
 #include "tests/support/operator_test.h"
@@ -53,13 +55,16 @@ std::vector<std::byte> bytes_of(ConstTensorView tensor, std::int64_t first, std:
 // does what it can.
 class GroupedGemmGpuTest : public testing::TestWithParam<int> {
  protected:
-  GroupedGemmGpuTest() {
-    ctx_.gpu = &engine_;
-    ctx_.arena = &arena_;
+  void SetUp() override {
+    if (cuda::gpus().empty()) GTEST_SKIP() << "no GPU here";
+    engine_.emplace(0);
+    arena_.emplace(engine_->device());
+    ctx_.gpu = &*engine_;
+    ctx_.arena = &*arena_;
   }
 
   TensorView filled(Shape shape, DType dtype, float value) {
-    const TensorView tensor = arena_.allocate(shape, dtype);
+    const TensorView tensor = arena_->allocate(shape, dtype);
     for (std::int64_t i = 0; i < tensor.elements(); ++i) set(tensor, i, value);
     return tensor;
   }
@@ -71,9 +76,9 @@ class GroupedGemmGpuTest : public testing::TestWithParam<int> {
     return tensor;
   }
   ConstTensorView on_gpu(const std::vector<std::int64_t>& values) {
-    const TensorView tensor = arena_.allocate({std::ssize(values)}, DType::kInt64);
+    const TensorView tensor = arena_->allocate({std::ssize(values)}, DType::kInt64);
     std::ranges::copy(values, tensor.data<std::int64_t>());
-    return {tensor.raw(), tensor.shape(), DType::kInt64, engine_.device()};
+    return {tensor.raw(), tensor.shape(), DType::kInt64, engine_->device()};
   }
 
   struct Tensors {
@@ -102,8 +107,8 @@ class GroupedGemmGpuTest : public testing::TestWithParam<int> {
 
   Environment capability_{"CONCLAVE_EMULATED_CAPABILITY", std::to_string(GetParam())};
   EmulatedGpus gpus_{1};
-  cuda::Engine engine_{0};
-  Arena arena_{engine_.device()};
+  std::optional<cuda::Engine> engine_;
+  std::optional<Arena> arena_;
   Context ctx_;
 };
 
@@ -238,7 +243,7 @@ TEST_P(GroupedGemmGpuTest, ResultsDoNotDependOnAlignment) {
   const Tensors aligned = tensors(sizes, kBf16ToFp32);
   compute(aligned);
   const auto askew = [&](const TensorView& tensor) {
-    const TensorView room = arena_.allocate({tensor.elements() + 1}, tensor.dtype());
+    const TensorView room = arena_->allocate({tensor.elements() + 1}, tensor.dtype());
     const TensorView moved = room.rows(1, tensor.elements() + 1).reshaped(tensor.shape());
     std::memcpy(moved.raw(), tensor.raw(),
                 static_cast<std::size_t>(tensor.elements()) * size_of(tensor.dtype()));
