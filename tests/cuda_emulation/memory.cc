@@ -23,15 +23,16 @@ struct Allocation {
   std::size_t bytes = 0;
 };
 
-// By the first address. One process has one emulation, and one thread drives it.
+// By the first address. One process has one emulation, and one thread drives it. Never destroyed: what lives
+// to the end of the process gives its memory back later than that.
 std::map<const std::byte*, Allocation>& allocations() {
-  static std::map<const std::byte*, Allocation> all;
+  static auto& all = *new std::map<const std::byte*, Allocation>;
   return all;
 }
 
 // Of pinned memory: bytes by the first address.
 std::map<const std::byte*, std::size_t>& pinned() {
-  static std::map<const std::byte*, std::size_t> all;
+  static auto& all = *new std::map<const std::byte*, std::size_t>;
   return all;
 }
 

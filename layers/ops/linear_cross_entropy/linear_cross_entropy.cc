@@ -95,7 +95,7 @@ void lose(const Context& ctx, const cpu::CrossEntropyRowsArgs& args) {
                            args.logits.extent(1));
 }
 
-// losses fp64 [T] -> their sum.
+// losses fp64 [T] -> their sum, on a GPU in `cell`.
 DeferredSum sum_of(const Context& ctx, const TensorView& losses, const TensorView& cell) {
   if (ctx.on_gpu()) {
     cuda::fill_with_zeros(ctx.gpu->stream(), cell.raw(), sizeof(double));
@@ -116,7 +116,8 @@ LinearCrossEntropyResult linear_cross_entropy(Context& ctx, const LinearCrossEnt
   const std::int64_t chunk = std::min(rows_of_chunk(vocabulary), tokens);
   const bool gradients = given(args.dh);
 
-  const TensorView loss_cell = ctx.arena->allocate({1}, DType::kFloat64);
+  TensorView loss_cell;
+  if (ctx.on_gpu()) loss_cell = ctx.arena->allocate({1}, DType::kFloat64);
   const Arena::Mark scratch(*ctx.arena);
   const TensorView logits_of_chunk = ctx.arena->allocate({chunk, vocabulary});
   const TensorView all_losses = ctx.arena->allocate({tokens}, DType::kFloat64);
