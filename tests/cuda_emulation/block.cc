@@ -264,14 +264,29 @@ void wait_for_products(std::size_t groups_under_way) {
 
 void fail(const char* problem) { block().fail(problem); }
 
-void exchange_in_warp(const void* mine, void* all, std::size_t bytes) {
+namespace {
+
+// The values of all lanes, once all have brought theirs; they stay until the next exchange but one.
+const auto& meet_in_warp(const void* mine, std::size_t bytes) {
   Warp& warp = block().warp();
   auto& values = warp.values[warp.barrier.generation % 2];
   if (bytes > sizeof values[0]) std::abort();
   std::memcpy(values[static_cast<std::size_t>(lane())].data(), mine, bytes);
   block().wait_at(warp.barrier);
+  return values;
+}
+
+}  // namespace
+
+void exchange_in_warp(const void* mine, void* all, std::size_t bytes) {
+  const auto& values = meet_in_warp(mine, bytes);
   for (std::size_t lane = 0; lane < warpSize; ++lane)
     std::memcpy(static_cast<std::byte*>(all) + lane * bytes, values[lane].data(), bytes);
+}
+
+void take_from_lane(const void* mine, void* theirs, std::size_t bytes, int lane) {
+  const auto& values = meet_in_warp(mine, bytes);
+  std::memcpy(theirs, values[static_cast<std::size_t>(lane)].data(), bytes);
 }
 
 std::string run_grid(const cudaLaunchConfig_t& config, const std::function<void()>& thread) {

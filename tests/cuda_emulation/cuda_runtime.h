@@ -172,6 +172,7 @@ bool is_reachable(const T& argument) {
 void wait_for_block();                                                  // __syncthreads
 void* dynamic_shared_memory();                                          // extern __shared__
 void exchange_in_warp(const void* mine, void* all, std::size_t bytes);  // all: 32 values, one a lane
+void take_from_lane(const void* mine, void* theirs, std::size_t bytes, int lane);
 // cp.async: the copy is made when its thread waits for its group, and not before.
 void copy_later(void* to, const void* from, std::size_t bytes, std::size_t filled_bytes);
 void commit_copies();
@@ -187,9 +188,9 @@ void fail(const char* problem);
 
 template <class T>
 T from_lane(T value, int lane) {
-  T all[warpSize];
-  exchange_in_warp(&value, all, sizeof(T));
-  return all[lane & (warpSize - 1)];
+  T theirs;
+  take_from_lane(&value, &theirs, sizeof(T), lane & (warpSize - 1));
+  return theirs;
 }
 
 inline int lane() {
