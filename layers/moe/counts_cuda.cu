@@ -9,29 +9,36 @@ namespace {
 constexpr std::int32_t kNone = -1;
 constexpr unsigned kThreadsOfSum = 1024;
 
-__device__ void count_one(std::int64_t& counter) {
-  atomicAdd(reinterpret_cast<unsigned long long*>(&counter), 1ULL);
+// One more for counters[which] of each lane, kNone for none. By all lanes of a warp: those that count the
+// same add up first, since few counters are many lanes'.
+__device__ void count(std::int64_t* counters, std::int32_t which) {
+  const unsigned equals = __match_any_sync(kAllLanes, which);
+  const int lane = static_cast<int>(threadIdx.x) % kWarp;
+  if (which == kNone || lane != __ffs(equals) - 1) return;
+  atomicAdd(reinterpret_cast<unsigned long long*>(counters + which),
+            static_cast<unsigned long long>(__popc(equals)));
 }
 
 __global__ void count_dispatched_kernel(const std::int32_t* chosen, const std::int32_t* row_of_choice,
                                         std::int64_t choices, std::int64_t top_k, DispatchCounts counts) {
   const std::int64_t choice = global_thread();
-  if (choice >= choices || chosen[choice] == kNone) return;
-  const bool is_kept = row_of_choice[choice] != kNone;
-  const std::int64_t place = choice % top_k;
-  count_one(counts.chosen_per_expert[chosen[choice]]);
-  if (is_kept) count_one(counts.kept_per_expert[chosen[choice]]);
-  if (place >= counts.places) return;
-  count_one(counts.chosen_per_choice[place]);
-  if (!is_kept) count_one(counts.dropped_per_choice[place]);
+  const std::int32_t expert = choice < choices ? chosen[choice] : kNone;
+  const bool is_kept = expert != kNone && row_of_choice[choice] != kNone;
+  const auto place = static_cast<std::int32_t>(choice % top_k);
+  const bool has_place = expert != kNone && place < counts.places;
+  count(counts.chosen_per_expert, expert);
+  count(counts.kept_per_expert, is_kept ? expert : kNone);
+  count(counts.chosen_per_choice, has_place ? place : kNone);
+  count(counts.dropped_per_choice, has_place && !is_kept ? place : kNone);
 }
 
-__global__ void count_choices_kernel(const std::int32_t* chosen, std::int64_t count,
+__global__ void count_choices_kernel(const std::int32_t* chosen, std::int64_t choices,
                                      std::int64_t choices_a_group, std::int64_t experts,
                                      std::int64_t* counts) {
   const std::int64_t choice = global_thread();
-  if (choice < count && chosen[choice] != kNone)
-    count_one(counts[choice / choices_a_group * experts + chosen[choice]]);
+  const std::int32_t expert = choice < choices ? chosen[choice] : kNone;
+  const std::int64_t counter = choice / choices_a_group * experts + expert;
+  count(counts, expert == kNone ? kNone : static_cast<std::int32_t>(counter));
 }
 
 // One block.

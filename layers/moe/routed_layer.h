@@ -23,7 +23,8 @@ class RoutedLayer {
   virtual std::int64_t experts() const = 0;
   virtual std::int64_t top_k() const = 0;
 
-  // The choices of the last forward, training or not; valid until ctx.arena is reset.
+  // The choices of the last forward, training or not; valid until ctx.arena is reset. Where train.recompute:
+  // block gives the memory of a forward back earlier, they are kept in training if log.routing asks for them.
   virtual const Routing& last_routing() const = 0;
 };
 

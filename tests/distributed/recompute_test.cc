@@ -97,6 +97,7 @@ INSTANTIATE_TEST_SUITE_P(Variants, RecomputeTest,
 // was given back.
 TEST(RecomputeTest, KeepsTheDecisionsOfRouters) {
   config::Experiment experiment = test::tiny_experiment(test::tiny_text_file());
+  experiment.mutable_log()->set_routing("routing");  // nothing is written before the end of a step
   const auto decisions = [&](config::Train::Recompute recompute) {
     experiment.mutable_train()->set_recompute(recompute);
     Trainer trainer(experiment, test::world());
