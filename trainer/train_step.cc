@@ -2,6 +2,7 @@
 
 #include <cmath>
 
+#include "comm/cuda/memory.h"
 #include "optim/gradient_clip.h"
 #include "optim/schedule.h"
 
@@ -35,6 +36,19 @@ class LossSum {
   std::int64_t exact_sum_ = 0;
 };
 
+// Of micro-batch `micro_step`, whose arena is about to be used again; a GPU may still be computing it.
+void keep_loss(Trainer& trainer, const Context& ctx, std::int64_t micro_step, const DeferredSum& loss) {
+  double* place = trainer.losses.view().data<double>() + micro_step;
+  if (!ctx.on_gpu()) {
+    *place = loss;
+  } else if (loss.cell() != nullptr) {
+    cuda::copy(ctx.gpu->stream(), place, loss.cell(), sizeof(double));
+  } else {
+    const double value = loss;
+    ctx.gpu->staging().upload(place, &value, sizeof value);
+  }
+}
+
 }  // namespace
 
 StepResult train_step(Trainer& trainer, std::int64_t step, const std::function<void()>& look_at_gradients) {
@@ -46,11 +60,11 @@ StepResult train_step(Trainer& trainer, std::int64_t step, const std::function<v
   // Forward and backward, one micro-batch after the other. Every loss is divided by the
   // targets of the global batch where it arises, so that gradients only have to be added:
   // over micro-batches here, over ranks below.
-  LossSum loss(experiment.run().determinism());
   const int rank = trainer.world.rank();
   const data::BatchCut cut = batch_cut(experiment, trainer.world.size());
   const std::int64_t batch = trainer.batch_order.batch_of(step);
   const std::int64_t padding_tokens = data::padding_tokens(trainer.dataset, cut, batch);
+  double loss_targets = 1;  // of the step
   for (std::int64_t micro_step = 0; micro_step < cut.micro_steps(); ++micro_step) {
     {
       const Span load(&trainer.clock, "data", TimePart::kData);
@@ -66,13 +80,16 @@ StepResult train_step(Trainer& trainer, std::int64_t step, const std::function<v
     if (is_last) ctx.gradient_listener = &trainer.gradient_reduction;  // starts while backward goes on
     ctx.padding = trainer.batch.padding_view();
     ctx.source_of_sequence = trainer.batch.source_view();
+    const std::int64_t allocations = trainer.arena.system_allocations();
     const auto sum = trainer.model.forward(ctx, trainer.batch.input_view(), trainer.batch.target_view());
     trainer.routing_recorder.after_forward(position, trainer.batch);
     trainer.model.backward(ctx);
     for (Parameter* parameter : trainer.model.parameters()) parameter->fold_gradient();
-    ctx.synchronize();  // the only wait of a micro-batch, where a GPU computes
-    loss.add(sum.loss_sum / static_cast<double>(position.loss_targets()));
-    trainer.arena.reset();
+    keep_loss(trainer, ctx, micro_step, sum.loss_sum);
+    loss_targets = static_cast<double>(position.loss_targets());
+    // Giving memory back waits for the GPU, which may wait for a lost rank: so that the watchdog sees it.
+    if (trainer.arena.system_allocations() != allocations) ctx.synchronize();
+    trainer.arena.reset();  // for what is enqueued next, where a GPU computes
   }
   trainer.world.watchdog().set_layer(-1);
 
@@ -85,14 +102,17 @@ StepResult train_step(Trainer& trainer, std::int64_t step, const std::function<v
 
   StepResult result;
   {
+    const Span norm(&trainer.clock, "gradient norm", TimePart::kOptimizer);
+    result.gradient_norm = trainer.gradient_norm.compute();
+  }
+  // The norm is what the host waits for; the losses were there before.
+  LossSum loss(experiment.run().determinism());
+  for (const double sum : trainer.losses.view().values<double>()) loss.add(sum / loss_targets);
+  {
     const Span reduce(&trainer.clock, "sum of losses", TimePart::kReduction, ComparedCall::kReduction);
     result.loss = loss.over_ranks(trainer.world);
   }
   result.tokens = cut.global_batch * trainer.dataset.sequence_length() - padding_tokens;
-  {
-    const Span norm(&trainer.clock, "gradient norm", TimePart::kOptimizer);
-    result.gradient_norm = trainer.gradient_norm.compute();
-  }
   result.learning_rate =
       learning_rate(experiment.schedule(), experiment.optim().lr(), experiment.train().steps(), step);
 

@@ -73,6 +73,7 @@ Trainer::Trainer(const config::Experiment& resolved, Communicator& all_ranks,
       optimizer(make_optimizer(experiment.optim(), ownership)),
       value_gather(ownership),
       arena(device.memory()),
+      losses({batch_cut(experiment, world.size()).micro_steps()}, DType::kFloat64, device.memory()),
       routing_recorder(experiment, model, dataset, world) {
   if (experiment.run().determinism() == config::Run::cross_layout) {
     // What a kernel adds up in which order may depend on its threads, and their number on the layout.

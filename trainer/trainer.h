@@ -51,6 +51,7 @@ struct Trainer {
   data::BatchOrder batch_order;  // of the steps
 
   Arena arena;             // activations of one micro-batch
+  Buffer losses;           // fp64 [micro-batches of a step]: beside the arena, until the step is through
   data::MicroBatch batch;  // samples of one micro-batch
   StepClock clock;
   RoutingRecorder routing_recorder;  // log.routing

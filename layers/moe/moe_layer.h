@@ -70,9 +70,8 @@ class MoeLayer : public Module, public RoutedLayer {
   // routing_ -> which choice goes to which row; counts the choices.
   DispatchedRows dispatch(Context& ctx, std::int64_t capacity, bool fill_up);
   SurvivorWeightsArgs survivor_args() const;
-  std::int64_t choices_a_token() const {
-    return routing_.experts.extent(1);
-  }  // K, or what the router makes of it
+  // K, or what the router makes of it.
+  std::int64_t choices_a_token() const { return routing_.experts.extent(1); }
   // Rows that an expert takes from this rank's T tokens; padding is not counted.
   std::int64_t capacity_of(const Context& ctx, std::int64_t tokens) const;
   // moe.pad_to_capacity: the same on all ranks, that of the rank with the most sequences, padding included.

@@ -13,6 +13,8 @@ class DeferredSum {
   // In a tensor fp64 [1], when the context that computes it is synchronized, and until its arena is reset.
   explicit DeferredSum(const TensorView& cell) : cell_(cell.data<double>()) {}
 
+  // Where it will be; null where it is there already.
+  const double* cell() const { return cell_; }
   operator double() const { return cell_ != nullptr ? *cell_ : value_; }
   DeferredSum& operator+=(double more) { return *this = DeferredSum(*this + more); }
 
