@@ -10,6 +10,9 @@
 
 namespace conclave::cuda {
 
+// No expert, no row, no choice (kNoExpert, DispatchPlan::kDropped, DispatchPlan::kNoChoice).
+inline constexpr std::int32_t kNone = -1;
+
 // layers/moe/dispatch_plan.h on a GPU: the same rows for the same choices.
 enum class DropOrder : std::uint8_t { kPosition, kProbability, kBatchPrioritized };
 struct DispatchPlanProblem {
@@ -46,10 +49,6 @@ void count_dispatched(StreamHandle stream, const std::int32_t* chosen, const std
 // counts [G, E] += the choices of each group of `choices_a_group`, empty places left out; `count` in all.
 void count_choices(StreamHandle stream, const std::int32_t* chosen, std::int64_t count,
                    std::int64_t choices_a_group, std::int64_t E, std::int64_t* counts);
-// *sum += scale * the sum of values [count], or of their squares; in an order that `count` decides.
-void add_sum(StreamHandle stream, const float* values, std::int64_t count, bool of_squares, double scale,
-             double* sum);
-void add_sum(StreamHandle stream, const double* values, std::int64_t count, double* sum);
 
 // Of layers/moe/balance_loss.cc. counts [G, E] -> df [G, E] = E f / tokens and dprobabilities [G, E] = alpha
 // df.

@@ -2,6 +2,7 @@
 // (comm/cuda/no_cuda.cc).
 #include "comm/base/error.h"
 #include "comm/cuda/runtime.h"
+#include "layers/cuda/add_sum.h"
 #include "layers/cuda/blas.h"
 #include "layers/cuda/kernels.h"
 
@@ -25,6 +26,8 @@ Blas::Blas(const Stream&) { refuse(); }
 Blas::~Blas() = default;
 void Blas::multiply(const Product&) { refuse(); }
 
+void add_sum(S, const F*, I, bool, double, double*) { refuse(); }
+void add_sum(S, const double*, I, double*) { refuse(); }
 void convert(S, C, E, I) { refuse(); }
 void add(S, const F*, const F*, F*, I) { refuse(); }
 void swiglu(S, C, E, I, I) { refuse(); }

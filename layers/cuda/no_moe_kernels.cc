@@ -20,8 +20,6 @@ I dispatch_plan_scratch(const DispatchPlanProblem&) { refuse(); }
 void make_dispatch_plan(S, const DispatchPlanProblem&) { refuse(); }
 void count_dispatched(S, const I32*, const I32*, I, I, const DispatchCounts&) { refuse(); }
 void count_choices(S, const I32*, I, I, I, I*) { refuse(); }
-void add_sum(S, const F*, I, bool, double, double*) { refuse(); }
-void add_sum(S, const double*, I, double*) { refuse(); }
 void balance_gradient(S, const I*, double, double, I, I, double*, F*) { refuse(); }
 void balance_terms(S, const F*, const double*, I, I, I, double*) { refuse(); }
 void accumulate_counts(S, I*, I*, bool, I) { refuse(); }

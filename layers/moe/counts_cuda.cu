@@ -1,13 +1,10 @@
-// Counts of choices, in integers, whose sums have no order, and sums in an order that their number decides.
+// Counts of choices, in integers, whose sums have no order.
 #include "layers/cuda/elements.cuh"
 #include "layers/cuda/launch.cuh"
 #include "layers/cuda/moe_kernels.h"
 
 namespace conclave::cuda {
 namespace {
-
-constexpr std::int32_t kNone = -1;
-constexpr unsigned kThreadsOfSum = 1024;
 
 // One more for counters[which] of each lane, kNone for none. By all lanes of a warp: those that count the
 // same add up first, since few counters are many lanes'.
@@ -41,20 +38,6 @@ __global__ void count_choices_kernel(const std::int32_t* chosen, std::int64_t ch
   count(counts, expert == kNone ? kNone : static_cast<std::int32_t>(counter));
 }
 
-// One block.
-template <class Value>
-__global__ void add_sum_kernel(const Value* values, std::int64_t count, bool of_squares, double scale,
-                               double* sum) {
-  __shared__ double scratch[kWarp];
-  double own = 0;
-  for (std::int64_t i = threadIdx.x; i < count; i += kThreadsOfSum) {
-    const auto value = static_cast<double>(values[i]);
-    own += of_squares ? value * value : value;
-  }
-  const double all = sum_of_block(own, scratch);
-  if (threadIdx.x == 0) *sum += scale * all;
-}
-
 }  // namespace
 
 void count_dispatched(StreamHandle stream, const std::int32_t* chosen, const std::int32_t* row_of_choice,
@@ -69,18 +52,6 @@ void count_choices(StreamHandle stream, const std::int32_t* chosen, std::int64_t
   if (count == 0) return;
   launch("count_choices", stream, blocks_for(count), kThreads, 0, count_choices_kernel, chosen, count,
          choices_a_group, E, counts);
-}
-
-void add_sum(StreamHandle stream, const float* values, std::int64_t count, bool of_squares, double scale,
-             double* sum) {
-  if (count == 0) return;
-  launch("add_sum", stream, 1, kThreadsOfSum, 0, add_sum_kernel<float>, values, count, of_squares, scale,
-         sum);
-}
-
-void add_sum(StreamHandle stream, const double* values, std::int64_t count, double* sum) {
-  if (count == 0) return;
-  launch("add_sum", stream, 1, kThreadsOfSum, 0, add_sum_kernel<double>, values, count, false, 1.0, sum);
 }
 
 }  // namespace conclave::cuda

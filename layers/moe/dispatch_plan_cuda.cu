@@ -9,7 +9,6 @@
 namespace conclave::cuda {
 namespace {
 
-constexpr std::int32_t kNone = -1;
 constexpr std::int32_t kKept = 0;  // in row_of_choice, until rows are numbered
 constexpr std::int64_t kChunk = kThreads;
 constexpr int kWarpsOfChunk = static_cast<int>(kThreads) / kWarp;

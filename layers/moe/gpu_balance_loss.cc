@@ -1,4 +1,5 @@
 // BalanceLoss on a GPU: the same terms, counted and added up by kernels.
+#include "layers/cuda/add_sum.h"
 #include "layers/cuda/arguments.h"
 #include "layers/moe/balance_loss.h"
 #include "layers/moe/gpu_tally.h"

@@ -6,7 +6,6 @@
 namespace conclave::cuda {
 namespace {
 
-constexpr std::int32_t kNone = -1;  // kNoChoiceOfRow
 constexpr std::int64_t kRowsOfBlock = 32;
 
 __global__ void token_numbers_kernel(const std::int32_t* choice_of_row, std::int64_t first_token,

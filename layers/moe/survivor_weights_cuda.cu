@@ -5,8 +5,6 @@
 namespace conclave::cuda {
 namespace {
 
-constexpr std::int32_t kNone = -1;  // DispatchPlan::kDropped
-
 __device__ float sum_of_survivors(const float* weights, const std::int32_t* row_of_choice, std::int64_t first,
                                   std::int64_t top_k) {
   float sum = 0;

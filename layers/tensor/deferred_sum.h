@@ -16,7 +16,6 @@ class DeferredSum {
   // Where it will be; null where it is there already.
   const double* cell() const { return cell_; }
   operator double() const { return cell_ != nullptr ? *cell_ : value_; }
-  DeferredSum& operator+=(double more) { return *this = DeferredSum(*this + more); }
 
  private:
   double value_ = 0;

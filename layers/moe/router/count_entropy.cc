@@ -1,5 +1,6 @@
 #include "layers/moe/router/count_entropy.h"
 
+#include "layers/cuda/add_sum.h"
 #include "layers/cuda/arguments.h"
 #include "layers/moe/gpu_tally.h"
 

@@ -5,8 +5,6 @@
 namespace conclave::cuda {
 namespace {
 
-constexpr std::int32_t kNone = -1;  // kNoExpert
-
 __global__ void clear_padding_kernel(const std::uint8_t* padding, float* rows, std::int64_t width,
                                      std::int64_t count) {
   const std::int64_t i = global_thread();

@@ -3,9 +3,9 @@
 #include <algorithm>
 #include <array>
 
+#include "layers/cuda/add_sum.h"
 #include "layers/cuda/arguments.h"
 #include "layers/cuda/factor.h"
-#include "layers/cuda/moe_kernels.h"
 #include "layers/ops/bf16_gemm/bf16_gemm.h"
 #include "layers/ops/check_shape.h"
 #include "layers/ops/gemm/gemm.h"
