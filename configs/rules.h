@@ -15,6 +15,8 @@ void check_model(const Experiment& experiment, std::vector<Violation>& broken);
 void check_data(const Experiment& experiment, std::vector<Violation>& broken);
 void check_regression(const Experiment& experiment, std::vector<Violation>& broken);
 void check_training(const Experiment& experiment, std::vector<Violation>& broken);
+// run.cuda_graphs, and what can't be part of a graph.
+void check_cuda_graphs(const Experiment& experiment, std::vector<Violation>& broken);
 
 // The MoE layers, of which there are some. Rules of one kind of layer are checked for each.
 void check_moe(const Experiment& experiment, std::vector<Violation>& broken);

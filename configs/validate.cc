@@ -28,6 +28,7 @@ std::vector<Violation> violations(const Experiment& experiment) {
   check_data(experiment, broken);
   check_regression(experiment, broken);
   check_training(experiment, broken);
+  check_cuda_graphs(experiment, broken);
   return broken;
 }
 

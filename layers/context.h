@@ -41,6 +41,8 @@ struct BatchPosition {
   std::int64_t first_token_of_run() const {
     return (step * global_sequences + first_sequence) * sequence_length;
   }
+
+  friend bool operator==(const BatchPosition&, const BatchPosition&) = default;
 };
 
 // Whoever wants to know early that gradients are complete.

@@ -70,6 +70,10 @@ class Parameter {
     bool accumulate = true;
   };
   GradientTarget gradient_target();
+  // The gradient is zero, but not written yet. Who replays the work of a backward, in place of running it,
+  // says that it has written it.
+  bool zeros_are_due() const { return zeros_are_due_; }
+  void gradient_was_written() { zeros_are_due_ = false; }
 
   // To change the value. The view is for this change: who changes it again later asks again, since copies of
   // the value in other formats are made anew when version() has moved.

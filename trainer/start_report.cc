@@ -274,6 +274,8 @@ std::string forced_balance_lines(const Trainer& trainer) {
 
 std::string device_lines(const Trainer& trainer) {
   std::string text = fmt::format("device     {}\n", describe_device(trainer.gpu));
+  if (trainer.gpu != nullptr && trainer.experiment.run().cuda_graphs())
+    text += "           MoE layers are recorded and launched as CUDA graphs (run.cuda_graphs)\n";
   const std::optional<Placement>& placement = trainer.device.placement;
   if (placement && placement->ranks.size() > 1) text += describe(*placement);
   return text;

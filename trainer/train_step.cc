@@ -138,7 +138,6 @@ StepResult train_step(Trainer& trainer, std::int64_t step, const std::function<v
     trainer.model.end_step(ctx);  // routers that balance by a bias move it
     trainer.loss_window.add(result.loss);
   }
-  trainer.synchronize();
   return result;
 }
 

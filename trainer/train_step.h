@@ -20,7 +20,8 @@ struct StepResult {
 };
 
 // Collective over the world: every rank gets the same result. `step` counts from 0. `look_at_gradients`,
-// where given, is called once the gradients are complete, before they are clipped and used.
+// where given, is called once the gradients are complete, before they are clipped and used. A GPU may still
+// be updating the values when it returns: whoever looks at them synchronizes the trainer first.
 StepResult train_step(Trainer& trainer, std::int64_t step,
                       const std::function<void()>& look_at_gradients = {});
 

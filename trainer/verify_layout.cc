@@ -40,6 +40,7 @@ std::vector<float> gathered(const Parameter& parameter, ConstTensorView part, co
 }
 
 Tensors gathered_all(const Trainer& trainer, bool gradients) {
+  trainer.synchronize();
   Tensors tensors;
   for (const Parameter* parameter : trainer.model.parameters()) {
     tensors.push_back(gathered(

@@ -2,6 +2,7 @@
 #include "comm/base/error.h"
 #include "comm/cuda/memory.h"
 #include "comm/cuda/ranges.h"
+#include "comm/cuda/recording.h"
 #include "comm/cuda/runtime.h"
 #include "comm/cuda/stream.h"
 #include "comm/cuda/timestamp.h"
@@ -26,6 +27,13 @@ void select(int) { refuse(); }
 Stream::Stream(int) { refuse(); }
 Stream::~Stream() = default;
 void Stream::synchronize() const {}
+void Stream::outside_graphs(const std::function<void()>& action) const { action(); }
+
+Recording::Recording(Stream& stream) : stream_(stream) { refuse(); }
+Recording::~Recording() = default;
+void Recording::record(const std::function<void()>&) {}
+void Recording::replay() const {}
+std::byte* Recording::keep(std::size_t) { refuse(); }
 
 Event::Event() { refuse(); }
 Event::~Event() = default;

@@ -14,6 +14,8 @@ namespace conclave::cuda {
 using StreamHandle = void*;
 using EventHandle = void*;
 
+class Recording;
+
 class Stream {
  public:
   // Throws Error if GPU `index` can't be used. Selects it for the calling thread.
@@ -32,12 +34,21 @@ class Stream {
   // How often somebody has waited for this stream so far.
   std::int64_t waits() const { return waits_; }
 
+  // Null unless what is enqueued is being recorded (comm/cuda/recording.h).
+  Recording* recording() const { return recording_; }
+  // For what no graph can hold, messages and waits: runs `action`, and where the stream is recorded once more
+  // in every replay, at the same place. Nothing it refers to may end before the recording.
+  void outside_graphs(const std::function<void()>& action) const;
+
   StreamHandle handle() const { return handle_; }
   Device device() const { return device_; }
 
  private:
+  friend class Recording;
+
   Device device_;
   StreamHandle handle_ = nullptr;
+  Recording* recording_ = nullptr;
   std::function<void()> before_synchronize_;
   mutable std::int64_t waits_ = 0;
 };

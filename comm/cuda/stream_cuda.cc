@@ -2,7 +2,9 @@
 
 #include <exception>
 
+#include "comm/base/error.h"
 #include "comm/cuda/check.cuh"
+#include "comm/cuda/recording.h"
 #include "comm/cuda/runtime.h"
 
 namespace conclave::cuda {
@@ -29,7 +31,12 @@ Stream::~Stream() {
   static_cast<void>(cudaStreamDestroy(native(handle_)));
 }
 
+void Stream::outside_graphs(const std::function<void()>& action) const {
+  recording_ != nullptr ? recording_->put_between(action) : action();
+}
+
 void Stream::synchronize() const {
+  CONCLAVE_CHECK(recording_ == nullptr, "the host waits for a stream whose work is being recorded");
   ++waits_;
   if (before_synchronize_) before_synchronize_();
   check(cudaStreamSynchronize(native(handle_)), "the work of a stream");

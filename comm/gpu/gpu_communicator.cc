@@ -51,6 +51,31 @@ std::unique_ptr<DeviceCollectives> choose_collectives(Communicator& host, const 
   return make_nccl_collectives(host, site.queue);
 }
 
+// The blocks of an operation that outlive the call.
+struct KeptBlocks {
+  explicit KeptBlocks(Blocks blocks)
+      : counts(blocks.counts.begin(), blocks.counts.end()),
+        offsets(blocks.offsets.begin(), blocks.offsets.end()) {}
+  operator Blocks() const { return {counts, offsets}; }
+
+  std::vector<std::int64_t> counts;
+  std::vector<std::int64_t> offsets;
+};
+
+// An operation that was started while the stream was recorded: every replay waits for its own.
+class RepeatedWork final : public PendingOperation {
+ public:
+  RepeatedWork(const cuda::Stream& stream, std::shared_ptr<Work> work)
+      : stream_(stream), work_(std::move(work)) {}
+  void wait() override {
+    stream_.outside_graphs([work = work_] { work->wait(); });
+  }
+
+ private:
+  const cuda::Stream& stream_;
+  std::shared_ptr<Work> work_;
+};
+
 class GpuCommunicator final : public Communicator {
  public:
   GpuCommunicator(std::unique_ptr<Communicator> host, GpuSite site)
@@ -68,23 +93,33 @@ class GpuCommunicator final : public Communicator {
  protected:
   Work do_all_to_all_v(ConstBufferView send, Blocks send_blocks, BufferView recv,
                        Blocks recv_blocks) override {
-    return lies_on_gpu(send) ? on_gpu_->all_to_all_v(send, send_blocks, recv, recv_blocks)
-                             : host_->all_to_all_v(send, send_blocks, recv, recv_blocks);
+    if (!lies_on_gpu(send)) return host().all_to_all_v(send, send_blocks, recv, recv_blocks);
+    if (!is_recorded()) return on_gpu_->all_to_all_v(send, send_blocks, recv, recv_blocks);
+    return repeated([this, send, from = KeptBlocks(send_blocks), recv, to = KeptBlocks(recv_blocks)] {
+      return on_gpu_->all_to_all_v(send, from, recv, to);
+    });
   }
   Work do_all_reduce(BufferView data, ReduceOp op) override {
-    return lies_on_gpu(data) ? on_gpu_->all_reduce(data, op) : host_->all_reduce(data, op);
+    if (!lies_on_gpu(data)) return host().all_reduce(data, op);
+    if (!is_recorded()) return on_gpu_->all_reduce(data, op);
+    return repeated([this, data, op] { return on_gpu_->all_reduce(data, op); });
   }
   Work do_reduce_scatter(ConstBufferView send, BufferView recv, ReduceOp op) override {
-    return lies_on_gpu(send) ? on_gpu_->reduce_scatter(send, recv, op)
-                             : host_->reduce_scatter(send, recv, op);
+    if (!lies_on_gpu(send)) return host().reduce_scatter(send, recv, op);
+    if (!is_recorded()) return on_gpu_->reduce_scatter(send, recv, op);
+    return repeated([this, send, recv, op] { return on_gpu_->reduce_scatter(send, recv, op); });
   }
   Work do_all_gather(ConstBufferView send, BufferView recv) override {
-    return lies_on_gpu(send) ? on_gpu_->all_gather(send, recv) : host_->all_gather(send, recv);
+    if (!lies_on_gpu(send)) return host().all_gather(send, recv);
+    if (!is_recorded()) return on_gpu_->all_gather(send, recv);
+    return repeated([this, send, recv] { return on_gpu_->all_gather(send, recv); });
   }
   Work do_broadcast(BufferView data, int root) override {
-    return lies_on_gpu(data) ? on_gpu_->broadcast(data, root) : host_->broadcast(data, root);
+    if (!lies_on_gpu(data)) return host().broadcast(data, root);
+    if (!is_recorded()) return on_gpu_->broadcast(data, root);
+    return repeated([this, data, root] { return on_gpu_->broadcast(data, root); });
   }
-  Work do_barrier() override { return host_->barrier(); }
+  Work do_barrier() override { return host().barrier(); }
   void do_set_paths(const PathOptions& options) override { host_->set_paths(options); }
   std::unique_ptr<Communicator> do_split(int color, int key, std::string name) override {
     return std::make_unique<GpuCommunicator>(host_->split(color, key, std::move(name)), site_);
@@ -92,6 +127,21 @@ class GpuCommunicator final : public Communicator {
 
  private:
   static bool lies_on_gpu(ConstBufferView buffer) { return buffer.device.kind == DeviceKind::kCuda; }
+
+  // Messages are no work of a graph (comm/cuda/recording.h); a group of one sends none.
+  bool is_recorded() const { return size() > 1 && site_.compute.recording() != nullptr; }
+  template <class Start>
+  Work repeated(Start start) {
+    auto work = std::make_shared<Work>();
+    site_.compute.outside_graphs([work, start] { *work = start(); });
+    return Work(std::make_unique<RepeatedWork>(site_.compute, std::move(work)));
+  }
+  // What it brings a replay would miss.
+  Communicator& host() {
+    CONCLAVE_CHECK(site_.compute.recording() == nullptr,
+                   "group \"{}\" is to move memory of the host while the work of a GPU is recorded", name());
+    return *host_;
+  }
 
   std::unique_ptr<Communicator> host_;
   GpuSite site_;

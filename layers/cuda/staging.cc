@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cstring>
 
+#include "comm/cuda/recording.h"
+
 namespace conclave::cuda {
 namespace {
 
@@ -19,6 +21,12 @@ Staging::Staging(const Stream& stream) : stream_(stream), pinned_(allocate_pinne
 void Staging::upload(void* to, const void* from, std::size_t bytes) {
   auto* target = static_cast<std::byte*>(to);
   const auto* source = static_cast<const std::byte*>(from);
+  if (stream_.recording() != nullptr && bytes > 0) {
+    std::byte* kept = stream_.recording()->keep(bytes);
+    std::memcpy(kept, source, bytes);
+    copy(stream_, target, kept, bytes);
+    return;
+  }
   for (std::size_t granted = 0; bytes > 0; bytes -= granted, target += granted, source += granted) {
     std::byte* staged = take(bytes, granted);
     std::memcpy(staged, source, granted);

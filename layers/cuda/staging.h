@@ -16,7 +16,7 @@ class Staging {
   explicit Staging(const Stream& stream);
 
   // Enqueues the copy of host memory, which may change as soon as this returns. Waits for the GPU only where
-  // it is megabytes behind.
+  // it is megabytes behind. Where the stream is recorded every replay copies the same.
   void upload(void* to, const void* from, std::size_t bytes);
   // Waits for the stream: host memory has what the GPU's had in its turn.
   void download(void* to, const void* from, std::size_t bytes);

@@ -52,6 +52,11 @@ TensorView FeedForward::backward(Context& ctx, ConstTensorView dy) {
   return dx;
 }
 
+void FeedForward::renew_copies(Context& ctx) {
+  input_weight_.renew_copies(ctx);
+  down_weight_.renew_copies(ctx);
+}
+
 void FeedForward::collect_parameters(std::vector<Parameter*>& parameters) {
   parameters.push_back(&input_);
   parameters.push_back(&down_);

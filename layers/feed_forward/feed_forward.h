@@ -21,6 +21,8 @@ class FeedForward : public Module {
   TensorView forward(Context& ctx, ConstTensorView x) override;
   TensorView backward(Context& ctx, ConstTensorView dy) override;
   void collect_parameters(std::vector<Parameter*>& parameters) override;
+  // Brings the copies of the weights on the GPU of ctx up to date, before forward does.
+  void renew_copies(Context& ctx);
 
  private:
   config::Activation activation_;

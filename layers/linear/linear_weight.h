@@ -41,6 +41,8 @@ class LinearWeight final : private ValueFollower {
   // The weight as a factor of products on the GPU of ctx, in ctx.compute: [N, K] or [n, N, K]. Valid until
   // the next change.
   ConstTensorView on_gpu(Context& ctx);
+  // Makes that copy now, if the parameter has changed.
+  void renew_copies(Context& ctx) { on_gpu(ctx); }
 
   std::int64_t outputs() const { return matrix_shape()[1]; }  // N
   std::int64_t inputs() const { return matrix_shape()[2]; }   // K

@@ -112,7 +112,6 @@ void Exchange::exchange_counts(const Context& ctx) {
   }
   {
     const Span span(ctx.clock, "exchange counts", TimePart::kExchange, ComparedCall::kExchange);
-    group.watchdog().set_layer(ctx.layer);
     group
         .all_to_all_v(buffer_view(std::span<const std::int64_t>(announced_)), announced_words_,
                       buffer_view(std::span(heard_)), heard_words_)
@@ -215,7 +214,6 @@ Work Exchange::start(const Context& ctx, ConstTensorView send, const Runs& sent,
     return {elements.rows, elements.first};
   };
   Communicator& group = grid_->expert_parallel();
-  group.watchdog().set_layer(ctx.layer);
   return group.all_to_all_v(send, in_elements(sent, send_elements_), recv,
                             in_elements(received, recv_elements_));
 }

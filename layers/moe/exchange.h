@@ -42,6 +42,9 @@ class Exchange {
   Exchange(std::int64_t experts, const ProcessGrid& grid, RowOrder order = RowOrder::kByExpert,
            std::int64_t chunks = 1);
 
+  // The watchdog reports waits as those of ctx.layer from now on.
+  void enter(const Context& ctx) { grid_->expert_parallel().watchdog().set_layer(ctx.layer); }
+
   // Tells every rank of the group how many rows of each of its experts come from this one. Collective; must
   // precede the transports of a micro-batch, which keep its counts until the next call. On a GPU the host
   // waits for the counts, but not in a group of one, where they may stay there. Throws Error if the rows are

@@ -142,6 +142,11 @@ void Experts::number_blocks(Context& ctx, const Part& part, ConstTensorView toke
   }
 }
 
+void Experts::renew_copies(Context& ctx) {
+  input_weight_.renew_copies(ctx);
+  down_weight_.renew_copies(ctx);
+}
+
 void Experts::collect_parameters(std::vector<Parameter*>& parameters) {
   parameters.push_back(&input_);
   parameters.push_back(&down_);

@@ -56,6 +56,8 @@ class Experts {
   TensorView backward(Context& ctx, ConstTensorView dy, std::int64_t pass = 0);
 
   void collect_parameters(std::vector<Parameter*>& parameters);
+  // Brings the copies of the weights on the GPU of ctx up to date, before forward does.
+  void renew_copies(Context& ctx);
 
   // True where the coming forward drops hidden elements.
   bool drops_out(const Context& ctx) const { return ctx.training && dropout_ > 0; }

@@ -43,10 +43,41 @@ MoeLayer::MoeLayer(const config::Experiment& experiment, const std::string& name
   if (config_.shared_experts() > 0) {
     shared_ = std::make_unique<SharedExperts>(experiment, name);
   }
+  if (experiment.run().cuda_graphs() && config_.pad_to_capacity()) {
+    std::vector<Parameter*> parameters;
+    collect_parameters(parameters);
+    replayed_ = std::make_unique<cuda::ReplayedPasses>(std::move(parameters));
+  }
   take_statistics();
 }
 
 TensorView MoeLayer::forward(Context& ctx, ConstTensorView x) {
+  exchange_.enter(ctx);
+  if (!ctx.recomputing) statistics_.tokens += x.extent(0) - ctx.padding_tokens();
+  if (ctx.on_gpu()) renew_copies(ctx);
+  if (is_replayed(ctx)) return replayed_->forward(ctx, x, [&] { return compute(ctx, x); });
+  if (replayed_ != nullptr) replayed_->forget(ctx);
+  return compute(ctx, x);
+}
+
+TensorView MoeLayer::backward(Context& ctx, ConstTensorView dy) {
+  exchange_.enter(ctx);
+  if (is_replayed(ctx)) return replayed_->backward(ctx, dy, [&] { return differentiate(ctx, dy); });
+  return differentiate(ctx, dy);
+}
+
+// Flags of padding come from the host, others for each micro-batch.
+bool MoeLayer::is_replayed(const Context& ctx) const {
+  return replayed_ != nullptr && ctx.on_gpu() && ctx.training && ctx.padding.elements() == 0;
+}
+
+void MoeLayer::renew_copies(Context& ctx) {
+  router_->renew_copies(ctx);
+  experts_.renew_copies(ctx);
+  if (shared_) shared_->renew_copies(ctx);
+}
+
+TensorView MoeLayer::compute(Context& ctx, ConstTensorView x) {
   const std::int64_t d_model = x.extent(1);
   const bool fill_up = ctx.training && config_.pad_to_capacity();
   route(ctx, x);
@@ -106,7 +137,6 @@ void MoeLayer::route(Context& ctx, ConstTensorView x) {
 
 DispatchedRows MoeLayer::dispatch(Context& ctx, std::int64_t capacity, bool fill_up) {
   const bool counts = !ctx.recomputing;
-  if (counts) statistics_.tokens += routing_.experts.extent(0) - ctx.padding_tokens();
   if (ctx.on_gpu()) {
     return dispatch_on_gpu(ctx, routing_,
                            {.experts = config_.experts(),
@@ -121,7 +151,7 @@ DispatchedRows MoeLayer::dispatch(Context& ctx, std::int64_t capacity, bool fill
   return rows_of(plan_);
 }
 
-TensorView MoeLayer::backward(Context& ctx, ConstTensorView dy) {
+TensorView MoeLayer::differentiate(Context& ctx, ConstTensorView dy) {
   const TensorView dweights = ctx.arena->allocate(routing_.weights.shape());  // [T, K]
   TensorView drows = expert_output_;  // [R, D]: each row's gradient takes the place of the row
   combine_rows_backward(ctx, {.dy = dy,

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "configs/run.pb.h"
+#include "layers/cuda/replayed_passes.h"
 #include "layers/module.h"
 #include "layers/moe/dispatched_rows.h"
 #include "layers/moe/exchange.h"
@@ -52,6 +53,9 @@ class MoeLayer : public Module, public RoutedLayer {
   void collect_state(std::vector<ShardedTensor>& state) { router_->collect_state(state); }
   void end_step(Context& ctx) { router_->end_step(ctx); }
 
+  // Micro-batches whose work on a GPU was launched as graphs so far (run.cuda_graphs), in passes.
+  std::int64_t replays() const { return replayed_ != nullptr ? replayed_->replays() : 0; }
+
   const MoeStatistics& statistics() override;
   using RoutedLayer::take_statistics;
   MoeStatistics take_statistics(MoeStatistics next) override;
@@ -60,6 +64,13 @@ class MoeLayer : public Module, public RoutedLayer {
   const Routing& last_routing() const override;
 
  private:
+  // What forward and backward do on the host, and enqueue on a GPU.
+  TensorView compute(Context& ctx, ConstTensorView x);
+  TensorView differentiate(Context& ctx, ConstTensorView dy);
+  // What they enqueue is the same from one micro-batch to the next, and shall be recorded.
+  bool is_replayed(const Context& ctx) const;
+  // On ctx.gpu, what changes from step to step on the host, or in another format.
+  void renew_copies(Context& ctx);
   // x [T, D] -> routing_.
   void route(Context& ctx, ConstTensorView x);
   // dweights [T, K] -> dx [T, D].
@@ -91,6 +102,7 @@ class MoeLayer : public Module, public RoutedLayer {
   Experts experts_;
   std::unique_ptr<SharedExperts> shared_;  // null without shared experts
   MoeStatistics statistics_;
+  std::unique_ptr<cuda::ReplayedPasses> replayed_;  // null unless run.cuda_graphs
   std::unique_ptr<GpuTally> tally_;  // what isn't in statistics_ yet; null until a GPU computes
 
   // Kept from forward.

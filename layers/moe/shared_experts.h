@@ -22,6 +22,7 @@ class SharedExperts : public Module {
   TensorView forward(Context& ctx, ConstTensorView x) override;
   TensorView backward(Context& ctx, ConstTensorView dy) override;
   void collect_parameters(std::vector<Parameter*>& parameters) override;
+  void renew_copies(Context& ctx) { feed_forward_.renew_copies(ctx); }
 
  private:
   FeedForward feed_forward_;

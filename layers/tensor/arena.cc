@@ -64,10 +64,21 @@ void Arena::add_block(std::size_t capacity) {
   ++system_allocations_;
 }
 
+Arena::Position Arena::position() const {
+  return {.block = current_,
+          .used = current_ < blocks_.size() ? blocks_[current_].used : 0,
+          .system_allocations = system_allocations_};
+}
+
+void Arena::skip_to(const Position& later) {
+  CONCLAVE_CHECK(later.block == current_ && current_ < blocks_.size() &&
+                     later.used >= blocks_[current_].used && later.system_allocations == system_allocations_,
+                 "an arena that has changed since can't skip to where it was");
+  blocks_[current_].used = later.used;
+}
+
 Arena::Mark::Mark(Arena& arena)
-    : arena_(arena),
-      block_(arena.current_),
-      used_(arena.current_ < arena.blocks_.size() ? arena.blocks_[arena.current_].used : 0) {}
+    : arena_(arena), block_(arena.position().block), used_(arena.position().used) {}
 
 Arena::Mark::~Mark() {
   for (std::size_t later = block_ + 1; later < arena_.blocks_.size(); ++later) arena_.blocks_[later].used = 0;

@@ -45,6 +45,18 @@ class Arena {
   // Number of times that memory was taken from the system; constant in steady state.
   std::int64_t system_allocations() const { return system_allocations_; }
 
+  // How far the arena is filled. The same allocations from the same position get the same addresses.
+  struct Position {
+    std::size_t block = 0;
+    std::size_t used = 0;
+    std::int64_t system_allocations = 0;
+
+    friend bool operator==(const Position&, const Position&) = default;
+  };
+  Position position() const;
+  // Allocates what was allocated between a position like this one and `later`, of the same block.
+  void skip_to(const Position& later);
+
   // Scratch memory: everything allocated after a Mark is given back when the Mark goes out of scope.
   class Mark {
    public:

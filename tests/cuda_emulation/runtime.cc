@@ -19,11 +19,17 @@
 
 namespace emulation {
 
+// Work in order, to be enqueued as often as somebody wants.
+struct Graph {
+  std::vector<std::function<bool()>> work;
+};
+
 // Work in order. Each item is numbered, over the stream's life; it says if it is done, and is called again if
 // not.
 struct Stream {
   std::deque<std::function<bool()>> work;
   std::size_t done = 0;
+  std::unique_ptr<Graph> captured;  // takes what is enqueued; null: the stream does
 
   std::size_t enqueued() const { return done + work.size(); }
 };
@@ -129,6 +135,10 @@ cudaError_t enqueue(cudaStream_t stream, std::function<void()> work) {
 }
 
 cudaError_t enqueue_until_done(cudaStream_t stream, std::function<bool()> work) {
+  if (stream->captured != nullptr) {
+    stream->captured->work.push_back(std::move(work));
+    return cudaSuccess;
+  }
   stream->work.push_back(std::move(work));
   if (launches_block()) return finish(*stream);
   if (guards()) guard(true);
@@ -176,6 +186,8 @@ const char* cudaGetErrorName(cudaError_t error) {
       return "cudaErrorNotReady";
     case cudaErrorLaunchFailure:
       return "cudaErrorLaunchFailure";
+    case cudaErrorStreamCaptureUnsupported:
+      return "cudaErrorStreamCaptureUnsupported";
   }
   return "?";
 }
@@ -259,11 +271,14 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream) {
   return status;
 }
 
-cudaError_t cudaStreamSynchronize(cudaStream_t stream) { return finish(*stream); }
+cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
+  return stream->captured != nullptr ? cudaErrorStreamCaptureUnsupported : finish(*stream);
+}
 
 cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned) {
   const Event awaited = *event;  // as it is recorded now
   if (awaited.stream == nullptr) return cudaSuccess;
+  if (stream->captured != nullptr) return cudaErrorStreamCaptureUnsupported;
   return enqueue_until_done(stream, [awaited] { return try_work_up_to(*awaited.stream, awaited.position); });
 }
 
@@ -279,6 +294,7 @@ cudaError_t cudaEventDestroy(cudaEvent_t event) {
 }
 
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
+  if (stream->captured != nullptr) return cudaErrorStreamCaptureUnsupported;
   cudaError_t status = cudaSuccess;
   if (event->passed_at != nullptr)
     status = enqueue(stream, [moment = event->passed_at] { *moment = std::chrono::steady_clock::now(); });
@@ -305,6 +321,45 @@ cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t begin, cudaEve
     if (event->stream->done < event->position) return cudaErrorNotReady;
   }
   *milliseconds = std::chrono::duration<float, std::milli>(*end->passed_at - *begin->passed_at).count();
+  return cudaSuccess;
+}
+
+cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
+  if (stream->captured != nullptr) return cudaErrorInvalidValue;
+  stream->captured = std::make_unique<Graph>();
+  return cudaSuccess;
+}
+
+cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
+  if (stream->captured == nullptr) return cudaErrorInvalidValue;
+  *graph = stream->captured.release();
+  return cudaSuccess;
+}
+
+cudaError_t cudaGraphGetNodes(cudaGraph_t graph, cudaGraphNode_t*, std::size_t* count) {
+  *count = graph->work.size();
+  return cudaSuccess;
+}
+
+cudaError_t cudaGraphInstantiate(cudaGraphExec_t* executable, cudaGraph_t graph, unsigned long long) {
+  *executable = new Graph(*graph);
+  return cudaSuccess;
+}
+
+cudaError_t cudaGraphLaunch(cudaGraphExec_t executable, cudaStream_t stream) {
+  for (const std::function<bool()>& work : executable->work) {
+    if (const cudaError_t status = enqueue_until_done(stream, work); status != cudaSuccess) return status;
+  }
+  return cudaSuccess;
+}
+
+cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
+  delete graph;
+  return cudaSuccess;
+}
+
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t executable) {
+  delete executable;
   return cudaSuccess;
 }
 

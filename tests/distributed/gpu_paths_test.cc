@@ -49,6 +49,11 @@ TEST_P(GpuPathsTest, GiveTheSameBits) {
   if (variant == "sharded_state") experiment.mutable_optim()->set_zero(1);
   if (variant == "overlap") experiment.mutable_parallel()->set_overlap_reduction(true);
   if (variant == "chunks") experiment.mutable_parallel()->set_exchange_chunks(2);
+  if (variant == "graphs") {
+    experiment.mutable_run()->set_cuda_graphs(true);
+    experiment.mutable_moe()->set_pad_to_capacity(true);
+    experiment.mutable_moe()->set_capacity_factor(0.75);
+  }
   if (variant == "one_copy_a_rank") experiment.mutable_parallel()->set_expert_parallel_size(1);
   const Trained directly = train_on(test::world().size(), experiment);
   const Trained through_host = train_on(1, experiment);
@@ -60,7 +65,8 @@ TEST_P(GpuPathsTest, GiveTheSameBits) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Variants, GpuPathsTest,
-                         testing::Values("base", "sharded_state", "overlap", "chunks", "one_copy_a_rank"),
+                         testing::Values("base", "sharded_state", "overlap", "chunks", "graphs",
+                                         "one_copy_a_rank"),
                          [](const auto& variant) { return std::string(variant.param); });
 
 }  // namespace

@@ -43,6 +43,7 @@ inline std::span<const float> matching_rows(const Parameter& reference, const Pa
 
 inline Deviation deviation(const Trainer& run, const StepResult& result, const Trainer& reference,
                            const StepResult& reference_result, std::string* worst = nullptr) {
+  run.synchronize();
   Deviation deviation;
   deviation.loss = std::abs(result.loss - reference_result.loss) / reference_result.loss;
   deviation.norm =

@@ -12,6 +12,7 @@ namespace conclave::test {
 // One tensor of every parameter: values or gradients of this rank.
 template <class Tensor>
 std::vector<float> all_of(Trainer& trainer, Tensor (Parameter::*tensor)() const) {
+  trainer.synchronize();
   std::vector<float> all;
   for (const Parameter* parameter : trainer.model.parameters()) {
     const std::span<const float> values = ConstTensorView((parameter->*tensor)()).values<float>();
@@ -22,6 +23,7 @@ std::vector<float> all_of(Trainer& trainer, Tensor (Parameter::*tensor)() const)
 
 // What its routers keep beside their weights, as bytes: counts, biases and tables.
 inline std::vector<std::byte> router_state(Trainer& trainer) {
+  trainer.synchronize();
   std::vector<std::byte> all;
   for (const ShardedTensor& tensor : trainer.model.state()) {
     const auto* bytes = static_cast<const std::byte*>(tensor.local.raw());

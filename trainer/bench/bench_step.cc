@@ -40,6 +40,7 @@ class Contestant {
     const double optimizer_before = trainer_.clock.seconds(TimePart::kOptimizer);
     const auto start = std::chrono::steady_clock::now();
     const StepResult result = train_step(trainer_, steps_++);
+    trainer_.synchronize();
     const double all = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     tokens_ = result.tokens;
     return {all, trainer_.clock.seconds(TimePart::kOptimizer) - optimizer_before};

@@ -34,6 +34,9 @@ class Router {
   // ctx.routing_sums. The others are given a context without it, and compute on the host.
   virtual bool has_kernels() const { return false; }
 
+  // On ctx.gpu, before forward: brings there what the host changes from step to step.
+  virtual void renew_copies(Context&) {}
+
   virtual void collect_parameters(std::vector<Parameter*>& parameters) = 0;
 
   // Appends what the router keeps from step to step beside its parameters (a balancing bias), for

@@ -51,7 +51,7 @@ Routing SigmoidRouter::forward(Context& ctx, ConstTensorView x, MoeStatistics& s
     const Arena::Mark scratch(*ctx.arena);
     gemm(ctx, {.a = x, .b = weight_.value(), .c = logits, .transpose_b = true});
     sigmoid_top_k(ctx, {.logits = logits,
-                        .bias = bias_.view(),
+                        .bias = ctx.on_gpu() ? bias_on_gpu_.view() : bias_.view(),
                         .normalize = normalize_,
                         .scale = routed_scale_,
                         .groups = groups_,
@@ -123,6 +123,14 @@ TensorView SigmoidRouter::backward(Context& ctx, ConstTensorView dweights) {
   jitter_.backward(ctx, dx);
   gemm(ctx, {.a = dlogits, .b = saved_.x, .c = weight_.gradient(), .transpose_a = true, .accumulate = true});
   return dx;
+}
+
+void SigmoidRouter::renew_copies(Context& ctx) {
+  const TensorView bias = bias_.view();
+  if (bias_on_gpu_.view().raw() == nullptr)
+    bias_on_gpu_ = Buffer(bias.shape(), bias.dtype(), ctx.gpu->device());
+  ctx.gpu->staging().upload(bias_on_gpu_.view().raw(), bias.raw(),
+                            static_cast<std::size_t>(bias.elements()) * size_of(bias.dtype()));
 }
 
 void SigmoidRouter::collect_parameters(std::vector<Parameter*>& parameters) {

@@ -32,6 +32,7 @@ class SigmoidRouter : public Router {
   Routing forward(Context& ctx, ConstTensorView x, MoeStatistics& statistics) override;
   TensorView backward(Context& ctx, ConstTensorView dweights) override;
   bool has_kernels() const override { return !supervision_.is_on(); }
+  void renew_copies(Context& ctx) override;
   void collect_parameters(std::vector<Parameter*>& parameters) override;
   void collect_state(std::vector<ShardedTensor>& state) override;
   void end_step(Context& ctx) override;  // moves the bias
@@ -54,7 +55,8 @@ class SigmoidRouter : public Router {
   InputJitter jitter_;
   Parameter weight_;  // W [E, D]
   std::string bias_name_;
-  Buffer bias_;  // b [E], fp32
+  Buffer bias_;  // b [E], fp32, on the host, which moves it
+  Buffer bias_on_gpu_;
   BalanceLoss balance_loss_;
   RouterSupervision supervision_;
   std::vector<std::int64_t> chosen_this_step_;  // c [E] of this rank's micro-batches of the step so far

@@ -10,7 +10,7 @@ namespace {
 void choose(Context& ctx, const SigmoidTopKArgs& args, const GroupScratch& scratch) {
   if (!ctx.on_gpu()) return cpu::sigmoid_top_k(args, scratch);
   const Arena::Mark of_bias(*ctx.arena);
-  const float* bias = cuda::upload<float>(ctx, args.bias);  // the router moves it on the host
+  const float* bias = cuda::on_gpu<float>(ctx, args.bias);
   cuda::sigmoid_top_k(cuda::stream_of(ctx), cuda::top_k_of(args, scratch), bias);
 }
 

@@ -178,6 +178,24 @@ INSTANTIATE_TEST_SUITE_P(
                    "moe.capacity_factor is dropless; valid: a number such as moe.capacity_factor=1.25, or "
                    "moe.pad_to_capacity=false"},
         BrokenRule{
+            kSource + "run: {cuda_graphs: true}\nmoe: {experts: 4}\n",
+            "run.yaml:2:20: run.cuda_graphs: true records MoE layers whose shapes stay the same, and "
+            "there are none; valid: moe.pad_to_capacity=true with moe.capacity_factor a number such as "
+            "1.25, or run.cuda_graphs=false"},
+        BrokenRule{kSource + "run: {cuda_graphs: true}\nmoe: {experts: 4, pad_to_capacity: true, router: "
+                             "noisy_top_k}\n",
+                   "run.yaml:3:50: run.cuda_graphs: true, and moe.router: noisy_top_k chooses on the host; "
+                   "valid: moe.router=softmax or moe.router=sigmoid, or run.cuda_graphs=false"},
+        BrokenRule{kSource + "run: {cuda_graphs: true}\nmoe: {experts: 4, pad_to_capacity: true, jitter: "
+                             "0.1}\n",
+                   "run.yaml:3:50: run.cuda_graphs: true, and moe.jitter draws other numbers in each step; "
+                   "valid: moe.jitter=0, or run.cuda_graphs=false"},
+        BrokenRule{kSource + "run: {cuda_graphs: true}\nmoe: {experts: 4, pad_to_capacity: true}\ntrain: "
+                             "{recompute: block}\n",
+                   "run.yaml:4:20: run.cuda_graphs: true, and train.recompute: block runs each forward "
+                   "twice, at different places of the memory; valid: train.recompute=none or "
+                   "train.recompute=experts, or run.cuda_graphs=false"},
+        BrokenRule{
             kSource + "model: {causal: false}\nmoe: {experts: 4, router: expert_choice, capacity_factor: "
                       "dropless}\ntrain: {objective: masked}\n",
             "run.yaml:3:59: moe.capacity_factor: capacity with expert_choice missing: it is the number "
