@@ -155,13 +155,15 @@ void grouped_gemm_weight_gradient(StreamHandle stream, const GroupedProblem& pro
 
 // The last `queries` of `keys` positions of each sequence; padding by key, may be null, as may log_sum_exp.
 inline constexpr std::int64_t kMaxHeadDim = 256;
+// On the GPU in use, whose blocks may have too little shared memory for heads of kMaxHeadDim.
+std::int64_t widest_head();
 struct AttentionProblem {
   std::int64_t sequences = 0;
   std::int64_t queries = 0;  // of a sequence; fits into an int
   std::int64_t keys = 0;     // likewise
   std::int64_t heads = 0;
   std::int64_t kv_heads = 0;
-  std::int64_t head_dim = 0;  // at most kMaxHeadDim
+  std::int64_t head_dim = 0;  // at most widest_head()
   bool causal = true;
   bool in_bf16 = false;  // factors of products are rounded to bf16, for tensor cores
 };
@@ -170,6 +172,10 @@ std::int64_t attention_forward_scratch_bytes(const AttentionProblem& problem);
 void attention_forward(StreamHandle stream, const AttentionProblem& problem, const float* q, const float* k,
                        const float* v, const std::uint8_t* padding, float* y, float* log_sum_exp,
                        void* scratch);
+// The same of up to a few queries in one sequence, without padding, in fp32 and without scratch.
+inline constexpr std::int64_t kFewQueries = 16;
+void attention_decode(StreamHandle stream, const AttentionProblem& problem, const float* q, const float* k,
+                      const float* v, float* y);
 // queries == keys.
 std::int64_t attention_backward_scratch_bytes(const AttentionProblem& problem);
 void attention_backward(StreamHandle stream, const AttentionProblem& problem, const float* q, const float* k,

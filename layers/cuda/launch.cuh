@@ -26,6 +26,15 @@ void grant_shared_memory(const char* name, void (*kernel)(Parameters...), std::s
                                     cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)));
 }
 
+// The most that a kernel may ask for, on the GPU in use.
+inline std::size_t most_shared_bytes(const char* name) {
+  int device = 0;
+  int bytes = 0;
+  check_launch(name, cudaGetDevice(&device));
+  check_launch(name, cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
+  return static_cast<std::size_t>(bytes);
+}
+
 // Arguments are converted to the kernel's parameters. Throws Error naming `name` if the launch is refused;
 // what fails later, the next synchronize reports.
 template <class... Parameters, class... Arguments>

@@ -53,6 +53,13 @@ __device__ inline unsigned pack_bf16(float low, float high) {
   return packed;
 }
 
+// 2^x to 2^-22 of it; results below the smallest normal number become 0.
+__device__ inline float power_of_two(float x) {
+  float power;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(x));
+  return power;
+}
+
 // 16 bytes from global to shared memory, both aligned, beside what the thread does next: the first `bytes` (0
 // to 16) are read, the others become zero. They are there once the thread has waited for their group, and
 // for other threads after a barrier.

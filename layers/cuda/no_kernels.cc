@@ -56,10 +56,12 @@ void sigmoid_top_k_backward(S, const TopKBackward&, const F*) { refuse(); }
 void grouped_gemm(S, const GroupedProblem&, C, C, E) { refuse(); }
 void grouped_gemm_input_gradient(S, const GroupedProblem&, C, C, E) { refuse(); }
 void grouped_gemm_weight_gradient(S, const GroupedProblem&, C, C, F*) { refuse(); }
+I widest_head() { refuse(); }
 I attention_forward_scratch_bytes(const AttentionProblem&) { refuse(); }
 void attention_forward(S, const AttentionProblem&, const F*, const F*, const F*, const U8*, F*, F*, void*) {
   refuse();
 }
+void attention_decode(S, const AttentionProblem&, const F*, const F*, const F*, F*) { refuse(); }
 I attention_backward_scratch_bytes(const AttentionProblem&) { refuse(); }
 void attention_backward(S, const AttentionProblem&, const F*, const F*, const F*, const U8*, const F*,
                         const F*, const F*, F*, F*, F*, void*) {

@@ -6,7 +6,7 @@
 // barrier are an error. Names and signatures are those of the CUDA Runtime API, whose documentation says what
 // they mean. The environment says the rest:
 //   CONCLAVE_EMULATED_GPUS=N     the host has N GPUs; without it, none
-//   CONCLAVE_EMULATED_CAPABILITY=9   their compute capability, 9.0 for example; without it 8.0
+//   CONCLAVE_EMULATED_CAPABILITY=9   their compute capability: 9 for 9.0, 86 for 8.6; without it 8.0
 //   CUDA_LAUNCH_BLOCKING=1       as on a device: what is enqueued is done at once
 //   CONCLAVE_EMULATION_GUARDS=1  the host may not touch a GPU's memory while work is enqueued: who forgot to
 //                                synchronize ends the program. Stricter than a device, where that work may
@@ -84,6 +84,7 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device);
 enum cudaDeviceAttr {
   cudaDevAttrMultiProcessorCount = 16,
   cudaDevAttrComputeCapabilityMajor = 75,
+  cudaDevAttrMaxSharedMemoryPerBlockOptin = 97,
 };
 cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int device);
 cudaError_t cudaDeviceGetPCIBusId(char* text, int length, int device);

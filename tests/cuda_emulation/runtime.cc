@@ -55,9 +55,20 @@ int number_in_environment(const char* name) {
 }
 int gpu_count() { return number_in_environment("CONCLAVE_EMULATED_GPUS"); }
 // As an A100's, if nobody asks for another.
-int compute_capability() {
+struct Capability {
+  int major = 8;
+  int minor = 0;
+
+  // That a block may have (CUDA Programming Guide, "Technical specifications per compute capability").
+  int most_shared_bytes() const {
+    if (major == 8 && minor == 0) return 163 << 10;
+    return major == 9 || major == 10 ? 227 << 10 : 99 << 10;
+  }
+};
+Capability compute_capability() {
   const int asked = number_in_environment("CONCLAVE_EMULATED_CAPABILITY");
-  return asked != 0 ? asked : 8;
+  if (asked == 0) return {};
+  return asked < 20 ? Capability{asked, 0} : Capability{asked / 10, asked % 10};
 }
 bool launches_block() { return number_in_environment("CUDA_LAUNCH_BLOCKING") != 0; }
 bool guards() { return number_in_environment("CONCLAVE_EMULATION_GUARDS") != 0; }
@@ -208,15 +219,26 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device) {
   *properties = {};
   std::snprintf(properties->name, sizeof properties->name, "emulated GPU");
   properties->totalGlobalMem = std::size_t{1} << 30;
-  properties->major = compute_capability();
+  properties->major = compute_capability().major;
+  properties->minor = compute_capability().minor;
   properties->multiProcessorCount = kMultiprocessors;
   return cudaSuccess;
 }
 
 cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int device) {
   if (device < 0 || device >= gpu_count()) return cudaErrorInvalidDevice;
-  *value = attribute == cudaDevAttrMultiProcessorCount ? kMultiprocessors : compute_capability();
-  return cudaSuccess;
+  switch (attribute) {
+    case cudaDevAttrMultiProcessorCount:
+      *value = kMultiprocessors;
+      return cudaSuccess;
+    case cudaDevAttrComputeCapabilityMajor:
+      *value = compute_capability().major;
+      return cudaSuccess;
+    case cudaDevAttrMaxSharedMemoryPerBlockOptin:
+      *value = compute_capability().most_shared_bytes();
+      return cudaSuccess;
+  }
+  return cudaErrorInvalidValue;
 }
 
 cudaError_t cudaDeviceGetPCIBusId(char* text, int length, int device) {
@@ -253,8 +275,7 @@ cudaError_t cudaGetDevice(int* device) {
 }
 
 cudaError_t cudaFuncSetAttribute(const void*, cudaFuncAttribute, int value) {
-  const int most = (compute_capability() < 9 ? 163 : 227) << 10;  // as an A100 and an H100 grant
-  if (value > most) return cudaErrorInvalidValue;
+  if (value > compute_capability().most_shared_bytes()) return cudaErrorInvalidValue;
   state().most_shared_bytes = std::max(state().most_shared_bytes, static_cast<std::size_t>(value));
   return cudaSuccess;
 }

@@ -27,7 +27,7 @@ void check_padding(const ConstTensorView& padding, std::int64_t tokens, const ch
   if (padding.elements() > 0) check_shape(padding, {tokens}, what);
 }
 
-bool has_kernel(const AttentionShape& shape) { return shape.head_dim <= cuda::kMaxHeadDim; }
+bool has_kernel(const AttentionShape& shape) { return shape.head_dim <= cuda::widest_head(); }
 
 cuda::AttentionProblem problem_of(const Context& ctx, const AttentionShape& shape, std::int64_t sequences,
                                   std::int64_t sequence_length, bool causal) {
@@ -132,6 +132,10 @@ void attention_decode(Context& ctx, const AttentionDecodeArgs& args) {
     return cuda::on_host(ctx, "attention of wide heads", [&] { cpu::attention_decode(ctx, args); });
   cuda::AttentionProblem problem = problem_of(ctx, shape, 1, positions, /*causal=*/true);
   problem.queries = new_positions;
+  if (new_positions <= cuda::kFewQueries) {
+    return cuda::attention_decode(cuda::stream_of(ctx), problem, args.q.data<float>(), args.k.data<float>(),
+                                  args.v.data<float>(), args.y.data<float>());
+  }
   const Arena::Mark scratch(*ctx.arena);
   cuda::attention_forward(cuda::stream_of(ctx), problem, args.q.data<float>(), args.k.data<float>(),
                           args.v.data<float>(), nullptr, args.y.data<float>(), nullptr,

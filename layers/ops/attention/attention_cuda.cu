@@ -274,6 +274,11 @@ std::int64_t rows_of_queries(const AttentionProblem& p) { return p.sequences * p
 
 }  // namespace
 
+std::int64_t widest_head() {
+  constexpr std::size_t kBytesOfWidest = std::size_t{137} << 10;  // dk and dv, in fp32 and in bf16
+  return most_shared_bytes("attention") >= kBytesOfWidest ? kMaxHeadDim : kMaxHeadDim / 2;
+}
+
 std::int64_t attention_forward_scratch_bytes(const AttentionProblem& p) {
   return p.in_bf16 ? mma::attention_forward_scratch_bytes(p) : 0;
 }

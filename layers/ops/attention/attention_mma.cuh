@@ -92,12 +92,28 @@ struct Tile {
 template <int kRows, int kWidth>
 __device__ void fill(Tile<kWidth> tile, Rows<const Bf16> rows, int first, int count) {
   constexpr int kPieces = kWidth / 8;  // of 16 bytes, in a row
+  const int thread = static_cast<int>(threadIdx.x);
+  if constexpr (kThreadsOfBlock % kPieces == 0) {  // a thread stays in its column
+    constexpr int kRowsAtOnce = kThreadsOfBlock / kPieces;
+    static_assert(kRows % kRowsAtOnce == 0);
+    const int column = thread % kPieces * 8;
+    Bf16* to = tile.at(thread / kPieces, column);
+    const Bf16* from = rows.at(first + thread / kPieces) + column;
 #pragma unroll 1
-  for (int i = static_cast<int>(threadIdx.x); i < kRows * kPieces; i += kThreadsOfBlock) {
-    const int row = first + i / kPieces;
-    const int column = i % kPieces * 8;
-    const bool exists = row < count;
-    copy_async_16(tile.at(i / kPieces, column), rows.at(exists ? row : 0) + column, exists ? 16 : 0);
+    for (int row = first + thread / kPieces; row < first + kRows; row += kRowsAtOnce) {
+      const bool exists = row < count;
+      copy_async_16(to, exists ? from : rows.first, exists ? 16 : 0);
+      to += kRowsAtOnce * tile.kStride;
+      from += kRowsAtOnce * rows.stride;
+    }
+  } else {
+#pragma unroll 1
+    for (int i = thread; i < kRows * kPieces; i += kThreadsOfBlock) {
+      const int row = first + i / kPieces;
+      const int column = i % kPieces * 8;
+      const bool exists = row < count;
+      copy_async_16(tile.at(i / kPieces, column), rows.at(exists ? row : 0) + column, exists ? 16 : 0);
+    }
   }
 }
 

@@ -53,7 +53,7 @@ struct Rectangle {
 };
 
 template <int kWidth>
-struct QueryTiling : Rectangle<kWidth <= 128 ? 2 : 1> {
+struct QueryTiling : Rectangle<kWidth <= 64 ? 2 : 1> {
   static constexpr std::size_t kSharedBytes = Tile<kWidth>::bytes(2 * QueryTiling::kRows + 4 * kColumns);
 };
 template <int kWidth>
@@ -134,7 +134,7 @@ __global__ void __launch_bounds__(kThreadsOfBlock)
 #pragma unroll
           for (int i = 0; i < 4; ++i) {
             const QueryTerms& query = of_row[r][i / 2];
-            const float weight = exp2f(scores[r][c][i] * log2_scale - query.log2_sum_exp);
+            const float weight = power_of_two(scores[r][c][i] * log2_scale - query.log2_sum_exp);
             ds[r][c][i] = weight * (dp[r][c][i] - query.dy_dot_y) * scale;
           }
         }
@@ -217,7 +217,7 @@ __global__ void __launch_bounds__(kThreadsOfBlock)
 #pragma unroll
             for (int r = 0; r < Of::kRowTiles; ++r) {
               float& weight = weights[r][c][i];
-              weight = exp2f(weight * log2_scale - its.log2_sum_exp);
+              weight = power_of_two(weight * log2_scale - its.log2_sum_exp);
               if (hides && first_key + 16 * r + row_of_sum(i) > query + of_query) weight = 0;
               ds[r][c][i] = weight * (ds[r][c][i] - its.dy_dot_y) * scale;
             }

@@ -45,14 +45,16 @@ struct OnlineSoftmax {
         }
         new_maximum = max_of_row(new_maximum);
         // Nothing seen yet: weights of 0, not e^(inf - inf).
-        const float shift = new_maximum == -INFINITY ? 0.0F : new_maximum * log2_scale;
-        const float shrink = exp2f(maximum[r][half] * log2_scale - shift);
+        const float seen = new_maximum == -INFINITY ? 0.0F : new_maximum;
+        const float shift = seen * log2_scale;
+        // Exactly 1 while the maximum stays, which maximum * log2_scale - shift as a multiply-add isn't.
+        const float shrink = power_of_two((maximum[r][half] - seen) * log2_scale);
         float sum_of_tile = 0;
 #pragma unroll
         for (int c = 0; c < kKeyTiles; ++c) {
 #pragma unroll
           for (int i = 2 * half; i < 2 * half + 2; ++i) {
-            scores[r][c][i] = exp2f(scores[r][c][i] * log2_scale - shift);
+            scores[r][c][i] = power_of_two(scores[r][c][i] * log2_scale - shift);
             sum_of_tile += scores[r][c][i];
           }
         }

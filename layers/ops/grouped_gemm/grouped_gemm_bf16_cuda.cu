@@ -8,14 +8,14 @@ namespace {
 
 // Eight warps, two by four, each with half of the tile's rows and 32 of its columns. `add` returns when all
 // is read.
-template <int kTileRows_, int kBlocks_>
+template <int kTileRows_, int kStages_, int kBlocks_>
 class MmaCore {
  public:
   static constexpr int kTileRows = kTileRows_;
   static constexpr int kTileColumns = 128;
   static constexpr int kThreads = 8 * kWarp;
   static constexpr int kBlocks = kBlocks_;
-  static constexpr int kStages = 4;
+  static constexpr int kStages = kStages_;
   static constexpr int kStepsUnderWay = 0;
 
   __device__ MmaCore(int rows, int columns)
@@ -29,11 +29,10 @@ class MmaCore {
   }
 
   template <bool kLeftAcross, bool kRightAcross>
-  __device__ void add(const Bf16* left, const Bf16* right, int inner) {
+  __device__ void add(const Bf16* left, const Bf16* right) {
     if (!has_work_) return;
 #pragma unroll
     for (int k = 0; k < kInner; k += 16) {
-      if (k >= inner) break;
       unsigned a[kRowFragments][4];
       unsigned b[kColumnFragments / 2][4];  // of two fragments each
 #pragma unroll
@@ -111,9 +110,21 @@ class MmaCore {
   float sums_[kRowFragments][kColumnFragments][4] = {};
 };
 
-// What shared memory of 164 KiB has room for, as an A100's multiprocessor has it.
-using LargeTiles = MmaCore<128, 1>;
-using SmallTiles = MmaCore<32, 2>;
+// What shared memory of 164 KiB has room for, as an A100's multiprocessor has it; and of 100 KiB, as those of
+// compute capability 8.6, 8.9 and 12.0 have it.
+using LargeTiles = MmaCore<128, 4, 1>;
+using LargeTilesOfLess = MmaCore<128, 3, 1>;
+using SmallTiles = MmaCore<32, 4, 2>;
+
+// Calls function<LargeTiles>(), or the other of them.
+template <class Function>
+void with_large_tiles(Function function) {
+  if (most_shared_bytes("grouped gemm") >= kSharedBytes<LargeTiles>) {
+    function.template operator()<LargeTiles>();
+  } else {
+    function.template operator()<LargeTilesOfLess>();
+  }
+}
 
 }  // namespace
 
@@ -123,7 +134,7 @@ void multiply_rows(StreamHandle stream, const RowsProduct<Bf16>& product) {
   } else if (has_few_rows(product.rows, product.groups)) {
     launch_multiply_rows<SmallTiles>(stream, product);
   } else {
-    launch_multiply_rows<LargeTiles>(stream, product);
+    with_large_tiles([&]<class Tiles>() { launch_multiply_rows<Tiles>(stream, product); });
   }
 }
 
@@ -131,7 +142,7 @@ void sum_outer_products(StreamHandle stream, const OuterProducts<Bf16>& product)
   if (has_warpgroup_products()) {
     sum_outer_products_by_warpgroups(stream, product);
   } else {
-    launch_sum_outer_products<LargeTiles>(stream, product);
+    with_large_tiles([&]<class Tiles>() { launch_sum_outer_products<Tiles>(stream, product); });
   }
 }
 

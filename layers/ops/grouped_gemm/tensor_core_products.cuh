@@ -12,7 +12,7 @@
 //   kStepsUnderWay    how many steps before the newest may still be reading theirs after add() has returned
 //   Core(rows, columns)                       of the tile that exist
 //   wait_for_tiles<kUnderWay>()               until all but the last kUnderWay loads of this thread are there
-//   add<kLeftAcross, kRightAcross>(left, right, inner)   the products of two tiles, of which `inner` count
+//   add<kLeftAcross, kRightAcross>(left, right)   the products of two tiles
 //   finish()                                  until the sums are complete, and nothing is read any more
 //   store_sums(tile, stride)                  all of its own into fp32 [kTileRows, stride]
 #pragma once
@@ -87,8 +87,7 @@ __device__ void add_products(Core& core, const Factor<kLeftAcross, Core::kTileRo
     }
     load(step + kStepsAhead);
     if (step < 0) continue;
-    core.template add<kLeftAcross, kRightAcross>(stage_of(step), stage_of(step) + kElementsOfLeft,
-                                                 inner_of(step));
+    core.template add<kLeftAcross, kRightAcross>(stage_of(step), stage_of(step) + kElementsOfLeft);
   }
   core.finish();
 }

@@ -26,9 +26,8 @@ class WarpgroupCore {
     publish_to_products();
   }
 
-  // Inner elements that don't count are zero.
   template <bool kLeftAcross, bool kRightAcross>
-  __device__ void add(const Bf16* left, const Bf16* right, int) {
+  __device__ void add(const Bf16* left, const Bf16* right) {
     hand_sums_to_products();
 #pragma unroll
     for (int k = 0; k < kInner; k += 16) {

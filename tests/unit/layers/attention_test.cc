@@ -265,6 +265,43 @@ TEST(Attention, DecodeMatchesTheReference) {
   }
 }
 
+// The first key has the largest score by far, thousands of others together as much weight: however many tiles
+// of keys follow, the first one's weight stays what it is. Factors are exact in bf16, and so is its weight.
+TEST(Attention, WeightsDoNotDriftOverManyKeys) {
+  constexpr std::int64_t kPositions = 16384;
+  constexpr std::int64_t kHeadDim = 16;
+  constexpr double kScale = 0.25;
+  constexpr double kFirstKey = 16;
+  test::LocalContext ctx;
+  for (const DType compute : compute_types(ctx)) {
+    ctx.compute = compute;
+    for (const double query : {5.5, 7.25, 9.125}) {
+      const double lower_key = kFirstKey - std::log(kPositions) / (kScale * query);
+      const auto other_key = static_cast<float>(bfloat16(static_cast<float>(lower_key)));
+      Values<float> k(kPositions * kHeadDim, 0.0F), v(k.size(), 0.0F);
+      for (std::size_t j = 0; j < k.size(); j += kHeadDim) k[j] = other_key;
+      k[0] = static_cast<float>(kFirstKey);
+      v[0] = 1.0F;
+      const double score = kScale * query * kFirstKey;
+      const double others = (kPositions - 1) * std::exp(kScale * query * (other_key - kFirstKey));
+      // Of an exponent: its score, the maximum and their difference; then exp (4 u), and sums of tiles of 64.
+      const double bound =
+          (4 * score + 8) * AttentionBounds::kRoundoff + test::dot_bound(kPositions / 64 + 64, 1.0);
+      for (const std::int64_t new_positions : {1, 20}) {  // of which the last one is looked at
+        Values<float> q(new_positions * kHeadDim, 0.0F), y(q.size());
+        for (std::size_t i = 0; i < q.size(); i += kHeadDim) q[i] = static_cast<float>(query);
+        attention_decode(ctx, {.shape = {.heads = 1, .kv_heads = 1, .head_dim = kHeadDim},
+                               .q = view(q, {new_positions, kHeadDim}),
+                               .k = view(k, {kPositions, kHeadDim}),
+                               .v = view(v, {kPositions, kHeadDim}),
+                               .y = view(y, {new_positions, kHeadDim})});
+        EXPECT_NEAR(y[y.size() - kHeadDim] * (1 + others), 1, bound)
+            << name_of(compute) << ", query " << query << ", " << new_positions << " new positions";
+      }
+    }
+  }
+}
+
 TEST(Attention, ZeroTokens) {
   test::LocalContext ctx;
   AttentionCase c({.sequences = 0, .sequence_length = 0, .heads = 2, .kv_heads = 1, .head_dim = 4});

@@ -272,7 +272,7 @@ TEST_P(GroupedGemmGpuTest, RefusesOtherTypes) {
   EXPECT_THROW(grouped_gemm(ctx_, {fp32, fp32_weights, t.offsets, t.y}), Error) << "fp32 to bf16";
 }
 
-INSTANTIATE_TEST_SUITE_P(Capabilities, GroupedGemmGpuTest, testing::Values(8, 9));
+INSTANTIATE_TEST_SUITE_P(Capabilities, GroupedGemmGpuTest, testing::Values(8, 86, 9));
 
 }  // namespace
 }  // namespace conclave::test

@@ -1,6 +1,8 @@
 // In place of the tree's own: what its instructions do, by the layouts that it states.
 #pragma once
 
+#include <cfloat>
+#include <cmath>
 #include <cstdint>
 #include <cstring>
 
@@ -80,6 +82,11 @@ inline void load_transposed_matrices(unsigned (&r)[4], const void* row) {
 
 inline unsigned pack_bf16(float low, float high) {
   return emulated::bf16_bits(low) | emulated::bf16_bits(high) << 16;
+}
+
+inline float power_of_two(float x) {
+  const float power = std::exp2(x);
+  return power < FLT_MIN ? 0.0F : power;  // of NaN NaN
 }
 
 inline void copy_async_16(void* shared, const void* global, int bytes) {
