@@ -51,10 +51,9 @@ void Parameter::move_to(const cuda::Stream& stream) {
   stream_ = &stream;
   for (Buffer* buffer : {&value_, &gradient_}) {
     Buffer moved(buffer->view().shape(), buffer->view().dtype(), stream.device());
-    std::ranges::copy(buffer->view().values<float>(), moved.view().data<float>());
+    cuda::copy(stream, moved.view().raw(), buffer->view().raw(), buffer->view().values<float>().size_bytes());
+    stream.synchronize();  // the source is given back now
     *buffer = std::move(moved);
-    cuda::prefetch(stream, buffer->view().raw(),
-                   static_cast<std::size_t>(buffer->view().elements()) * sizeof(float));
   }
 }
 

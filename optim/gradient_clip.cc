@@ -4,10 +4,10 @@
 #include <array>
 #include <cmath>
 #include <cstdint>
-#include <cstring>
 #include <limits>
 #include <span>
 
+#include "comm/cuda/memory.h"
 #include "optim/cuda/kernels.h"
 
 namespace conclave {
@@ -77,12 +77,16 @@ void GradientNorm::start_sums_on_gpu(Part& part) const {
     }
     const auto bytes = static_cast<std::int64_t>(blocks.size() * sizeof(cuda::SquaresBlock));
     part.blocks_on_gpu = Buffer({bytes}, DType::kUInt8, ownership_->gpu()->device());
-    std::memcpy(part.blocks_on_gpu.view().raw(), blocks.data(), static_cast<std::size_t>(bytes));
+    ownership_->gpu()->staging().upload(part.blocks_on_gpu.view().raw(), blocks.data(),
+                                        static_cast<std::size_t>(bytes));
     part.sums_on_gpu = Buffer({count}, DType::kFloat64, ownership_->gpu()->device());
+    part.sums_on_host = Buffer::pinned({count}, DType::kFloat64);
   }
   cuda::sums_of_squares(ownership_->gpu()->stream().handle(),
                         static_cast<const cuda::SquaresBlock*>(part.blocks_on_gpu.view().raw()),
                         part.sums_on_gpu.view().data<double>(), count);
+  cuda::copy(ownership_->gpu()->stream(), part.sums_on_host.view().raw(), part.sums_on_gpu.view().raw(),
+             static_cast<std::size_t>(count) * sizeof(double));
 }
 
 void GradientNorm::sum_blocks_on_gpu() {
@@ -91,7 +95,7 @@ void GradientNorm::sum_blocks_on_gpu() {
   ownership_->gpu()->stream().synchronize();
   for (Part* part : {&replicated_, &experts_}) {
     if (part->blocks.empty()) continue;
-    const std::span<const double> sums = part->sums_on_gpu.view().values<double>();
+    const std::span<const double> sums = part->sums_on_host.view().values<double>();
     for (std::size_t i = 0; i < sums.size(); ++i) part->sums[part->blocks[i].place] = sums[i];
   }
 }

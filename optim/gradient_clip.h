@@ -38,6 +38,8 @@ class GradientNorm {
     // On a GPU: the same blocks as its kernel takes them, and their sums.
     Buffer blocks_on_gpu = {};
     Buffer sums_on_gpu = {};  // fp64 [blocks]
+    Buffer sums_on_host =
+        {};  // the same, pinned: pages that the host reads would leave the GPU in every step
   };
   Part part_of(Sharding sharding) const;
   void sum_blocks(Part& part) const;

@@ -7,8 +7,10 @@
 namespace conclave {
 namespace {
 
-// Large enough to make latency vanish, small enough that the sums run in cache.
-constexpr std::int64_t kBucketElements = std::int64_t{1} << 20;  // 4 MiB
+// As in gradient_reduction.cc.
+std::int64_t bucket_elements(const cuda::Engine* gpu) {
+  return std::int64_t{1} << (gpu != nullptr ? 25 : 20);
+}
 
 // Blocks [begin, end) as rows; blocks are numbered unit by unit.
 Range rows_of_blocks(const OwnedParameter& owned, Range blocks) {
@@ -63,12 +65,13 @@ OwnedParameter deal(Parameter& parameter, std::int64_t index, const ProcessGrid&
 }
 
 // Cuts one parameter into buckets of its own, or adds it to `shared` if it's small.
-void add_to_buckets(const OwnedParameter& owned, OwnerBucket& shared, std::vector<OwnerBucket>& buckets) {
+void add_to_buckets(const OwnedParameter& owned, std::int64_t most, OwnerBucket& shared,
+                    std::vector<OwnerBucket>& buckets) {
   const auto ranks = static_cast<std::int64_t>(owned.replicas->size());
   std::int64_t longest = 0;
   for (const Range rows : owned.rows_of_rank) longest = std::max(longest, rows.size());
   if (longest == 0) return;
-  const std::int64_t rows_at_once = std::max<std::int64_t>(1, kBucketElements / (ranks * owned.columns));
+  const std::int64_t rows_at_once = std::max<std::int64_t>(1, most / (ranks * owned.columns));
   for (std::int64_t done = 0; done < longest; done += rows_at_once) {
     OwnerBucket::Item item{&owned, {}};
     std::int64_t elements = 0;
@@ -79,7 +82,7 @@ void add_to_buckets(const OwnedParameter& owned, OwnerBucket& shared, std::vecto
     }
     std::int64_t gathered = 0;
     for (const std::int64_t count : shared.elements_of_rank) gathered += count;
-    if (!shared.items.empty() && gathered + elements > kBucketElements) {
+    if (!shared.items.empty() && gathered + elements > most) {
       buckets.push_back(shared);
       shared.items.clear();
       std::ranges::fill(shared.elements_of_rank, 0);
@@ -166,7 +169,7 @@ std::vector<OwnerBucket> make_owner_buckets(const Ownership& ownership) {
     if (group->size() == 1) continue;
     OwnerBucket shared{group, {}, std::vector<std::int64_t>(static_cast<std::size_t>(group->size()))};
     for (const OwnedParameter& owned : ownership.parameters()) {
-      if (owned.replicas == group) add_to_buckets(owned, shared, buckets);
+      if (owned.replicas == group) add_to_buckets(owned, bucket_elements(ownership.gpu()), shared, buckets);
     }
     if (!shared.items.empty()) buckets.push_back(std::move(shared));
   }

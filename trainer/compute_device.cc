@@ -7,6 +7,7 @@
 #include "comm/base/error.h"
 #include "comm/cuda/runtime.h"
 #include "comm/gpu/gpu_communicator.h"
+#include "trainer/outdated_driver.h"
 
 namespace conclave {
 namespace {
@@ -14,6 +15,7 @@ namespace {
 // Why there is no GPU, for who asked for one.
 std::string remedy() {
   if (!cuda::is_built_in()) return cuda::description();
+  if (const std::string outdated = outdated_driver(cuda::system()); !outdated.empty()) return outdated;
   return fmt::format(
       "{} finds no GPU here (nvidia-smi lists what the driver sees; CUDA_VISIBLE_DEVICES hides)",
       cuda::description());
@@ -59,8 +61,11 @@ void ComputeDevice::synchronize() const {
 std::string describe_device(const cuda::Engine* gpu) {
   if (gpu == nullptr) {
     if (!cuda::is_built_in()) return "CPU";
+    const std::string outdated = outdated_driver(cuda::system());
     return fmt::format("CPU, though this program is built with {}: {}", cuda::description(),
-                       cuda::gpus().empty() ? "there is no GPU here" : "see run.device");
+                       !outdated.empty()      ? outdated
+                       : cuda::gpus().empty() ? "there is no GPU here"
+                                              : "see run.device");
   }
   const int index = gpu->device().index;
   const cuda::Gpu properties = cuda::gpus()[static_cast<std::size_t>(index)];

@@ -50,6 +50,7 @@ void generate(const GenerationArgs& args, const std::function<void(std::int32_t)
   std::vector<std::int32_t> history(args.prompt.begin(), args.prompt.end());
   // What the caches do not hold yet.
   std::vector<std::int32_t> pending = history;
+  std::vector<float> scores_on_host;
 
   for (std::int64_t drawn = 0; drawn < args.count; ++drawn) {
     if (caches.front().length() + static_cast<std::int64_t>(pending.size()) > args.max_seq) {
@@ -61,9 +62,14 @@ void generate(const GenerationArgs& args, const std::function<void(std::int32_t)
     const auto positions = static_cast<std::int64_t>(pending.size());
     const TensorView logits = args.model.next_token_logits(
         ctx, tensor_view(std::span<const std::int32_t>(pending), {positions}), caches);
-    ctx.synchronize();  // the token is drawn on the host
+    std::span<const float> scores = logits.values<float>();
+    if (args.gpu != nullptr) {  // the token is drawn on the host
+      scores_on_host.resize(scores.size());
+      args.gpu->staging().download(scores_on_host.data(), scores.data(), scores.size_bytes());
+      scores = scores_on_host;
+    }
     const std::int32_t token =
-        sample_token(logits.values<float>(), args.sampling, static_cast<std::uint64_t>(history.size()));
+        sample_token(scores, args.sampling, static_cast<std::uint64_t>(history.size()));
     arena.reset();
 
     emit(token);

@@ -109,10 +109,17 @@ Resumed resume(Trainer& trainer) {
   return {0, {}, load_initial_weights(trainer)};
 }
 
+// A GPU's pages stay where they are when it copies from them; they travel to a host that reads them.
+CheckpointSaver::CopyOut copy_out_of(cuda::Engine* gpu) {
+  if (gpu == nullptr) return nullptr;
+  return [gpu](void* to, const void* from, std::size_t bytes) { gpu->staging().download(to, from, bytes); };
+}
+
 CheckpointSaver make_saver(const Trainer& trainer) {
   const config::Checkpoint& options = trainer.experiment.checkpoint();
   return {trainer.grid, trainer.experiment.run().dir(), options.keep(),
-          options.async() ? CheckpointSaver::Mode::kBackground : CheckpointSaver::Mode::kBlocking};
+          options.async() ? CheckpointSaver::Mode::kBackground : CheckpointSaver::Mode::kBlocking,
+          copy_out_of(trainer.gpu)};
 }
 
 // Waits for a save that runs beside training, if there is one.

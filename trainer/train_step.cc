@@ -39,13 +39,10 @@ class LossSum {
 // Of micro-batch `micro_step`, whose arena is about to be used again; a GPU may still be computing it.
 void keep_loss(Trainer& trainer, const Context& ctx, std::int64_t micro_step, const DeferredSum& loss) {
   double* place = trainer.losses.view().data<double>() + micro_step;
-  if (!ctx.on_gpu()) {
-    *place = loss;
-  } else if (loss.cell() != nullptr) {
+  if (loss.cell() != nullptr) {
     cuda::copy(ctx.gpu->stream(), place, loss.cell(), sizeof(double));
   } else {
-    const double value = loss;
-    ctx.gpu->staging().upload(place, &value, sizeof value);
+    *place = loss;
   }
 }
 

@@ -50,6 +50,11 @@ Communicator& with_paths(Communicator& world, const config::Experiment& experime
   return world;
 }
 
+// By micro-batch, as the host reads them.
+Buffer make_losses(Shape shape, bool from_gpu) {
+  return from_gpu ? Buffer::pinned(shape, DType::kFloat64) : Buffer(shape, DType::kFloat64);
+}
+
 }  // namespace
 
 Trainer::Trainer(const config::Experiment& resolved, Communicator& all_ranks)
@@ -73,7 +78,7 @@ Trainer::Trainer(const config::Experiment& resolved, Communicator& all_ranks,
       optimizer(make_optimizer(experiment.optim(), ownership)),
       value_gather(ownership),
       arena(device.memory()),
-      losses({batch_cut(experiment, world.size()).micro_steps()}, DType::kFloat64, device.memory()),
+      losses(make_losses({batch_cut(experiment, world.size()).micro_steps()}, gpu != nullptr)),
       routing_recorder(experiment, model, dataset, world) {
   if (experiment.run().determinism() == config::Run::cross_layout) {
     // What a kernel adds up in which order may depend on its threads, and their number on the layout.

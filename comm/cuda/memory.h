@@ -28,6 +28,9 @@ Memory allocate_pinned(std::size_t bytes);
 void copy(const Stream& stream, void* to, const void* from, std::size_t bytes);
 void fill_with_zeros(const Stream& stream, void* memory, std::size_t bytes);
 
+// The same, done when it returns, and on the GPU: pages that nobody has touched come into being there.
+void clear(Device device, void* memory, std::size_t bytes);
+
 // Moves the pages of managed memory to the stream's GPU before they are needed.
 void prefetch(const Stream& stream, const void* memory, std::size_t bytes);
 

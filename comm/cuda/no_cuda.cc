@@ -24,7 +24,7 @@ std::vector<Gpu> gpus() { return {}; }
 
 void select(int) { refuse(); }
 
-Stream::Stream(int) { refuse(); }
+Stream::Stream(int, bool) { refuse(); }
 Stream::~Stream() = default;
 void Stream::synchronize() const {}
 void Stream::outside_graphs(const std::function<void()>& action) const { action(); }
@@ -51,6 +51,7 @@ Memory allocate(Device, std::size_t) { refuse(); }
 Memory allocate_pinned(std::size_t) { refuse(); }
 void copy(const Stream&, void*, const void*, std::size_t) { refuse(); }
 void fill_with_zeros(const Stream&, void*, std::size_t) { refuse(); }
+void clear(Device, void*, std::size_t) { refuse(); }
 void prefetch(const Stream&, const void*, std::size_t) { refuse(); }
 
 void begin_range(const char*, std::int64_t) {}

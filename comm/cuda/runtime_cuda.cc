@@ -15,8 +15,9 @@ std::string description() {
 std::vector<Gpu> gpus() {
   int count = 0;
   const cudaError_t status = cudaGetDeviceCount(&count);
-  // Both mean a machine without GPUs, where a program that could use them runs all the same.
-  if (status == cudaErrorNoDevice || status == cudaErrorInsufficientDriver) return {};
+  // All mean a machine without GPUs, where a program that could use them runs all the same.
+  if (status == cudaErrorNoDevice || status == cudaErrorInsufficientDriver || status == cudaErrorStubLibrary)
+    return {};
   check(status, "counting the GPUs");
   std::vector<Gpu> gpus;
   for (int index = 0; index < count; ++index) {

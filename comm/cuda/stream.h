@@ -19,7 +19,8 @@ class Recording;
 class Stream {
  public:
   // Throws Error if GPU `index` can't be used. Selects it for the calling thread.
-  explicit Stream(int index);
+  // `is_urgent`: its kernels get the multiprocessors that become free before those of other streams do.
+  explicit Stream(int index, bool is_urgent = false);
   ~Stream();
   Stream(const Stream&) = delete;
   Stream& operator=(const Stream&) = delete;

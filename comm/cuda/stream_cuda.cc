@@ -15,11 +15,22 @@ cudaEvent_t native_event(EventHandle handle) { return static_cast<cudaEvent_t>(h
 
 }  // namespace
 
-Stream::Stream(int index) : device_{DeviceKind::kCuda, index} {
+Stream::Stream(int index, bool is_urgent) : device_{DeviceKind::kCuda, index} {
   select(index);
+  int concurrent = 0;
+  check(cudaDeviceGetAttribute(&concurrent, cudaDevAttrConcurrentManagedAccess, index),
+        "asking a GPU for its attributes");
+  CONCLAVE_CHECK(concurrent != 0,
+                 "GPU {} can't be used: the host can't touch its managed memory while it computes (so under "
+                 "Windows, WSL and some virtual GPUs)",
+                 index);
+  int least = 0;
+  int greatest = 0;
+  check(cudaDeviceGetStreamPriorityRange(&least, &greatest), "asking a GPU for its priorities");
   cudaStream_t stream = nullptr;
   // Apart from the legacy default stream, which would wait for all others.
-  check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "making a stream");
+  check(cudaStreamCreateWithPriority(&stream, cudaStreamNonBlocking, is_urgent ? greatest : least),
+        "making a stream");
   handle_ = stream;
 }
 

@@ -4,9 +4,12 @@
 
 #include <chrono>
 #include <exception>
+#include <future>
+#include <memory>
 #include <span>
 #include <thread>
 #include <utility>
+#include <vector>
 
 #include "comm/base/error.h"
 #include "comm/cuda/runtime.h"
@@ -14,7 +17,12 @@
 namespace conclave {
 namespace {
 
+// A communicator that doesn't block hands every launch to a thread of NCCL's, some ten microseconds' work:
+// less than any sleep. What takes longer waits for other ranks.
+constexpr auto kOwnWork = std::chrono::milliseconds(1);
 constexpr auto kBetweenLooks = std::chrono::microseconds(50);
+// An abort waits for threads and for other ranks of this host, which may be gone.
+constexpr auto kLongestAbort = std::chrono::seconds(10);
 
 // What rank 0 tells the others before NCCL can talk.
 struct Bootstrap {
@@ -84,13 +92,40 @@ void NcclGroup::check_health(const CollectiveNote& operation) {
 }
 
 void NcclGroup::abort() {
-  if (comm_ != nullptr) static_cast<void>(ncclCommAbort(std::exchange(comm_, nullptr)));
+  NcclGroup* only = this;
+  abort(std::span(&only, 1));
+}
+
+// One after the other they would wait for each other for ever: ncclCommAbort frees memory, which waits for
+// whatever runs on the GPU, kernels of the groups that come later among it. Within a group call (NCCL 2.22)
+// all are told to end before any is freed. In a thread that is left behind if it doesn't come to an end.
+void NcclGroup::abort(std::span<NcclGroup* const> groups) {
+  std::vector<ncclComm*> comms;
+  for (NcclGroup* group : groups) {
+    if (group->comm_ != nullptr) comms.push_back(std::exchange(group->comm_, nullptr));
+  }
+  if (comms.empty()) return;
+  const auto done = std::make_shared<std::promise<void>>();
+  const std::future<void> ended = done->get_future();
+  std::thread([comms, done] {
+    static_cast<void>(ncclGroupStart());
+    for (ncclComm* comm : comms) static_cast<void>(ncclCommAbort(comm));
+    static_cast<void>(ncclGroupEnd());
+    done->set_value();
+  }).detach();
+  static_cast<void>(ended.wait_for(kLongestAbort));
 }
 
 int NcclGroup::settle(int result, const CollectiveNote& operation) {
   if (result != ncclInProgress) return result;
+  ncclResult_t state = state_of(comm_);
+  const auto give_up = std::chrono::steady_clock::now() + kOwnWork;
+  while (state == ncclInProgress && std::chrono::steady_clock::now() < give_up) {
+    std::this_thread::yield();
+    state = state_of(comm_);
+  }
+  if (state != ncclInProgress) return state;
   const WatchedWait wait(watchdog(), operation);
-  ncclResult_t state = ncclInProgress;
   while ((state = state_of(comm_)) == ncclInProgress) std::this_thread::sleep_for(kBetweenLooks);
   return state;
 }

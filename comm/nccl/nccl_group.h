@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <string>
 
 #include "comm/communicator.h"
@@ -37,6 +38,8 @@ class NcclGroup {
   void check_health(const CollectiveNote& operation);
   // Ends whatever NCCL has under way in this group, on this rank; the group is of no use afterwards.
   void abort();
+  // The same of several groups, whose operations may wait for each other.
+  static void abort(std::span<NcclGroup* const> groups);
 
  private:
   // ncclInProgress becomes what follows it.

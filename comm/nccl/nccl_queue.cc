@@ -9,23 +9,26 @@
 namespace conclave {
 
 NcclQueue::NcclQueue(cuda::Stream& compute)
-    : compute_(compute), stream_(compute.device().index), scratch_(cuda::allocate(compute.device(), 0)) {
+    : compute_(compute),
+      stream_(compute.device().index, /*is_urgent=*/true),
+      scratch_(cuda::allocate(compute.device(), 0)) {
   compute_.before_synchronize([this] { wait_for_awaited(); });
 }
 
 NcclQueue::~NcclQueue() { compute_.before_synchronize(nullptr); }
 
 void NcclQueue::remove(NcclGroup& group) {
-  std::erase(groups_, &group);
   if (std::uncaught_exceptions() == 0) {
     try {
       wait_for_all();
+      std::erase(groups_, &group);
       return;
     } catch (const Error&) {
       // All groups have been ended, and nobody will read what these operations should have brought.
     }
   }
-  group.abort();
+  NcclGroup::abort(groups_);  // all, since the others' kernels may be what this one's end waits for
+  std::erase(groups_, &group);
   std::erase_if(under_way_, [&](const auto& operation) { return &operation->group == &group; });
 }
 
@@ -55,7 +58,16 @@ void NcclQueue::check_health() {
 
 void NcclQueue::find_failures() {
   while (!under_way_.empty() && under_way_.front()->end.is_done()) under_way_.pop_front();
-  for (const auto& operation : under_way_) operation->group.check_health(operation->note);
+  check_groups();
+}
+
+// Each group once, with the first of its operations that are under way: there may be hundreds.
+void NcclQueue::check_groups() {
+  for (NcclGroup* group : groups_) {
+    const auto first =
+        std::ranges::find_if(under_way_, [&](const auto& operation) { return &operation->group == group; });
+    if (first != under_way_.end()) group->check_health((*first)->note);
+  }
 }
 
 std::byte* NcclQueue::scratch(std::size_t bytes) {
@@ -87,7 +99,7 @@ void NcclQueue::wait_for_first() {
     for (int poll = 1; !first->end.is_done(); ++poll) {
       std::this_thread::yield();
       if (poll % kPollsBetweenLooks != 0) continue;
-      for (const auto& operation : under_way_) operation->group.check_health(operation->note);
+      check_groups();
     }
   });
   under_way_.pop_front();
@@ -99,7 +111,7 @@ void NcclQueue::or_abort(const std::function<void()>& action) {
   try {
     action();
   } catch (...) {
-    for (NcclGroup* group : groups_) group->abort();
+    NcclGroup::abort(groups_);
     under_way_.clear();
     throw;
   }

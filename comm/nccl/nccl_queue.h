@@ -52,6 +52,7 @@ class NcclQueue {
 
  private:
   void find_failures();
+  void check_groups();
   void wait_for_awaited();
   void wait_for_all();
   void wait_for_first();

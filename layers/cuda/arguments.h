@@ -52,6 +52,11 @@ const T* on_gpu(Context& ctx, const ConstTensorView& tensor) {
   return tensor.device().kind == DeviceKind::kCuda ? tensor.data<T>() : upload<T>(ctx, tensor);
 }
 
+// Flags of the tokens that are padding; null where none is.
+inline const std::uint8_t* padding_on_gpu(Context& ctx) {
+  return ctx.padding.elements() > 0 ? on_gpu<std::uint8_t>(ctx, ctx.padding) : nullptr;
+}
+
 // The CPU form of an operator that has no kernel: on the same memory, once the GPU has done what was
 // enqueued.
 template <class Function>

@@ -73,6 +73,60 @@ void input_jitter(StreamHandle stream, RandomKey random, std::int64_t first_toke
 // layers/moe/router/forced_balance.h; `first` is the number of the first choice.
 void deal_in_turn(StreamHandle stream, const float* scores, std::int64_t first, bool normalize, float scale,
                   std::int32_t* experts, float* weights, std::int64_t T, std::int64_t E, std::int64_t K);
+// Of the two chosen experts of each token: no padding, and of the second ones those whose uniform number of
+// the run is below 2 weight / scale, or all; 0 in the places of the others. padding may be null.
+void keep_second_choices(StreamHandle stream, RandomKey random, std::int64_t first_token, bool keeps_all,
+                         float scale, const std::uint8_t* padding, const std::int32_t* chosen,
+                         const float* chosen_weights, std::int32_t* experts, float* weights, std::int64_t T);
+// experts [T, K]: those of the token's id in table [V, K], all with `weight`; padding, which may be null, has
+// none.
+void look_up_experts(StreamHandle stream, const std::int32_t* table, const std::int32_t* ids,
+                     const std::uint8_t* padding, float weight, std::int32_t* experts, float* weights,
+                     std::int64_t T, std::int64_t K);
+
+// Of layers/moe/router/noisy_top_k_router.cc, all [T E]; `first_index` is that of the first element's noise.
+struct NoisyLogits {
+  const float* clean;
+  const float* spread;
+  float* noise;
+  float* deviation;
+  float* noisy;
+};
+void noisy_logits(StreamHandle stream, RandomKey random, std::int64_t first_index, const NoisyLogits& logits,
+                  std::int64_t count);
+// dclean += dnoisy, dspread = (dspread + dnoisy noise) sigmoid(spread).
+void noisy_logits_backward(StreamHandle stream, const float* noise, const float* spread, const float* dnoisy,
+                           float* dclean, float* dspread, std::int64_t count);
+// sums [T, K] = dweights + that of the token's set and expert in dgates [A, E].
+void add_importance(StreamHandle stream, const float* dweights, const float* dgates,
+                    const std::int32_t* chosen, float* sums, std::int64_t tokens_a_set, std::int64_t T,
+                    std::int64_t K, std::int64_t E);
+
+// layers/moe/router/smooth_load.h. padding may be null.
+struct SmoothLoadProblem {
+  std::int64_t tokens = 0;   // T
+  std::int64_t experts = 0;  // E
+  std::int64_t top_k = 0;    // K
+  const float* clean = nullptr;
+  const float* noisy = nullptr;
+  const float* deviation = nullptr;
+  const std::int32_t* chosen = nullptr;
+  const std::uint8_t* padding = nullptr;
+};
+void smooth_load(StreamHandle stream, const SmoothLoadProblem& problem, float* load);
+void smooth_load_backward(StreamHandle stream, const SmoothLoadProblem& problem, const float* dload,
+                          std::int64_t tokens_a_row, float* dclean, float* dnoisy, float* ddeviation);
+
+// Of layers/moe/router/variation_loss.cc. For each of A sets of tokens_a_set tokens, sums [A, 2 E + 1]: what
+// each expert's gates add up to, its load (null: 0) likewise, and the set's real tokens.
+void variation_sums(StreamHandle stream, const std::int32_t* experts, const float* gates, const float* load,
+                    const double* tokens_of_set, std::int64_t tokens_a_set, std::int64_t A, std::int64_t K,
+                    std::int64_t E, double* sums);
+// CV^2 of each set's E sums from `first` of its row on, times its share of tokens: terms [A]. dvalues [A, E]
+// = weight tokens / global_tokens of its gradient.
+void variation_gradient(StreamHandle stream, const double* sums, std::int64_t first,
+                        const double* tokens_of_set, double global_tokens, double weight, std::int64_t A,
+                        std::int64_t E, double* terms, float* dvalues);
 // values [count] = sigmoid of logits.
 void sigmoids(StreamHandle stream, const float* logits, float* values, std::int64_t count);
 

@@ -27,6 +27,15 @@ void clear_padding(S, const U8*, F*, I, I) { refuse(); }
 void without_padding(S, const U8*, const I32*, I32*, I, I) { refuse(); }
 void input_jitter(S, RandomKey, I, F, const F*, F*, I, I) { refuse(); }
 void deal_in_turn(S, const F*, I, bool, F, I32*, F*, I, I, I) { refuse(); }
+void keep_second_choices(S, RandomKey, I, bool, F, const U8*, const I32*, const F*, I32*, F*, I) { refuse(); }
+void look_up_experts(S, const I32*, const I32*, const U8*, F, I32*, F*, I, I) { refuse(); }
+void noisy_logits(S, RandomKey, I, const NoisyLogits&, I) { refuse(); }
+void noisy_logits_backward(S, const F*, const F*, const F*, F*, F*, I) { refuse(); }
+void add_importance(S, const F*, const F*, const I32*, F*, I, I, I, I) { refuse(); }
+void smooth_load(S, const SmoothLoadProblem&, F*) { refuse(); }
+void smooth_load_backward(S, const SmoothLoadProblem&, const F*, I, F*, F*, F*) { refuse(); }
+void variation_sums(S, const I32*, const F*, const F*, const double*, I, I, I, I, double*) { refuse(); }
+void variation_gradient(S, const double*, I, const double*, double, double, I, I, double*, F*) { refuse(); }
 void sigmoids(S, const F*, F*, I) { refuse(); }
 void survivor_weights(S, const F*, const I32*, F, F*, I, I) { refuse(); }
 void survivor_weights_backward(S, const F*, const I32*, F, const F*, F*, I, I) { refuse(); }

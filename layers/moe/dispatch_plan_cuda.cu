@@ -87,22 +87,38 @@ __global__ void count_kernel(Choices choices, Order order, std::int64_t experts,
 
 // counts [chunks, E] become the counts of all earlier chunks; offsets [E + 1] the experts' first rows, each
 // expert having those that were counted, or rows_per_expert. One block.
-__global__ void scan_kernel(std::int32_t* counts, std::int64_t chunks, std::int64_t experts,
-                            std::int64_t rows_per_expert, std::int64_t* offsets) {
+__global__ void __launch_bounds__(kThreadsOfScan)
+    scan_kernel(std::int32_t* counts, std::int64_t chunks, std::int64_t experts, std::int64_t rows_per_expert,
+                std::int64_t* offsets) {
+  constexpr int kAtOnce = 8;  // reads under way before the first write, which might be of what is read next
   for (std::int64_t e = threadIdx.x; e < experts; e += kThreadsOfScan) {
     std::int32_t sum = 0;
-    for (std::int64_t chunk = 0; chunk < chunks; ++chunk) {
-      std::int32_t& of_chunk = counts[chunk * experts + e];
-      const std::int32_t own = of_chunk;
-      of_chunk = sum;
-      sum += own;
+    for (std::int64_t first = 0; first < chunks; first += kAtOnce) {
+      std::int32_t own[kAtOnce];
+#pragma unroll
+      for (int i = 0; i < kAtOnce; ++i) own[i] = first + i < chunks ? counts[(first + i) * experts + e] : 0;
+#pragma unroll
+      for (int i = 0; i < kAtOnce; ++i) {
+        if (first + i < chunks) counts[(first + i) * experts + e] = sum;
+        sum += own[i];
+      }
     }
     offsets[e + 1] = rows_per_expert > 0 ? rows_per_expert : sum;
   }
   __syncthreads();
-  if (threadIdx.x != 0) return;
-  offsets[0] = 0;
-  for (std::int64_t e = 0; e < experts; ++e) offsets[e + 1] += offsets[e];
+  if (threadIdx.x >= kWarp) return;  // the first warp adds up 32 experts at a time
+  const int lane = static_cast<int>(threadIdx.x);
+  if (lane == 0) offsets[0] = 0;
+  long long before = 0;
+  for (std::int64_t first = 0; first < experts; first += kWarp) {
+    long long sum = first + lane < experts ? offsets[first + lane + 1] : 0;
+    for (int distance = 1; distance < kWarp; distance *= 2) {
+      const long long left = __shfl_up_sync(kAllLanes, sum, distance);
+      if (lane >= distance) sum += left;
+    }
+    if (first + lane < experts) offsets[first + lane + 1] = before + sum;
+    before += __shfl_sync(kAllLanes, sum, kWarp - 1);
+  }
 }
 
 // The first `capacity` choices of each expert, as they are walked, are kept.

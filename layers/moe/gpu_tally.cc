@@ -11,7 +11,7 @@ GpuTally::GpuTally(const Context& ctx, std::int64_t experts, std::int64_t top_k)
     : stream_(&ctx.gpu->stream()),
       experts_(experts),
       counts_buffer_({2 * (experts + top_k)}, DType::kInt64, ctx.gpu->device()),
-      sums_buffer_({3}, DType::kFloat64, ctx.gpu->device()) {
+      sums_buffer_({5}, DType::kFloat64, ctx.gpu->device()) {
   auto* count = counts_buffer_.view().data<std::int64_t>();
   counts_ = {.places = top_k,
              .chosen_per_expert = count,
@@ -19,7 +19,11 @@ GpuTally::GpuTally(const Context& ctx, std::int64_t experts, std::int64_t top_k)
              .chosen_per_choice = count + 2 * experts,
              .dropped_per_choice = count + 2 * experts + top_k};
   auto* sum = sums_buffer_.view().data<double>();
-  sums_ = {.router_entropy_sum = sum, .balance_loss_raw = sum + 1, .z_loss_raw = sum + 2};
+  sums_ = {.router_entropy_sum = sum,
+           .balance_loss_raw = sum + 1,
+           .z_loss_raw = sum + 2,
+           .importance_loss_raw = sum + 3,
+           .load_loss_raw = sum + 4};
 }
 
 void GpuTally::move_to(MoeStatistics& statistics, const Exchange& exchange) {
@@ -35,6 +39,8 @@ void GpuTally::move_to(MoeStatistics& statistics, const Exchange& exchange) {
   statistics.router_entropy_sum += *sums_.router_entropy_sum;
   statistics.balance_loss_raw += *sums_.balance_loss_raw;
   statistics.z_loss_raw += *sums_.z_loss_raw;
+  statistics.importance_loss_raw += *sums_.importance_loss_raw;
+  statistics.load_loss_raw += *sums_.load_loss_raw;
   std::ranges::fill(counts_buffer_.view().values<std::int64_t>(), 0);
   std::ranges::fill(sums_buffer_.view().values<double>(), 0.0);
 }

@@ -17,6 +17,8 @@ struct RoutingSums {
   double* router_entropy_sum = nullptr;
   double* balance_loss_raw = nullptr;
   double* z_loss_raw = nullptr;
+  double* importance_loss_raw = nullptr;
+  double* load_loss_raw = nullptr;
 };
 
 class GpuTally {

@@ -9,14 +9,21 @@
 namespace conclave {
 namespace {
 
-constexpr std::size_t kAlignment = 64;  // one cache line, one AVX-512 register
+// One cache line, one AVX-512 register; on a GPU what allocations of CUDA's have, so that cuBLAS, which goes
+// by alignment, takes the same way whatever lies before.
+constexpr std::size_t alignment_of(Device device) { return device.kind == DeviceKind::kCuda ? 256 : 64; }
 constexpr std::size_t kFirstBlockBytes = std::size_t{16} << 20;
+constexpr std::size_t kLargestGrowthOnGpu = std::size_t{1} << 30;
 
-std::size_t rounded_up(std::size_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
+std::size_t rounded_up(std::size_t bytes, Device device) {
+  const std::size_t alignment = alignment_of(device);
+  return (bytes + alignment - 1) / alignment * alignment;
+}
 
 std::unique_ptr<std::byte, void (*)(void*)> system_memory(std::size_t bytes, Device device) {
-  if (device.kind == DeviceKind::kCuda) return cuda::allocate(device, rounded_up(bytes));
-  void* memory = std::aligned_alloc(kAlignment, std::max(rounded_up(bytes), kAlignment));
+  if (device.kind == DeviceKind::kCuda) return cuda::allocate(device, rounded_up(bytes, device));
+  const std::size_t alignment = alignment_of(device);
+  void* memory = std::aligned_alloc(alignment, std::max(rounded_up(bytes, device), alignment));
   CONCLAVE_CHECK(memory != nullptr, "out of memory: {} bytes were asked for", bytes);
   return {static_cast<std::byte*>(memory), std::free};
 }
@@ -26,15 +33,30 @@ std::unique_ptr<std::byte, void (*)(void*)> system_memory(std::size_t bytes, Dev
 Buffer::Buffer(Shape shape, DType dtype, Device device) {
   const std::size_t bytes = static_cast<std::size_t>(shape.elements()) * size_of(dtype);
   memory_ = system_memory(bytes, device);
-  std::memset(memory_.get(), 0, bytes);
+  if (device.kind == DeviceKind::kCuda) {
+    cuda::clear(device, memory_.get(), bytes);
+  } else {
+    std::memset(memory_.get(), 0, bytes);
+  }
   view_ = TensorView(memory_.get(), shape, dtype, device);
 }
 
+Buffer Buffer::pinned(Shape shape, DType dtype) {
+  const std::size_t bytes = static_cast<std::size_t>(shape.elements()) * size_of(dtype);
+  Buffer buffer;
+  buffer.memory_ = cuda::allocate_pinned(bytes);
+  std::memset(buffer.memory_.get(), 0, bytes);
+  buffer.view_ = TensorView(buffer.memory_.get(), shape, dtype);
+  return buffer;
+}
+
 TensorView Arena::allocate(Shape shape, DType dtype) {
-  const std::size_t bytes = rounded_up(static_cast<std::size_t>(shape.elements()) * size_of(dtype));
+  const std::size_t bytes = rounded_up(static_cast<std::size_t>(shape.elements()) * size_of(dtype), device_);
   while (current_ < blocks_.size() && blocks_[current_].used + bytes > blocks_[current_].capacity) ++current_;
   if (current_ == blocks_.size()) {
-    const std::size_t grown = blocks_.empty() ? kFirstBlockBytes : 2 * blocks_.back().capacity;
+    std::size_t grown = blocks_.empty() ? kFirstBlockBytes : 2 * blocks_.back().capacity;
+    // Twice what is needed may be more than a GPU has; until reset() there may be many blocks.
+    if (device_.kind == DeviceKind::kCuda) grown = std::min(grown, kLargestGrowthOnGpu);
     add_block(std::max(bytes, grown));
   }
   Block& block = blocks_[current_];
@@ -60,7 +82,7 @@ std::size_t Arena::used_bytes() const {
 }
 
 void Arena::add_block(std::size_t capacity) {
-  blocks_.push_back({system_memory(capacity, device_), rounded_up(capacity), 0});
+  blocks_.push_back({system_memory(capacity, device_), rounded_up(capacity, device_), 0});
   ++system_allocations_;
 }
 

@@ -10,12 +10,15 @@
 
 namespace conclave {
 
-// Owned, 64-byte aligned, zero-initialised memory (weights, gradients, optimizer state, caches). A GPU's is
-// memory that the host may touch too (comm/cuda/memory.h).
+// Owned, aligned to 64 bytes, on a GPU to 256, zero-initialised memory (weights, gradients, optimizer state,
+// caches). A GPU's is memory that the host may touch too (comm/cuda/memory.h).
 class Buffer {
  public:
   Buffer() = default;
   Buffer(Shape shape, DType dtype, Device device = {});
+
+  // Of the host, where what comes from a GPU arrives without being waited for.
+  static Buffer pinned(Shape shape, DType dtype);
 
   TensorView view() const { return view_; }
 
@@ -32,7 +35,7 @@ class Arena {
   Arena(const Arena&) = delete;
   Arena& operator=(const Arena&) = delete;
 
-  // Uninitialised, 64-byte aligned; valid until reset() or until a Mark taken before is released.
+  // Uninitialised, aligned as a Buffer; valid until reset() or until a Mark taken before is released.
   TensorView allocate(Shape shape, DType dtype = DType::kFloat32);
 
   // Forgets every allocation. If the last round needed several blocks they are replaced by

@@ -51,8 +51,8 @@ std::span<const std::byte> value_of(const ShardedTensor& tensor, Range rows) {
 }  // namespace
 
 CheckpointSaver::CheckpointSaver(const ProcessGrid& grid, std::filesystem::path run_dir, std::int64_t keep,
-                                 Mode mode)
-    : grid_(grid), run_dir_(std::move(run_dir)), keep_(keep), mode_(mode) {}
+                                 Mode mode, CopyOut copy_out)
+    : grid_(grid), run_dir_(std::move(run_dir)), keep_(keep), mode_(mode), copy_out_(std::move(copy_out)) {}
 
 CheckpointSaver::~CheckpointSaver() = default;  // a future of a thread waits for it
 
@@ -117,7 +117,11 @@ std::vector<std::span<const std::byte>> CheckpointSaver::staged(std::span<const 
   staging_.resize(bytes);
   std::byte* next = staging_.data();
   for (std::span<const std::byte>& value : values) {
-    std::memcpy(next, value.data(), value.size());
+    if (copy_out_) {
+      copy_out_(next, value.data(), value.size());
+    } else {
+      std::memcpy(next, value.data(), value.size());
+    }
     value = {next, value.size()};
     next += value.size();
   }

@@ -12,6 +12,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <future>
 #include <optional>
 #include <span>
@@ -33,8 +34,13 @@ class CheckpointSaver {
     kBackground  // the work is done by a thread; the tensors may change after begin()
   };
 
-  // `grid` must outlive the saver. See save_checkpoint() for the others.
-  CheckpointSaver(const ProcessGrid& grid, std::filesystem::path run_dir, std::int64_t keep, Mode mode);
+  // (to, from, bytes): copies a part of a tensor to the host, in begin(). Null: as memory of the host.
+  using CopyOut = std::function<void(void*, const void*, std::size_t)>;
+
+  // `grid` must outlive the saver. `copy_out` is for tensors that the host would better not read itself. See
+  // save_checkpoint() for the others.
+  CheckpointSaver(const ProcessGrid& grid, std::filesystem::path run_dir, std::int64_t keep, Mode mode,
+                  CopyOut copy_out = nullptr);
   // Waits for this rank's own thread. A save that nobody finished stays without a name, for the next one to
   // remove.
   ~CheckpointSaver();
@@ -80,6 +86,7 @@ class CheckpointSaver {
   std::filesystem::path run_dir_;
   std::int64_t keep_;
   Mode mode_;
+  CopyOut copy_out_;
 
   Stage stage_ = Stage::kIdle;
   TrainingProgress progress_;

@@ -6,24 +6,22 @@
 #include "comm/nccl/nccl_collectives.h"
 #include "comm/numa.h"
 #include "trainer/metrics/table.h"
+#include "trainer/outdated_driver.h"
 
 namespace conclave {
 namespace {
 
-// 13000 -> "13.0"
-std::string version_text(int version) { return fmt::format("{}.{}", version / 1000, version % 1000 / 10); }
-
 std::string driver_text(const GpuFacts& facts) {
   if (!facts.has_cuda) return "not looked for: this program can't use one";
   if (facts.system.driver_version == 0) return "none";
-  return fmt::format("for CUDA up to {}", version_text(facts.system.driver_version));
+  return fmt::format("for CUDA up to {}", cuda_version_text(facts.system.driver_version));
 }
 
 // Why there is no GPU to compute on, and what to do about it; "" where there is one.
 std::string missing_gpu(const GpuFacts& facts) {
   if (!facts.gpus.empty() || !facts.has_cuda) return "";
   const cuda::System& system = facts.system;
-  const std::string needed = version_text(system.runtime_version);
+  const std::string needed = cuda_version_text(system.runtime_version);
   if (system.driver_version == 0) {
     return fmt::format(
         "no GPU driver: on a machine with an NVIDIA GPU install a driver for CUDA {} or newer (in a "
@@ -31,12 +29,7 @@ std::string missing_gpu(const GpuFacts& facts) {
         "it with access to the GPUs, e.g. docker run --gpus all)",
         needed);
   }
-  if (system.driver_version / 1000 < system.runtime_version / 1000) {
-    return fmt::format(
-        "the driver is for CUDA {}, this program for {}: install a newer driver, or build with an "
-        "older CUDA Toolkit",
-        version_text(system.driver_version), needed);
-  }
+  if (const std::string outdated = outdated_driver(system); !outdated.empty()) return outdated;
   return fmt::format(
       "the driver shows no GPU ({}): is CUDA_VISIBLE_DEVICES set, and what does nvidia-smi say?",
       system.problem);

@@ -23,6 +23,7 @@ class DenseRouter : public Router {
   // Routing is [T, E], the experts of a token in descending order of weight; weights are p * routed_scale.
   Routing forward(Context& ctx, ConstTensorView x, MoeStatistics& statistics) override;
   TensorView backward(Context& ctx, ConstTensorView dweights) override;
+  bool has_kernels() const override { return !supervision_.is_on(); }
   void collect_parameters(std::vector<Parameter*>& parameters) override;
   void collect_state(std::vector<ShardedTensor>&) override {}
   void end_step(Context&) override {}

@@ -1,5 +1,8 @@
 #include "layers/moe/router/gshard_router.h"
 
+#include "layers/cuda/arguments.h"
+#include "layers/cuda/moe_kernels.h"
+
 namespace conclave {
 namespace {
 
@@ -46,6 +49,14 @@ Routing GshardRouter::keep(Context& ctx, const SoftmaxChoice& choice) const {
   const TensorView experts = ctx.arena->allocate({T, kTopK}, DType::kInt32);
   const TensorView weights = ctx.arena->allocate({T, kTopK});
   const std::int64_t first_token = ctx.batch.first_token_of_run();
+  if (ctx.on_gpu()) {
+    const Arena::Mark scratch(*ctx.arena);
+    cuda::keep_second_choices(cuda::stream_of(ctx), cuda::key_of(random_), first_token,
+                              !ctx.training || force_balanced_, routed_scale_, cuda::padding_on_gpu(ctx),
+                              choice.chosen.data<std::int32_t>(), choice.weights.data<float>(),
+                              experts.data<std::int32_t>(), weights.data<float>(), T);
+    return {experts, weights, choice.entropy};
+  }
   const auto keeps_second = [&](std::int64_t t) {
     if (!ctx.training || force_balanced_) return true;
     const float g2 = choice.weights.data<float>()[t * kTopK + 1] / routed_scale_;

@@ -28,6 +28,7 @@ class GshardRouter : public Router {
   // Weights are g * routed_scale, 0 for an empty place (whose dweights are 0).
   Routing forward(Context& ctx, ConstTensorView x, MoeStatistics& statistics) override;
   TensorView backward(Context& ctx, ConstTensorView dweights) override;
+  bool has_kernels() const override { return !supervision_.is_on(); }
   void collect_parameters(std::vector<Parameter*>& parameters) override;
   void collect_state(std::vector<ShardedTensor>&) override {}
   void end_step(Context&) override {}

@@ -6,6 +6,9 @@
 #include <span>
 #include <utility>
 
+#include "layers/cuda/arguments.h"
+#include "layers/cuda/moe_kernels.h"
+#include "layers/ops/fill_zeros.h"
 #include "layers/tensor/philox.h"
 
 namespace conclave {
@@ -55,38 +58,60 @@ Routing HashRouter::forward(Context& ctx, ConstTensorView x, MoeStatistics& stat
   CONCLAVE_CHECK_EQ(ctx.token_ids.elements(), T, "token ids of the hash router, one for each row of x");
   const TensorView experts = ctx.arena->allocate({T, top_k_}, DType::kInt32);
   const TensorView weights = ctx.arena->allocate({T, top_k_});
-  const float weight = routed_scale_ / static_cast<float>(top_k_);
-
   const std::int32_t* ids = ctx.token_ids.data<std::int32_t>();
-  std::int64_t routed = 0;
   for (std::int64_t t = 0; t < T; ++t) {
-    const std::span<std::int32_t> experts_of_token = experts.rows(t, t + 1).values<std::int32_t>();
-    const std::span<float> weights_of_token = weights.rows(t, t + 1).values<float>();
-    if (ctx.is_padding(t)) {
-      std::ranges::fill(experts_of_token, kNoExpert);
-      std::ranges::fill(weights_of_token, 0.0F);
-      continue;
-    }
-    CONCLAVE_CHECK(ids[t] >= 0 && ids[t] < vocab_size_,
+    CONCLAVE_CHECK(ctx.is_padding(t) || (ids[t] >= 0 && ids[t] < vocab_size_),
                    "the hash router found token id {} in a vocabulary of {}", ids[t], vocab_size_);
-    std::copy_n(table_.begin() + ids[t] * top_k_, top_k_, experts_of_token.begin());
-    std::ranges::fill(weights_of_token, weight);
-    ++routed;
+  }
+  if (ctx.on_gpu()) {
+    look_up_on_gpu(ctx, experts, weights);
+  } else {
+    look_up(ctx, experts, weights);
   }
   // Of the distribution 1 / K over the token's experts.
+  const std::int64_t routed = T - ctx.padding_tokens();
   statistics.router_entropy_sum += static_cast<double>(routed) * std::log(static_cast<double>(top_k_));
   input_shape_ = x.shape();
   return {experts, weights};
 }
 
+void HashRouter::look_up(const Context& ctx, TensorView experts, TensorView weights) const {
+  const std::int32_t* ids = ctx.token_ids.data<std::int32_t>();
+  for (std::int64_t t = 0; t < experts.extent(0); ++t) {
+    std::int32_t* experts_of_token = experts.data<std::int32_t>() + t * top_k_;
+    if (ctx.is_padding(t)) {
+      std::fill_n(experts_of_token, top_k_, kNoExpert);
+    } else {
+      std::copy_n(table_.begin() + ids[t] * top_k_, top_k_, experts_of_token);
+    }
+    std::fill_n(weights.data<float>() + t * top_k_, top_k_, ctx.is_padding(t) ? 0.0F : weight());
+  }
+}
+
+void HashRouter::look_up_on_gpu(Context& ctx, TensorView experts, TensorView weights) const {
+  const Arena::Mark scratch(*ctx.arena);
+  cuda::look_up_experts(cuda::stream_of(ctx), table_on_gpu_.view().data<std::int32_t>(),
+                        cuda::on_gpu<std::int32_t>(ctx, ctx.token_ids), cuda::padding_on_gpu(ctx), weight(),
+                        experts.data<std::int32_t>(), weights.data<float>(), experts.extent(0), top_k_);
+}
+
+void HashRouter::renew_copies(Context& ctx) {
+  if (table_on_gpu_is_current_) return;
+  if (table_on_gpu_.view().raw() == nullptr)
+    table_on_gpu_ = Buffer({vocab_size_, top_k_}, DType::kInt32, ctx.gpu->device());
+  ctx.gpu->staging().upload(table_on_gpu_.view().raw(), table_.data(), table_.size() * sizeof(std::int32_t));
+  table_on_gpu_is_current_ = true;
+}
+
 void HashRouter::collect_state(std::vector<ShardedTensor>& state) {
+  table_on_gpu_is_current_ = false;  // a checkpoint may bring another one
   const TensorView table = tensor_view(std::span(table_), {vocab_size_, top_k_});
   state.push_back({name_ + ".table", table.shape(), Sharding::kReplicated, {0, vocab_size_}, table});
 }
 
 TensorView HashRouter::backward(Context& ctx, ConstTensorView) {
   const TensorView dx = ctx.arena->allocate(input_shape_);
-  std::ranges::fill(dx.values<float>(), 0.0F);
+  fill_zeros(ctx, dx);
   return dx;
 }
 

@@ -31,17 +31,26 @@ class HashRouter : public Router {
   Routing forward(Context& ctx, ConstTensorView x, MoeStatistics& statistics) override;
   // dx = 0.
   TensorView backward(Context& ctx, ConstTensorView dweights) override;
+  bool has_kernels() const override { return true; }
+  void renew_copies(Context& ctx) override;
   void collect_parameters(std::vector<Parameter*>&) override {}
   void collect_state(std::vector<ShardedTensor>& state) override;
   void end_step(Context&) override {}
 
  private:
+  float weight() const { return routed_scale_ / static_cast<float>(top_k_); }
+  // experts and weights [T, K] of ctx.token_ids, which were checked.
+  void look_up(const Context& ctx, TensorView experts, TensorView weights) const;
+  void look_up_on_gpu(Context& ctx, TensorView experts, TensorView weights) const;
+
   std::string name_;
   std::int64_t top_k_;
   std::int64_t vocab_size_;
   float routed_scale_;
   std::vector<std::int32_t> table_;  // [V, K]
-  Shape input_shape_;                // of the last forward: [T, D]
+  Buffer table_on_gpu_;
+  bool table_on_gpu_is_current_ = false;
+  Shape input_shape_;  // of the last forward: [T, D]
 };
 
 }  // namespace conclave

@@ -3,8 +3,11 @@
 #include <algorithm>
 #include <cmath>
 
+#include "layers/cuda/arguments.h"
+#include "layers/cuda/moe_kernels.h"
 #include "layers/moe/router/padding.h"
 #include "layers/moe/router/smooth_load.h"
+#include "layers/ops/fill_zeros.h"
 
 namespace conclave {
 namespace {
@@ -68,12 +71,22 @@ NoisyTopKRouter::Logits NoisyTopKRouter::noisy_logits(Context& ctx, ConstTensorV
                       .noisy = allocate()};
   gate_.forward(ctx, x, logits.clean);
   noise_gate_.forward(ctx, x, logits.spread);
+  const std::int64_t first = ctx.batch.first_token_of_run() * E;
+  if (ctx.on_gpu()) {
+    cuda::noisy_logits(cuda::stream_of(ctx), cuda::key_of(random_), first,
+                       {.clean = logits.clean.data<float>(),
+                        .spread = logits.spread.data<float>(),
+                        .noise = logits.noise.data<float>(),
+                        .deviation = logits.deviation.data<float>(),
+                        .noisy = logits.noisy.data<float>()},
+                       T * E);
+    return logits;
+  }
   const float* clean = logits.clean.data<float>();
   const float* spread = logits.spread.data<float>();
   float* noise = logits.noise.data<float>();
   float* deviation = logits.deviation.data<float>();
   float* noisy = logits.noisy.data<float>();
-  const std::int64_t first = ctx.batch.first_token_of_run() * E;
 #pragma omp parallel for schedule(static)
   for (std::int64_t i = 0; i < T * E; ++i) {
     noise[i] = random_.normal(static_cast<std::uint64_t>(first + i));
@@ -118,21 +131,32 @@ TensorView NoisyTopKRouter::backward(Context& ctx, ConstTensorView dweights) {
                           .chosen = saved_.choice.chosen},
                          saved_.variation.dload, {.dclean = dclean, .dnoisy = dnoisy, .ddeviation = dspread});
   } else {
-    std::ranges::fill(dclean.values<float>(), 0.0F);
-    std::ranges::fill(dspread.values<float>(), 0.0F);
+    fill_zeros(ctx, dclean);
+    fill_zeros(ctx, dspread);
   }
+  noise_backward(ctx, dnoisy, dclean, dspread);
+  gate_.backward(ctx, saved_.x, dclean, dx);
+  noise_gate_.backward(ctx, saved_.x, dspread, dx, /*accumulate=*/true);
+  jitter_.backward(ctx, dx);
+  return dx;
+}
 
-  // noisy = clean + noise * deviation; the slope of softplus is the sigmoid.
-  for (std::int64_t i = 0; i < shape.elements(); ++i) {
+// noisy = clean + noise * deviation; the slope of softplus is the sigmoid.
+void NoisyTopKRouter::noise_backward(const Context& ctx, ConstTensorView dnoisy, TensorView dclean,
+                                     TensorView dspread) const {
+  const Logits& logits = saved_.logits;
+  const std::int64_t count = dnoisy.elements();
+  if (ctx.on_gpu()) {
+    return cuda::noisy_logits_backward(cuda::stream_of(ctx), logits.noise.data<float>(),
+                                       logits.spread.data<float>(), dnoisy.data<float>(),
+                                       dclean.data<float>(), dspread.data<float>(), count);
+  }
+  for (std::int64_t i = 0; i < count; ++i) {
     const float d = dnoisy.data<float>()[i];
     dclean.data<float>()[i] += d;
     dspread.data<float>()[i] = (dspread.data<float>()[i] + d * logits.noise.data<float>()[i]) *
                                sigmoid(logits.spread.data<float>()[i]);
   }
-  gate_.backward(ctx, saved_.x, dclean, dx);
-  noise_gate_.backward(ctx, saved_.x, dspread, dx, /*accumulate=*/true);
-  jitter_.backward(ctx, dx);
-  return dx;
 }
 
 ConstTensorView NoisyTopKRouter::with_importance(Context& ctx, ConstTensorView dweights) const {
@@ -140,6 +164,12 @@ ConstTensorView NoisyTopKRouter::with_importance(Context& ctx, ConstTensorView d
   if (dgates.elements() == 0 || dweights.elements() == 0) return dweights;
   const TensorView sum = ctx.arena->allocate(dweights.shape());
   const std::int64_t tokens_a_set = dweights.extent(0) / dgates.extent(0);
+  if (ctx.on_gpu()) {
+    cuda::add_importance(cuda::stream_of(ctx), dweights.data<float>(), dgates.data<float>(),
+                         saved_.choice.chosen.data<std::int32_t>(), sum.data<float>(), tokens_a_set,
+                         dweights.extent(0), top_k_, dgates.extent(1));
+    return sum;
+  }
   for (std::int64_t choice = 0; choice < dweights.elements(); ++choice) {
     const std::int64_t set = choice / top_k_ / tokens_a_set;
     const std::int64_t expert = saved_.choice.chosen.data<std::int32_t>()[choice];

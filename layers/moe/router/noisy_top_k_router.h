@@ -34,6 +34,7 @@ class NoisyTopKRouter : public Router {
   // Weights times routed_scale.
   Routing forward(Context& ctx, ConstTensorView x, MoeStatistics& statistics) override;
   TensorView backward(Context& ctx, ConstTensorView dweights) override;
+  bool has_kernels() const override { return !supervision_.is_on(); }
   void collect_parameters(std::vector<Parameter*>& parameters) override;
   void collect_state(std::vector<ShardedTensor>&) override {}
   void end_step(Context&) override {}
@@ -50,6 +51,10 @@ class NoisyTopKRouter : public Router {
   Logits noisy_logits(Context& ctx, ConstTensorView x) const;
   VariationGradient variation(Context& ctx, const Logits& logits, const SoftmaxChoice& choice,
                               ConstTensorView experts, MoeStatistics& statistics) const;
+  // dnoisy [T, E] -> what it adds to dclean and, through the deviation, to dspread, which comes in as the
+  // gradient of the deviation.
+  void noise_backward(const Context& ctx, ConstTensorView dnoisy, TensorView dclean,
+                      TensorView dspread) const;
   // dweights [T, K] and the gradient of the importance term.
   ConstTensorView with_importance(Context& ctx, ConstTensorView dweights) const;
 

@@ -6,6 +6,8 @@
 #include <numbers>
 #include <span>
 
+#include "layers/cuda/arguments.h"
+#include "layers/cuda/moe_kernels.h"
 #include "layers/ops/check_shape.h"
 
 namespace conclave {
@@ -49,11 +51,26 @@ double margin(float clean, float threshold, float deviation) {
   return (static_cast<double>(clean) - threshold) / deviation;
 }
 
+cuda::SmoothLoadProblem problem_of(Context& ctx, const SmoothLoadArgs& args) {
+  return {.tokens = args.clean.extent(0),
+          .experts = args.clean.extent(1),
+          .top_k = args.chosen.extent(1),
+          .clean = args.clean.data<float>(),
+          .noisy = args.noisy.data<float>(),
+          .deviation = args.deviation.data<float>(),
+          .chosen = args.chosen.data<std::int32_t>(),
+          .padding = cuda::padding_on_gpu(ctx)};
+}
+
 }  // namespace
 
-void smooth_load(const Context& ctx, const SmoothLoadArgs& args, TensorView load) {
+void smooth_load(Context& ctx, const SmoothLoadArgs& args, TensorView load) {
   check(args);
   check_shape(load, args.clean.shape(), "load of smooth_load");
+  if (ctx.on_gpu()) {
+    const Arena::Mark scratch(*ctx.arena);
+    return cuda::smooth_load(cuda::stream_of(ctx), problem_of(ctx, args), load.data<float>());
+  }
   const std::int64_t E = args.clean.extent(1);
   const bool all_chosen = args.chosen.extent(1) == E;
 #pragma omp parallel for schedule(static)
@@ -75,7 +92,7 @@ void smooth_load(const Context& ctx, const SmoothLoadArgs& args, TensorView load
   }
 }
 
-void smooth_load_backward(const Context& ctx, const SmoothLoadArgs& args, ConstTensorView dload,
+void smooth_load_backward(Context& ctx, const SmoothLoadArgs& args, ConstTensorView dload,
                           const SmoothLoadGradient& gradient) {
   check(args);
   for (const TensorView& part : {gradient.dclean, gradient.dnoisy, gradient.ddeviation})
@@ -84,6 +101,12 @@ void smooth_load_backward(const Context& ctx, const SmoothLoadArgs& args, ConstT
   const std::int64_t E = args.clean.extent(1);
   const bool all_chosen = args.chosen.extent(1) == E;
   const std::int64_t tokens_a_row = T > 0 ? T / dload.extent(0) : 1;
+  if (ctx.on_gpu()) {
+    const Arena::Mark scratch(*ctx.arena);
+    return cuda::smooth_load_backward(cuda::stream_of(ctx), problem_of(ctx, args), dload.data<float>(),
+                                      tokens_a_row, gradient.dclean.data<float>(),
+                                      gradient.dnoisy.data<float>(), gradient.ddeviation.data<float>());
+  }
   const double density_at_0 = 1 / std::sqrt(2 * std::numbers::pi);
 #pragma omp parallel for schedule(static)
   for (std::int64_t t = 0; t < T; ++t) {

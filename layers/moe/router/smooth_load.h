@@ -20,7 +20,7 @@ struct SmoothLoadArgs {
 };
 
 // load [T, E] = P, 0 for padding.
-void smooth_load(const Context& ctx, const SmoothLoadArgs& args, TensorView load);
+void smooth_load(Context& ctx, const SmoothLoadArgs& args, TensorView load);
 
 struct SmoothLoadGradient {
   TensorView dclean;      // [T, E], assigned
@@ -30,7 +30,7 @@ struct SmoothLoadGradient {
 
 // The gradient of sum_te dload P, with the choice constant. dload [A, E]: each row holds for T / A tokens in
 // a row. Padding has none.
-void smooth_load_backward(const Context& ctx, const SmoothLoadArgs& args, ConstTensorView dload,
+void smooth_load_backward(Context& ctx, const SmoothLoadArgs& args, ConstTensorView dload,
                           const SmoothLoadGradient& gradient);
 
 }  // namespace conclave

@@ -1,5 +1,6 @@
 #include "layers/moe/router/softmax_choice.h"
 
+#include "layers/moe/router/count_entropy.h"
 #include "layers/moe/router/forced_balance.h"
 #include "layers/moe/router/padding.h"
 #include "layers/ops/softmax_top_k/softmax_top_k.h"
@@ -26,7 +27,7 @@ void SoftmaxChoice::choose(Context& ctx, ConstTensorView logits, MoeStatistics& 
                       .entropy = entropy});
   for (const TensorView& of_tokens : {probabilities, weights, log_sum_exp, entropy})
     clear_padding(ctx, of_tokens);
-  for (const float value : entropy.values<float>()) statistics.router_entropy_sum += value;
+  count_entropy(ctx, entropy, statistics);
 }
 
 void SoftmaxChoice::deal(const Context& ctx) const {

@@ -60,6 +60,7 @@ VariationGradient VariationLoss::forward(Context& ctx, ConstTensorView experts, 
   const std::int64_t E = experts_;
   const std::int64_t sets = by_sequence_ ? ctx.batch.sequences : 1;
   const std::int64_t tokens_a_set = by_sequence_ ? ctx.batch.sequence_length : experts.extent(0);
+  if (ctx.on_gpu()) return forward_on_gpu(ctx, {.count = sets, .tokens = tokens_a_set}, experts, gates, load);
   const auto global_tokens = static_cast<double>(ctx.batch.global_tokens());
   const TensorView dgates = ctx.arena->allocate({importance_weight_ > 0 ? sets : 0, E});
   const TensorView dload = ctx.arena->allocate({load_weight_ > 0 ? sets : 0, E});

@@ -42,6 +42,14 @@ class VariationLoss {
                             ConstTensorView load, MoeStatistics& statistics) const;
 
  private:
+  // `count` sets of `tokens` each.
+  struct Sets {
+    std::int64_t count = 0;
+    std::int64_t tokens = 0;
+  };
+  VariationGradient forward_on_gpu(Context& ctx, const Sets& sets, ConstTensorView experts,
+                                   ConstTensorView gates, ConstTensorView load) const;
+
   std::int64_t experts_;
   double importance_weight_;
   double load_weight_;

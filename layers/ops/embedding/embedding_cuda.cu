@@ -10,18 +10,22 @@ __global__ void embedding_kernel(const float* weight, const std::int32_t* tokens
   if (i < count) x[i] = weight[tokens[i / width] * width + i % width];
 }
 
-// A block a token of the vocabulary that occurs: its rows are added in the order of their positions.
+constexpr unsigned kColumns = 128;
+
+// Block (x, y): token x of those of the vocabulary that occur, columns y x kColumns and on. Its rows are
+// added in the order of their positions.
 __global__ void embedding_backward_kernel(const float* dx, const std::int32_t* tokens,
                                           const std::int32_t* positions, const std::int32_t* first,
                                           float* dweight, std::int64_t width) {
   const std::int32_t begin = first[blockIdx.x];
   const std::int32_t end = first[blockIdx.x + 1];
   float* row = dweight + tokens[positions[begin]] * width;
-  for (std::int64_t d = threadIdx.x; d < width; d += blockDim.x) {
-    float sum = row[d];
-    for (std::int32_t i = begin; i < end; ++i) sum += dx[positions[i] * width + d];
-    row[d] = sum;
-  }
+  const std::int64_t d = static_cast<std::int64_t>(blockIdx.y) * kColumns + threadIdx.x;
+  if (d >= width) return;
+  float sum = row[d];
+#pragma unroll 8
+  for (std::int32_t i = begin; i < end; ++i) sum += dx[positions[i] * width + d];
+  row[d] = sum;
 }
 
 }  // namespace
@@ -35,9 +39,10 @@ void embedding(StreamHandle stream, const float* weight, const std::int32_t* tok
 void embedding_backward(StreamHandle stream, const float* dx, const std::int32_t* tokens,
                         const std::int32_t* positions, const std::int32_t* first, std::int64_t runs,
                         float* dweight, std::int64_t D) {
-  if (runs == 0) return;
-  launch("embedding_backward", stream, static_cast<unsigned>(runs), 128, 0, embedding_backward_kernel, dx,
-         tokens, positions, first, dweight, D);
+  if (runs * D == 0) return;
+  const dim3 grid(static_cast<unsigned>(runs), static_cast<unsigned>((D + kColumns - 1) / kColumns));
+  launch("embedding_backward", stream, grid, kColumns, 0, embedding_backward_kernel, dx, tokens, positions,
+         first, dweight, D);
 }
 
 }  // namespace conclave::cuda

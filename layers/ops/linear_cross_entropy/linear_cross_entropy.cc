@@ -13,11 +13,13 @@
 namespace conclave {
 namespace {
 
-// Chunks of 16 MB of logits. At least 256 rows, since each chunk streams weight and dweight through memory
-// once; at most 1024, beyond which the matrix products gain nothing.
-std::int64_t rows_of_chunk(std::int64_t vocabulary) {
-  constexpr std::int64_t kElements = std::int64_t{1} << 22;
-  return std::clamp(kElements / std::max(vocabulary, std::int64_t{1}), std::int64_t{256}, std::int64_t{1024});
+// Chunks of 16 MB of logits, on a GPU of 512 MB. At least 256 rows, since each chunk streams weight and
+// dweight through memory once; at most 1024, beyond which the matrix products of a processor gain nothing, on
+// a GPU 4096.
+std::int64_t rows_of_chunk(std::int64_t vocabulary, bool on_gpu) {
+  const std::int64_t elements = std::int64_t{1} << (on_gpu ? 27 : 22);
+  return std::clamp(elements / std::max(vocabulary, std::int64_t{1}), std::int64_t{256},
+                    std::int64_t{on_gpu ? 4096 : 1024});
 }
 
 bool given(const ConstTensorView& tensor) { return tensor.raw() != nullptr; }
@@ -113,7 +115,7 @@ LinearCrossEntropyResult linear_cross_entropy(Context& ctx, const LinearCrossEnt
   check(args);
   const std::int64_t tokens = args.h.extent(0);
   const std::int64_t vocabulary = args.weight.extent(0);
-  const std::int64_t chunk = std::min(rows_of_chunk(vocabulary), tokens);
+  const std::int64_t chunk = std::min(rows_of_chunk(vocabulary, ctx.on_gpu()), tokens);
   const bool gradients = given(args.dh);
 
   TensorView loss_cell;

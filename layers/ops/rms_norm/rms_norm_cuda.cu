@@ -5,7 +5,7 @@ namespace conclave::cuda {
 namespace {
 
 constexpr std::int64_t kRowsOfBlock = 32;
-constexpr std::int64_t kMaxRowBlocks = 128;
+constexpr std::int64_t kMaxRowBlocks = 1024;  // norms of heads have as many rows as few columns
 
 // A warp a row. y may be x, residual_sum may be x or delta: each element is read before it is written.
 template <int kCount, class Element>
@@ -84,8 +84,8 @@ __global__ void rms_norm_dx_kernel(const float* all_dy, const float* all_x, cons
   }
 }
 
-// dweight = sum_t dy x_hat: a thread a column and block of rows (blockIdx.y), then a thread a column over
-// blocks.
+// dweight = sum_t dy x_hat: a thread a column and block of rows (blockIdx.y), then a block for kWarp columns,
+// each of whose warps adds up every eighth of the blocks of rows.
 __global__ void rms_norm_partial_kernel(const float* dy, const float* x, const float* rstd, float* partial,
                                         std::int64_t rows, std::int64_t width) {
   const std::int64_t d = global_thread();
@@ -99,10 +99,18 @@ __global__ void rms_norm_partial_kernel(const float* dy, const float* x, const f
 
 __global__ void rms_norm_dweight_kernel(const float* partial, float* dweight, std::int64_t blocks,
                                         std::int64_t width) {
-  const std::int64_t d = global_thread();
-  if (d >= width) return;
+  constexpr unsigned kWarps = kThreads / kWarp;
+  __shared__ float sums[kWarps][kWarp];
+  const unsigned warp = threadIdx.x / kWarp;
+  const unsigned lane = threadIdx.x % kWarp;
+  const std::int64_t d = static_cast<std::int64_t>(blockIdx.x) * kWarp + lane;
   float sum = 0;
-  for (std::int64_t block = 0; block < blocks; ++block) sum += partial[block * width + d];
+  for (std::int64_t block = warp; d < width && block < blocks; block += kWarps)
+    sum += partial[block * width + d];
+  sums[warp][lane] = sum;
+  __syncthreads();
+  if (warp != 0 || d >= width) return;
+  for (unsigned other = 1; other < kWarps; ++other) sum += sums[other][lane];
   dweight[d] += sum;
 }
 
@@ -134,11 +142,12 @@ void rms_norm_backward(StreamHandle stream, const float* dy, const float* x, con
   if (T * D == 0) return;
   // Before dx, which may take the place of dy.
   const std::int64_t blocks = rms_norm_row_blocks(T);
-  dim3 grid = blocks_for(D);
-  grid.y = static_cast<unsigned>(blocks);
-  launch("rms_norm_partial", stream, grid, kThreads, 0, rms_norm_partial_kernel, dy, x, rstd, partial, T, D);
-  launch("rms_norm_dweight", stream, blocks_for(D), kThreads, 0, rms_norm_dweight_kernel, partial, dweight,
-         blocks, D);
+  const unsigned warps = static_cast<unsigned>((D + kWarp - 1) / kWarp);
+  const unsigned threads = warps * kWarp < kThreads ? warps * kWarp : kThreads;
+  const dim3 grid((static_cast<unsigned>(D) + threads - 1) / threads, static_cast<unsigned>(blocks));
+  launch("rms_norm_partial", stream, grid, threads, 0, rms_norm_partial_kernel, dy, x, rstd, partial, T, D);
+  launch("rms_norm_dweight", stream, warps, kThreads, 0, rms_norm_dweight_kernel, partial, dweight, blocks,
+         D);
   with_vectors<kElementsOfAccess<float>>(
       D,
       [&]<class Number>(Number) {
