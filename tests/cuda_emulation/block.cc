@@ -12,6 +12,8 @@
 #include <memory>
 #include <vector>
 
+#include "tests/cuda_emulation/race_check.h"
+
 uint3 threadIdx;
 uint3 blockIdx;
 dim3 blockDim;
@@ -21,7 +23,6 @@ namespace emulation {
 namespace {
 
 constexpr std::size_t kStackBytes = std::size_t{128} << 10;
-constexpr std::size_t kMaxSharedBytes = std::size_t{227} << 10;  // as an H100 grants
 constexpr unsigned kMaxThreads = 1024;
 
 // A stack on which one thread after the other runs. ucontext makes it; the quicker _setjmp and _longjmp,
@@ -127,17 +128,32 @@ struct Copy {
   const void* from;
   std::size_t bytes;
   std::size_t filled_bytes;
+  const void* where;  // in the code it was begun
+  Mark begin = 0;     // when
 
   void make() const {
+    note_end_of_write(begin, to, filled_bytes, where);
     std::memcpy(to, from, bytes);
     std::memset(static_cast<std::byte*>(to) + bytes, 0, filled_bytes - bytes);
+  }
+};
+
+struct Product {
+  std::function<void()> add;
+  std::vector<SharedPiece> reads;
+  const void* where;
+  Mark begin = 0;
+
+  void make() const {
+    for (const SharedPiece& piece : reads) note_end_of_read(begin, piece.memory, piece.bytes, where);
+    add();
   }
 };
 
 // What runs beside one thread.
 struct BesideThread {
   Groups<Copy> copies;
-  Groups<std::function<void()>> products;
+  Groups<Product> products;
   bool has_unpublished_copies = false;
 };
 
@@ -145,10 +161,12 @@ class Block {
  public:
   std::string run(const std::function<void()>& thread, std::size_t shared_bytes);
 
-  void wait_at(Barrier& barrier) {
+  // `order`: what the last one to come tells the check for races.
+  void wait_at(Barrier& barrier, void (*order)() = nullptr) {
     const unsigned long generation = barrier.generation;
     if (barrier.arrive()) {
       moved_ = true;
+      if (order != nullptr) order();
       return;
     }
     Fiber& self = *fibers_[current_];
@@ -173,6 +191,7 @@ class Block {
   void enter(unsigned thread) {
     current_ = thread;
     threadIdx = {thread % blockDim.x, thread / blockDim.x % blockDim.y, thread / (blockDim.x * blockDim.y)};
+    enter_thread(thread);
   }
 
   std::vector<std::unique_ptr<Fiber>> fibers_;  // of the threads that have begun, by thread
@@ -203,6 +222,7 @@ std::string Block::run(const std::function<void()>& thread, std::size_t shared_b
   }
   fibers_.clear();
   fibers_.resize(threads);
+  begin_block_of_race_check();
   std::vector<unsigned> waiting;
   for (unsigned t = 0; t < threads; ++t) {
     if (spare_.empty()) spare_.push_back(std::make_unique<Fiber>());
@@ -237,12 +257,16 @@ std::string Block::run(const std::function<void()>& thread, std::size_t shared_b
 
 }  // namespace
 
-void wait_for_block() { block().wait_at(block().all()); }
+void wait_for_block() { block().wait_at(block().all(), order_block); }
+void wait_for_warp() { block().wait_at(block().warp().barrier, order_warp); }
 
 void* dynamic_shared_memory() { return block().shared(); }
 
 void copy_later(void* to, const void* from, std::size_t bytes, std::size_t filled_bytes) {
-  block().beside_thread().copies.add({to, from, bytes, filled_bytes});
+  const void* where = __builtin_return_address(0);
+  note_read(from, bytes, where);
+  note_write(to, filled_bytes, where);
+  block().beside_thread().copies.add({to, from, bytes, filled_bytes, where, begin_interval()});
 }
 void commit_copies() { block().beside_thread().copies.commit(); }
 void wait_for_copies(std::size_t groups_under_way) {
@@ -252,14 +276,15 @@ void wait_for_copies(std::size_t groups_under_way) {
 }
 
 void publish_to_products() { block().beside_thread().has_unpublished_copies = false; }
-void multiply_later(std::function<void()> product) {
+void multiply_later(std::function<void()> add, std::vector<SharedPiece> reads, const void* where) {
   if (block().any_unpublished_copies())
     fail("a product begins before what it reads has been published to it");
-  block().beside_thread().products.add(std::move(product));
+  for (const SharedPiece& piece : reads) note_read(piece.memory, piece.bytes, where);
+  block().beside_thread().products.add({std::move(add), std::move(reads), where, begin_interval()});
 }
 void commit_products() { block().beside_thread().products.commit(); }
 void wait_for_products(std::size_t groups_under_way) {
-  block().beside_thread().products.wait(groups_under_way, [](const auto& product) { product(); });
+  block().beside_thread().products.wait(groups_under_way, [](const Product& product) { product.make(); });
 }
 
 void fail(const char* problem) { block().fail(problem); }
@@ -295,16 +320,19 @@ std::string run_grid(const cudaLaunchConfig_t& config, const std::function<void(
   const unsigned threads = blockDim.x * blockDim.y * blockDim.z;
   if (threads == 0 || threads > kMaxThreads || config.dynamicSmemBytes > kMaxSharedBytes)
     return "a block has too many threads, none, or too much shared memory";
+  begin_race_check();
+  std::string problem;
   for (unsigned z = 0; z < gridDim.z; ++z) {
     for (unsigned y = 0; y < gridDim.y; ++y) {
       for (unsigned x = 0; x < gridDim.x; ++x) {
+        if (!problem.empty()) break;
         blockIdx = {x, y, z};
-        std::string problem = block().run(thread, config.dynamicSmemBytes);
-        if (!problem.empty()) return problem;
+        problem = block().run(thread, config.dynamicSmemBytes);
       }
     }
   }
-  return {};
+  end_race_check();
+  return problem.empty() ? race_found() : problem;
 }
 
 }  // namespace emulation

@@ -9,6 +9,8 @@
 
 namespace emulation {
 
+inline constexpr std::size_t kMaxSharedBytes = std::size_t{227} << 10;  // as an H100 grants
+
 // Runs `thread` once for every thread of every block of the grid; returns what went wrong, or nothing.
 std::string run_grid(const cudaLaunchConfig_t& config, const std::function<void()>& thread);
 

@@ -21,6 +21,7 @@
 #include <tuple>
 #include <type_traits>
 #include <utility>
+#include <vector>
 
 #define __global__
 #define __device__
@@ -56,14 +57,27 @@ struct dim3 {
   unsigned x = 1, y = 1, z = 1;
   constexpr dim3(unsigned x_ = 1, unsigned y_ = 1, unsigned z_ = 1) : x(x_), y(y_), z(z_) {}
 };
+// They copy by hand: the compiler doesn't instrument what a call takes straight from memory as a whole.
 struct alignas(8) uint2 {
   unsigned x, y;
+  uint2() = default;
+  uint2(unsigned x_, unsigned y_) : x(x_), y(y_) {}
+  uint2(const uint2& other) : x(other.x), y(other.y) {}
+  uint2& operator=(const uint2& other) = default;
 };
 struct alignas(8) float2 {
   float x, y;
+  float2() = default;
+  float2(float x_, float y_) : x(x_), y(y_) {}
+  float2(const float2& other) : x(other.x), y(other.y) {}
+  float2& operator=(const float2& other) = default;
 };
 struct alignas(16) float4 {
   float x, y, z, w;
+  float4() = default;
+  float4(float x_, float y_, float z_, float w_) : x(x_), y(y_), z(z_), w(w_) {}
+  float4(const float4& other) : x(other.x), y(other.y), z(other.z), w(other.w) {}
+  float4& operator=(const float4& other) = default;
 };
 
 extern uint3 threadIdx;
@@ -191,6 +205,7 @@ bool is_reachable(const T& argument) {
 
 // Within a kernel.
 void wait_for_block();                                                  // __syncthreads
+void wait_for_warp();                                                   // __syncwarp
 void* dynamic_shared_memory();                                          // extern __shared__
 void exchange_in_warp(const void* mine, void* all, std::size_t bytes);  // all: 32 values, one a lane
 void take_from_lane(const void* mine, void* theirs, std::size_t bytes, int lane);
@@ -201,9 +216,17 @@ void wait_for_copies(std::size_t groups_under_way);
 // wgmma: the product is made when its thread waits for its group, and not before. It reads shared memory in
 // another way than copies write it: a thread that has copied must have published before anyone begins one.
 void publish_to_products();
-void multiply_later(std::function<void()> product);
+struct SharedPiece {
+  const void* memory;
+  std::size_t bytes;
+};
+// `reads`: of the whole warpgroup, told by some of its threads.
+void multiply_later(std::function<void()> product, std::vector<SharedPiece> reads, const void* where);
 void commit_products();
 void wait_for_products(std::size_t groups_under_way);
+// Told to the check for races, of the code at `where`.
+void note_read(const void* memory, std::size_t bytes, const void* where);
+void note_atomic(const void* memory, std::size_t bytes, const void* where);
 // The kernel has done what a device forbids: the launch fails, in the end.
 void fail(const char* problem);
 
@@ -231,7 +254,7 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(
 }
 
 inline void __syncthreads() { emulation::wait_for_block(); }
-inline void __syncwarp(unsigned = 0xffffffffU) { emulation::from_lane(0, 0); }
+inline void __syncwarp(unsigned = 0xffffffffU) { emulation::wait_for_warp(); }
 // All 32 lanes take part: no kernel here uses another mask.
 template <class T>
 T __shfl_sync(unsigned, T value, int source) {
@@ -286,7 +309,8 @@ inline unsigned __ballot_sync(unsigned, bool vote) {
 }
 // Threads take turns, and only at barriers. Of integers only, as everywhere: sums of them have no order.
 template <class Integer>
-Integer atomicAdd(Integer* sum, Integer value) {
+__attribute__((no_sanitize("thread"))) Integer atomicAdd(Integer* sum, Integer value) {
+  emulation::note_atomic(sum, sizeof *sum, __builtin_return_address(0));
   const Integer before = *sum;
   *sum += value;
   return before;

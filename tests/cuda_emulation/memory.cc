@@ -10,6 +10,8 @@
 #include <iterator>
 #include <map>
 
+#include "tests/cuda_emulation/race_check.h"
+
 namespace emulation {
 namespace {
 
@@ -64,6 +66,7 @@ void* take_memory(std::size_t bytes) {
   std::memset(pages, 0xFF, page_bytes);
   std::fill(memory + bytes, pages + page_bytes, std::byte{kEndMark});
   allocations()[memory] = {pages, page_bytes, bytes};
+  watch_memory(pages, page_bytes);
   return memory;
 }
 
@@ -71,6 +74,7 @@ bool give_memory_back(void* memory) {
   const auto found = allocations().find(static_cast<const std::byte*>(memory));
   if (found == allocations().end()) return false;
   check_end(found->first, found->second);
+  forget_memory(found->second.pages, found->second.page_bytes);
   munmap(found->second.pages - kPage, found->second.page_bytes + 2 * kPage);
   allocations().erase(found);
   return true;
@@ -84,14 +88,25 @@ bool is_gpu_memory(const void* memory) {
   return address <= allocation.pages + allocation.page_bytes;  // nothing, at the end of an allocation
 }
 
+std::size_t offset_in_allocation(const void* memory) {
+  const auto* address = static_cast<const std::byte*>(memory);
+  const auto after = allocations().upper_bound(address);
+  return after == allocations().begin() ? 0 : static_cast<std::size_t>(address - std::prev(after)->first);
+}
+
 void* take_pinned_memory(std::size_t bytes) {
   void* memory = std::aligned_alloc(kPage, std::max(rounded_up(bytes, kPage), kPage));
-  if (memory != nullptr) pinned()[static_cast<const std::byte*>(memory)] = bytes;
+  if (memory == nullptr) return nullptr;
+  pinned()[static_cast<const std::byte*>(memory)] = bytes;
+  watch_memory(memory, bytes);
   return memory;
 }
 
 bool give_pinned_memory_back(void* memory) {
-  if (pinned().erase(static_cast<const std::byte*>(memory)) == 0) return false;
+  const auto found = pinned().find(static_cast<const std::byte*>(memory));
+  if (found == pinned().end()) return false;
+  forget_memory(found->first, found->second);
+  pinned().erase(found);
   std::free(memory);
   return true;
 }

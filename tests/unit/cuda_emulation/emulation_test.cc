@@ -162,7 +162,9 @@ TEST_F(EmulationTest, MemoryOfNoGpuIsRefused) {
 
 using EmulationDeathTest = EmulationTest;
 
-void write_beyond(float* values) { values[-1 + static_cast<int>(blockDim.x)] = 1.0F; }
+void write_beyond(float* values) {
+  if (threadIdx.x == 0) values[blockDim.x - 1] = 1.0F;
+}
 
 TEST_F(EmulationDeathTest, AStepBeyondAnAllocationEndsTheProgram) {
   float* values = floats(3);

@@ -4,16 +4,12 @@
 #include <cfloat>
 #include <cmath>
 #include <cstdint>
-#include <cstring>
 
 #include "tests/cuda_emulation/cuda_runtime.h"
 
 namespace conclave::cuda {
 
 namespace emulated {
-
-inline float low_half(unsigned pair) { return __uint_as_float(pair << 16); }
-inline float high_half(unsigned pair) { return __uint_as_float(pair & 0xffff0000U); }
 
 // To nearest, ties to even; NaN is the canonical one, as the instruction's.
 inline unsigned bf16_bits(float value) {
@@ -22,23 +18,8 @@ inline unsigned bf16_bits(float value) {
   return (raw + 0x7fffU + ((raw >> 16) & 1U)) >> 16;
 }
 
-inline void load_matrices(unsigned (&r)[4], const void* row, bool transposed) {
-  const void* rows[warpSize];
-  emulation::exchange_in_warp(&row, rows, sizeof row);
-  const int lane = emulation::lane();
-  for (int i = 0; i < 4; ++i) {
-    const auto at = [&](int matrix_row, int column) {
-      std::uint16_t element = 0;
-      std::memcpy(&element, static_cast<const std::byte*>(rows[8 * i + matrix_row]) + 2 * column,
-                  sizeof element);
-      return static_cast<unsigned>(element);
-    };
-    const int pair = 2 * (lane % 4);
-    r[i] = transposed ? at(pair, lane / 4) | at(pair + 1, lane / 4) << 16
-                      : at(lane / 4, pair) | at(lane / 4, pair + 1) << 16;
-  }
-  emulation::from_lane(0, 0);  // all have read before anyone writes
-}
+void load_matrices(unsigned (&r)[4], const void* row, bool transposed);
+void mma_m16n8k16(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2]);
 
 }  // namespace emulated
 
@@ -49,32 +30,7 @@ inline unsigned shared_address(const void* shared) {
   return kFirstSharedAddress + static_cast<unsigned>(static_cast<const std::byte*>(shared) - first);
 }
 
-inline void mma_m16n8k16(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
-  struct Fragments {
-    unsigned a[4];
-    unsigned b[2];
-  };
-  Fragments mine;
-  std::memcpy(mine.a, a, sizeof mine.a);
-  std::memcpy(mine.b, b, sizeof mine.b);
-  Fragments all[warpSize];
-  emulation::exchange_in_warp(&mine, all, sizeof mine);
-  const int lane = emulation::lane();
-  for (int i = 0; i < 4; ++i) {
-    const int row = lane / 4 + (i < 2 ? 0 : 8);
-    const int column = 2 * (lane % 4) + i % 2;
-    float sum = 0;
-    for (int k = 0; k < 16; k += 2) {
-      const int pair_lane = k % 8 / 2;
-      const unsigned of_a = all[4 * (row % 8) + pair_lane].a[(row < 8 ? 0 : 1) + (k < 8 ? 0 : 2)];
-      const unsigned of_b = all[4 * column + pair_lane].b[k < 8 ? 0 : 1];
-      sum += emulated::low_half(of_a) * emulated::low_half(of_b);
-      sum += emulated::high_half(of_a) * emulated::high_half(of_b);
-    }
-    d[i] += sum;
-  }
-}
-
+using emulated::mma_m16n8k16;
 inline void load_matrices(unsigned (&r)[4], const void* row) { emulated::load_matrices(r, row, false); }
 inline void load_transposed_matrices(unsigned (&r)[4], const void* row) {
   emulated::load_matrices(r, row, true);
