@@ -130,6 +130,52 @@ void variation_gradient(StreamHandle stream, const double* sums, std::int64_t fi
 // values [count] = sigmoid of logits.
 void sigmoids(StreamHandle stream, const float* logits, float* values, std::int64_t count);
 
+// layers/moe/router/expert_choice.h. T = sequences * sequence_length.
+struct ExpertChoice {
+  std::int64_t sequences = 0;
+  std::int64_t sequence_length = 0;
+  std::int64_t experts_count = 0;
+  float scale = 1;
+  const float* probabilities = nullptr;      // [T, E]
+  const std::uint8_t* padding = nullptr;     // [T]; null: there is none
+  const std::int64_t* capacities = nullptr;  // [sequences]: no more than there are tokens without padding
+  std::uint32_t* keys = nullptr;             // [E, T], scratch
+  std::int32_t* experts = nullptr;           // [T, E] (=)
+  float* weights = nullptr;                  // [T, E] (=)
+};
+void choose_tokens(StreamHandle stream, const ExpertChoice& args);
+
+// layers/moe/router/hierarchical_gates.h, which says what the fields are.
+struct HierarchicalGates {
+  std::int64_t tokens = 0;
+  std::int64_t groups = 1;         // G
+  std::int64_t top_groups = 1;     // H
+  std::int64_t group_experts = 1;  // M
+  std::int64_t top_in_group = 1;   // K / H
+  float* group_probabilities = nullptr;
+  std::int32_t* chosen_groups = nullptr;
+  float* group_weights = nullptr;
+  float* group_log_sum_exp = nullptr;
+  float* probabilities = nullptr;
+  std::int32_t* places = nullptr;
+  float* weights = nullptr;
+  float* log_sum_exp = nullptr;
+};
+void deal_within_groups(StreamHandle stream, const HierarchicalGates& gates, std::int64_t first_token);
+void clear_unchosen_groups(StreamHandle stream, const HierarchicalGates& gates);
+// hierarchical_weights.h. order, experts, weights and dweights [T, K].
+void multiply_weights(StreamHandle stream, const HierarchicalGates& gates, float scale, std::int32_t* order,
+                      std::int32_t* experts, float* weights);
+void multiply_weights_backward(StreamHandle stream, const HierarchicalGates& gates, float scale,
+                               const std::int32_t* order, const float* dweights, float* dgroup_weights,
+                               float* dweights_within);
+// hierarchical_joint.h. In the last, each row of djoint holds for tokens_a_row tokens.
+void joint_entropy(StreamHandle stream, const HierarchicalGates& gates, const float* group_entropy,
+                   const float* entropy_within, float* entropy);
+void join_gates(StreamHandle stream, const HierarchicalGates& gates, float* joint, float* log_sum_exp);
+void join_gates_backward(StreamHandle stream, const HierarchicalGates& gates, const float* djoint,
+                         std::int64_t tokens_a_row, float* dgroup_probabilities, float* dprobabilities);
+
 // layers/moe/survivor_weights.h. In the second, dweights may be dsurvivors.
 void survivor_weights(StreamHandle stream, const float* weights, const std::int32_t* row_of_choice,
                       float scale, float* survivors, std::int64_t T, std::int64_t K);

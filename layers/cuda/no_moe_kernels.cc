@@ -37,6 +37,14 @@ void smooth_load_backward(S, const SmoothLoadProblem&, const F*, I, F*, F*, F*) 
 void variation_sums(S, const I32*, const F*, const F*, const double*, I, I, I, I, double*) { refuse(); }
 void variation_gradient(S, const double*, I, const double*, double, double, I, I, double*, F*) { refuse(); }
 void sigmoids(S, const F*, F*, I) { refuse(); }
+void choose_tokens(S, const ExpertChoice&) { refuse(); }
+void deal_within_groups(S, const HierarchicalGates&, I) { refuse(); }
+void clear_unchosen_groups(S, const HierarchicalGates&) { refuse(); }
+void multiply_weights(S, const HierarchicalGates&, F, I32*, I32*, F*) { refuse(); }
+void multiply_weights_backward(S, const HierarchicalGates&, F, const I32*, const F*, F*, F*) { refuse(); }
+void joint_entropy(S, const HierarchicalGates&, const F*, const F*, F*) { refuse(); }
+void join_gates(S, const HierarchicalGates&, F*, F*) { refuse(); }
+void join_gates_backward(S, const HierarchicalGates&, const F*, I, F*, F*) { refuse(); }
 void survivor_weights(S, const F*, const I32*, F, F*, I, I) { refuse(); }
 void survivor_weights_backward(S, const F*, const I32*, F, const F*, F*, I, I) { refuse(); }
 void token_numbers(S, const I32*, I, I, I*, I) { refuse(); }

@@ -145,8 +145,9 @@ TEST_F(GpuTrainingTest, Bf16IsAsNearToFp32AsOnTheCpu) {
 // goes through the host.
 TEST_F(GpuTrainingTest, WaitsForNothingWithinAMicroBatch) {
   if (test::world().size() > 1) GTEST_SKIP() << "of one rank alone";
-  for (const char* variant : {"", "switch", "pad_to_capacity", "drops", "jitter", "masked", "recompute",
-                              "hash", "gshard", "noisy_top_k", "local_experts"}) {
+  for (const char* variant :
+       {"", "switch", "pad_to_capacity", "drops", "jitter", "masked", "recompute", "hash", "gshard",
+        "noisy_top_k", "local_experts", "expert_choice", "hierarchical"}) {
     Trainer trainer(on(config::Run::cuda, experiment_of(variant)), test::world());
     train_step(trainer, 0);
     const std::int64_t before = trainer.gpu->stream().waits();

@@ -10,14 +10,12 @@
 #pragma once
 
 #include "layers/moe/balance_loss.h"
+#include "layers/moe/router/expert_choice.h"
 #include "layers/moe/router/input_jitter.h"
 #include "layers/moe/router/router.h"
 #include "layers/moe/router/supervision.h"
 
 namespace conclave {
-
-// C above for a sequence of `tokens`, at most `tokens`.
-std::int64_t expert_choice_capacity(const config::Moe& moe, std::int64_t tokens);
 
 class ExpertChoiceRouter : public Router {
  public:
@@ -28,14 +26,12 @@ class ExpertChoiceRouter : public Router {
   // outside of training too: it is what the choice is made by.
   Routing forward(Context& ctx, ConstTensorView x, MoeStatistics& statistics) override;
   TensorView backward(Context& ctx, ConstTensorView dweights) override;
+  bool has_kernels() const override { return !supervision_.is_on(); }
   void collect_parameters(std::vector<Parameter*>& parameters) override;
   void collect_state(std::vector<ShardedTensor>&) override {}
   void end_step(Context&) override {}
 
  private:
-  // Fills experts and weights [T, E] from p [T, E].
-  void choose(Context& ctx, ConstTensorView probabilities, TensorView experts, TensorView weights) const;
-
   config::Moe config_;
   InputJitter jitter_;
   Parameter weight_;    // W [E, D]

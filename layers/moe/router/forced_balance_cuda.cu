@@ -1,8 +1,7 @@
-#include <cfloat>
-
 #include "layers/cuda/elements.cuh"
 #include "layers/cuda/launch.cuh"
 #include "layers/cuda/moe_kernels.h"
+#include "layers/moe/router/deal.cuh"
 
 namespace conclave::cuda {
 namespace {
@@ -13,16 +12,8 @@ __global__ void deal_kernel(const float* scores, std::int64_t first, bool normal
                             std::int64_t experts_count, std::int64_t top_k) {
   const std::int64_t t = global_thread();
   if (t >= tokens) return;
-  const float* own = scores + t * experts_count;
-  float sum = 0;
-  for (std::int64_t k = 0; k < top_k; ++k) {
-    const std::int64_t expert = (first + t * top_k + k) % experts_count;
-    experts[t * top_k + k] = static_cast<std::int32_t>(expert);
-    sum += own[expert];
-  }
-  const float divisor = normalize ? fmaxf(sum, FLT_MIN) : 1.0F;
-  for (std::int64_t k = 0; k < top_k; ++k)
-    weights[t * top_k + k] = scale * (own[experts[t * top_k + k]] / divisor);
+  deal(first + t * top_k, experts_count, top_k, scores + t * experts_count, normalize, scale,
+       experts + t * top_k, weights + t * top_k);
 }
 
 __global__ void sigmoids_kernel(const float* logits, float* values, std::int64_t count) {

@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "layers/moe/balance_loss.h"
+#include "layers/moe/router/hierarchical_gates.h"
 #include "layers/moe/router/input_jitter.h"
 #include "layers/moe/router/linear_gate.h"
 #include "layers/moe/router/router.h"
@@ -30,41 +31,16 @@ class HierarchicalRouter : public Router {
   // A token's experts in descending order of weight, ties to the lower id; weights times routed_scale.
   Routing forward(Context& ctx, ConstTensorView x, MoeStatistics& statistics) override;
   TensorView backward(Context& ctx, ConstTensorView dweights) override;
+  bool has_kernels() const override { return !supervision_.is_on(); }
   void collect_parameters(std::vector<Parameter*>& parameters) override;
   void collect_state(std::vector<ShardedTensor>&) override {}
   void end_step(Context&) override {}
 
  private:
-  // What the gates say; padding has zeros, and any valid groups and experts.
-  struct Gates {
-    TensorView group_probabilities;  // p [T, G]
-    TensorView groups;               // int32 [T, H], descending
-    TensorView group_weights;        // a [T, H]
-    TensorView group_log_sum_exp;    // [T]
-    // Within every group, chosen or not: one row for each token and group.
-    TensorView probabilities;  // p [T * G, M]
-    TensorView places;         // int32 [T * G, K / H], in 0 .. M - 1, descending
-    TensorView weights;        // b [T * G, K / H]
-    TensorView log_sum_exp;    // [T * G], 0 for the groups that aren't chosen
-    TensorView entropy;        // [T], of the joint distribution over all experts
-  };
-  Gates open_gates(Context& ctx, ConstTensorView x, MoeStatistics& statistics) const;
-  // moe.force_balanced: groups and the experts of each in turn, weighed as ever.
-  void deal(Context& ctx, const Gates& gates) const;
-  // Fills the choices of every token and where they come from: `order` int32 [T, K], choice k of the token is
-  // choice order / (K / H) among the groups and order % (K / H) within.
-  Routing multiply_weights(Context& ctx, const Gates& gates, TensorView order) const;
-  BalanceGradient balance(Context& ctx, const Gates& gates, ConstTensorView experts,
+  // Also the entropy [T] of the distribution over all experts.
+  HierarchicalGates open_gates(Context& ctx, ConstTensorView x, TensorView entropy) const;
+  BalanceGradient balance(Context& ctx, const HierarchicalGates& gates, ConstTensorView experts,
                           MoeStatistics& statistics);
-
-  // The gradient in what the two levels of gates say: their weights, or their probabilities (empty without a
-  // load-balance term), in the shapes of Gates.
-  struct GateGradients {
-    TensorView group;
-    TensorView within;
-  };
-  GateGradients weights_backward(Context& ctx, ConstTensorView dweights) const;
-  GateGradients joint_backward(Context& ctx) const;
 
   std::int64_t groups_, top_groups_, group_experts_, top_in_group_;  // G, H, M, K / H
   float routed_scale_;
@@ -79,7 +55,7 @@ class HierarchicalRouter : public Router {
   struct Saved {
     ConstTensorView x;      // [T, D]
     ConstTensorView order;  // [T, K]
-    Gates gates;
+    HierarchicalGates gates;
     BalanceGradient balance;
   };
   Saved saved_;
