@@ -15,11 +15,14 @@ void check_replayable(const LayerKind& kind, std::vector<Violation>& broken) {
          fmt::format("run.cuda_graphs: true, and {}; valid: {}, or run.cuda_graphs=false", why, valid)});
   };
   const Moe& moe = kind.moe;
-  if (moe.router() != Moe::softmax && moe.router() != Moe::sigmoid) {
-    const std::string router = kind.at("router");
-    refuse(router, fmt::format("{}: {} chooses on the host", router, Moe::Router_Name(moe.router())),
-           fmt::format("{0}=softmax or {0}=sigmoid", router));
+  const std::string router = kind.at("router");
+  if (moe.router() == Moe::noisy_top_k || moe.router() == Moe::gshard) {
+    refuse(router,
+           fmt::format("{}: {} draws other numbers in each step", router, Moe::Router_Name(moe.router())),
+           router + "=softmax");
   }
+  if (moe.router() == Moe::hash)
+    refuse(router, router + ": hash looks at the tokens' ids, which the host brings", router + "=softmax");
   if (moe.router_supervision().weight() > 0)
     refuse("moe.router_supervision.weight", "moe.router_supervision compares on the host",
            "moe.router_supervision.weight=0");

@@ -132,7 +132,8 @@ TEST_P(GpuGraphsTest, GiveTheSameBits) {
 
 INSTANTIATE_TEST_SUITE_P(Variants, GpuGraphsTest,
                          testing::Values("base", "sigmoid", "gateless", "bf16", "chunks", "by_weight",
-                                         "recompute_experts", "overlap", "overrides"),
+                                         "recompute_experts", "expert_choice", "hierarchical", "overlap",
+                                         "overrides"),
                          [](const auto& variant) { return std::string(variant.param); });
 
 // Micro-batches of two sizes in turn: nothing is replayed, and nothing is wrong.

@@ -85,7 +85,6 @@ void choose_tokens_on_gpu(Context& ctx, const config::Moe& moe, const ExpertChoi
   const std::int64_t E = args.probabilities.extent(1);
   if (T == 0) return;
   const std::vector<std::int64_t> capacities = capacities_of_sequences(ctx, moe);
-  const bool has_padding = ctx.padding.elements() > 0;
   const Arena::Mark scratch(*ctx.arena);
   cuda::choose_tokens(cuda::stream_of(ctx),
                       {.sequences = ctx.batch.sequences,
@@ -93,7 +92,7 @@ void choose_tokens_on_gpu(Context& ctx, const config::Moe& moe, const ExpertChoi
                        .experts_count = E,
                        .scale = static_cast<float>(moe.routed_scale()),
                        .probabilities = args.probabilities.data<float>(),
-                       .padding = has_padding ? cuda::on_gpu<std::uint8_t>(ctx, ctx.padding) : nullptr,
+                       .padding = cuda::padding_on_gpu(ctx),
                        .capacities = cuda::upload(ctx, std::span<const std::int64_t>(capacities)),
                        .keys = static_cast<std::uint32_t*>(ctx.arena->allocate({E, T}, DType::kInt32).raw()),
                        .experts = args.experts.data<std::int32_t>(),

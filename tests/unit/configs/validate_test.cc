@@ -184,8 +184,8 @@ INSTANTIATE_TEST_SUITE_P(
             "1.25, or run.cuda_graphs=false"},
         BrokenRule{kSource + "run: {cuda_graphs: true}\nmoe: {experts: 4, pad_to_capacity: true, router: "
                              "noisy_top_k}\n",
-                   "run.yaml:3:50: run.cuda_graphs: true, and moe.router: noisy_top_k chooses on the host; "
-                   "valid: moe.router=softmax or moe.router=sigmoid, or run.cuda_graphs=false"},
+                   "run.yaml:3:50: run.cuda_graphs: true, and moe.router: noisy_top_k draws other numbers in "
+                   "each step; valid: moe.router=softmax, or run.cuda_graphs=false"},
         BrokenRule{kSource + "run: {cuda_graphs: true}\nmoe: {experts: 4, pad_to_capacity: true, jitter: "
                              "0.1}\n",
                    "run.yaml:3:50: run.cuda_graphs: true, and moe.jitter draws other numbers in each step; "
