@@ -92,7 +92,7 @@ __global__ void smooth_load_backward_kernel(SmoothLoadProblem p, const float* dl
     const double z = margin(p, at, noisy[chosen ? other : last]);
     const double slope = dprobability[e] * kDensityAt0 * exp(-z * z / 2) / p.deviation[at];
     dclean[at] = static_cast<float>(slope);
-    ddeviation[at] = isinf(z) ? 0.0F : static_cast<float>(-slope * z);
+    ddeviation[at] = fabs(z) == INFINITY ? 0.0F : static_cast<float>(-slope * z);
     (chosen ? of_chosen : of_others) += static_cast<float>(slope);
   }
   of_chosen = sum_of_warp(of_chosen);
