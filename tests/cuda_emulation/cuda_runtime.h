@@ -3,14 +3,15 @@
 //
 // It is as unforgiving as a device. What is enqueued runs when somebody waits for it, not before; fresh
 // memory holds NaNs; a step beyond an allocation ends the program; threads of a block that part ways at a
-// barrier are an error. Names and signatures are those of the CUDA Runtime API, whose documentation says what
-// they mean. The environment says the rest:
+// barrier are an error, and so are threads that race (race_check.h). Names and signatures are those of the
+// CUDA Runtime API, whose documentation says what they mean. The environment says the rest:
 //   CONCLAVE_EMULATED_GPUS=N     the host has N GPUs; without it, none
 //   CONCLAVE_EMULATED_CAPABILITY=9   their compute capability: 9 for 9.0, 86 for 8.6; without it 8.0
 //   CUDA_LAUNCH_BLOCKING=1       as on a device: what is enqueued is done at once
 //   CONCLAVE_EMULATION_GUARDS=1  the host may not touch a GPU's memory while work is enqueued: who forgot to
 //                                synchronize ends the program. Stricter than a device, where that work may
 //                                touch other memory: not for programs with messages under way.
+//   CONCLAVE_EMULATION_RACES=0   nobody looks for races
 #pragma once
 
 #include <cmath>

@@ -283,9 +283,9 @@ void note_end_of_write(Mark begin, const void* memory, std::size_t bytes, const 
 std::string race_found() {
   if (!now.race) return {};
   const Race& race = *now.race;
-  return "a race: no barrier stands between two threads that touch " + name_of_place(race) + "; " +
+  return "a race on " + name_of_place(race) + ": " +
          describe(race.earlier_mark, race.earlier, race.earlier_at) + ", " +
-         describe(race.later_mark, race.later, race.place.at);
+         describe(race.later_mark, race.later, race.place.at) + ", no barrier between";
 }
 
 }  // namespace emulation

@@ -245,9 +245,9 @@ INSTANTIATE_TEST_SUITE_P(
     Kernels, RaceCheckTest,
     testing::Values(
         CONCLAVE_CASE(read_neighbour,
-                      "a __shared__ variable; thread 0 of block .0, 0, 0. reads it in race_check_test.cc:.*, "
+                      "a __shared__ variable: thread 0 of block .0, 0, 0. reads it in race_check_test.cc:.*, "
                       "thread 1 of block .0, 0, 0. writes it in race_check_test.cc:"),
-        CONCLAVE_CASE(write_again, "byte 508 of shared memory; thread 127 .* writes .*, thread 0 .* reads"),
+        CONCLAVE_CASE(write_again, "byte 508 of shared memory: thread 127 .* writes .*, thread 0 .* reads"),
         CONCLAVE_CASE(copy_and_read, "thread 1 .* reads .*, thread 2 .* writes it in mma.cuh"),
         CONCLAVE_CASE(copy_and_wait_late, "thread 0 .* reads .*, thread 1 .* writes it in mma.cuh"),
         CONCLAVE_CASE(copy_over_what_is_read, "reads .*, thread .* writes it in mma.cuh"),
@@ -259,11 +259,11 @@ INSTANTIATE_TEST_SUITE_P(
         CONCLAVE_CASE(read_other_warp, "thread 31 .* reads .*, thread 63 .* writes"),
         CONCLAVE_CASE(
             write_in_all_blocks,
-            "byte 0 of an allocation; thread 0 of block .0, 0, 0. writes .*, thread 0 of block .1, 0, "
+            "byte 0 of an allocation: thread 0 of block .0, 0, 0. writes .*, thread 0 of block .1, 0, "
             "0. writes"),
         CONCLAVE_CASE(write_what_blocks_read, "and others. of block .1, 0, 0. reads .*, thread 0 .* writes"),
         CONCLAVE_CASE(add_and_read, "adds to .*, thread 1 .* reads"),
-        CONCLAVE_CASE(write_neighbouring_bytes, "byte 1 of an allocation; .* writes .*, thread .* writes")),
+        CONCLAVE_CASE(write_neighbouring_bytes, "byte 1 of an allocation: .* writes .*, thread .* writes")),
     [](const auto& tested) { return std::string(tested.param.name); });
 
 }  // namespace
