@@ -67,7 +67,7 @@ TEST_F(ComputeDeviceTest, LocalExpertsTakeItToo) {
 TEST_F(ComputeDeviceTest, WhatRunsOnTheHostIsSaid) {
   const test::EmulatedGpus gpus(1);
   if (has_no_gpu()) GTEST_SKIP() << "no GPU here";
-  test::apply(experiment_, "hash");
+  test::apply(experiment_, "supervised");
   Trainer trainer(experiment_, *alone_);
   EXPECT_THAT(start_report(trainer), HasSubstr("device     GPU 0, "));
   EXPECT_THAT(describe_calls_on_host(*trainer.gpu), IsEmpty());
