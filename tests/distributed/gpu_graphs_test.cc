@@ -121,6 +121,7 @@ class GpuGraphsTest : public testing::TestWithParam<const char*> {
   }
 
   test::EmulatedGpus gpus_{3};
+  test::Environment races_{"CONCLAVE_EMULATION_RACES", "0"};  // of these kernels others look for
 };
 
 TEST_P(GpuGraphsTest, GiveTheSameBits) {
