@@ -56,8 +56,9 @@ RotaryTable::RotaryTable(std::int64_t max_seq, std::int64_t head_dim, double the
 RotaryTable::Views RotaryTable::on_gpu(const Context& ctx) const {
   if (!on_gpu_) {
     const auto copied = [&](const Buffer& buffer) {
+      const std::span<const float> values = buffer.view().values<float>();
       Buffer copy(buffer.view().shape(), DType::kFloat32, ctx.gpu->device());
-      std::ranges::copy(buffer.view().values<float>(), copy.view().data<float>());
+      ctx.gpu->staging().upload(copy.view().raw(), values.data(), values.size_bytes());
       return copy;
     };
     on_gpu_ = Copy{copied(cosines_), copied(sines_)};
